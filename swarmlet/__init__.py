@@ -1,0 +1,1 @@
+"""swarmlet: runs containers across machines without a special machine among them."""

@@ -1,0 +1,21 @@
+"""`python -m swarmlet`, and the console script."""
+
+from __future__ import annotations
+
+import sys
+
+VERSION = "0.1.0"
+
+
+def main() -> int:
+    """Run the command line. `--version` is answered before anything is imported: it is asked often."""
+    if sys.argv[1:] in (["--version"], ["-version"], ["-v"]):
+        sys.stdout.write(f"swarmlet {VERSION}\n")
+        return 0
+    from swarmlet.cli.main import run
+
+    return run(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The commands. They talk to a node through `swarmlet.api.client` and nothing else."""

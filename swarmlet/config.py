@@ -1,0 +1,75 @@
+"""What an operator can set for a node, with its defaults. Read from TOML; flags of `swarmlet agent` win."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any, Literal
+
+import msgspec
+
+from swarmlet.errors import InvalidInput
+
+MESH_PORT = 4747
+API_PORT = 4646
+
+
+class HostVolume(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A directory of this machine that jobs may mount by name."""
+
+    path: str
+    read_only: bool = False
+
+
+class DriverSwitches(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which drivers this node offers, and what they may do."""
+
+    docker: bool = True
+    docker_socket: str = "/var/run/docker.sock"
+    docker_privileged: bool = False
+    #: None: allowed where the agent does not run as root.
+    raw_exec: bool | None = None
+
+
+class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One node's configuration. Sizes in MiB, cpu in MHz, times in seconds, as the field's suffix says."""
+
+    data_dir: str = "/var/lib/swarmlet"
+    name: str = ""
+    #: Address other nodes reach this one at ("host" or "host:port"); empty: found from the route to the cluster.
+    advertise: str = ""
+    bind: str = "0.0.0.0"
+    mesh_port: int = MESH_PORT
+    api_bind: str = "127.0.0.1"
+    #: 0 lets the kernel choose (the socket in the data directory says which).
+    api_port: int = API_PORT
+    #: Empty: `api.sock` in the data directory.
+    api_socket: str = ""
+    datacenter: str = "dc1"
+    node_pool: str = "default"
+    zone: str = ""
+    meta: dict[str, str] = {}
+    voter: Literal["auto", "never"] = "auto"
+    #: Zero: what the machine has, less a share for itself.
+    cpu_mhz: int = 0
+    memory_mib: int = 0
+    disk_mib: int = 0
+    reserved_memory_mib: int = -1
+    host_volumes: dict[str, HostVolume] = {}
+    drivers: DriverSwitches = DriverSwitches()
+    #: An agent that announced a restart, or whose host still answers, is waited for this long.
+    agent_restart_grace_seconds: float = 30.0
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    #: Raft state in memory only (`swarmlet dev`).
+    ephemeral: bool = False
+
+
+def parse(text: str, source: str) -> NodeConfig:
+    """The configuration in `text` (TOML). Raises InvalidInput naming `source`, the key and what was expected."""
+    try:
+        data: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidInput(f"{source}: not valid TOML: {error}") from error
+    try:
+        return msgspec.convert(data, NodeConfig)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"{source}: {error}; see docs/reference/configuration.md") from error

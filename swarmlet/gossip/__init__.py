@@ -1,0 +1,1 @@
+"""SWIM membership: a pure core and one shell."""

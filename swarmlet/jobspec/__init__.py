@@ -1,0 +1,1 @@
+"""Job files: text to `Job`, with positions kept."""

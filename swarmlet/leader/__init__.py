@@ -1,0 +1,1 @@
+"""What only the leader does: evaluation broker, deployments, drains, node failures, autopilot, GC."""

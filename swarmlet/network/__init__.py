@@ -1,0 +1,1 @@
+"""This node's network: overlay, name service, load balancing, ingress."""

@@ -1,0 +1,1 @@
+"""Pure: feasibility, scoring and bin-packing."""

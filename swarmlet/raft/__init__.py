@@ -1,0 +1,1 @@
+"""Raft consensus: a pure core, and shells for the log on disk."""

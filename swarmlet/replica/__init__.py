@@ -1,0 +1,1 @@
+"""A node's copy of the replicated state: apply loop, snapshots, reads, watches, forwarding."""

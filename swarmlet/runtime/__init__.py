@@ -1,0 +1,1 @@
+"""This node's work: allocations become runners, runners drive drivers."""

@@ -1,0 +1,1 @@
+"""Drivers run tasks: `docker` and `raw_exec`."""

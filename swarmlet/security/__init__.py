@@ -1,0 +1,1 @@
+"""CA, certificates, join tokens, sealing, authorisation."""

@@ -1,0 +1,1 @@
+"""A deterministic world: virtual clock, network, disk and crashes around the same cores."""

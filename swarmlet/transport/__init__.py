@@ -1,0 +1,1 @@
+"""Framed MessagePack over mutual TLS: requests and streams."""
