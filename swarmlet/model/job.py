@@ -1,0 +1,258 @@
+"""What a user asks for: jobs, their groups, their tasks. Durations and times are in nanoseconds."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from swarmlet.ids import DEFAULT_NAMESPACE, JobId, Namespace
+from swarmlet.model.resources import Network, Quantity, TaskResources
+from swarmlet.wire import Record
+
+SECOND_NS = 1_000_000_000
+MINUTE_NS = 60 * SECOND_NS
+HOUR_NS = 60 * MINUTE_NS
+
+#: Bounds that keep one job from hurting the cluster.
+JOB_BYTES_MAX = 1024 * 1024
+GROUPS_MAX = 100
+TASKS_MAX = 100
+COUNT_MAX = 2_000_000
+PRIORITY_MIN, PRIORITY_MAX, PRIORITY_DEFAULT = 1, 100, 50
+
+
+class JobType(StrEnum):
+    """How a job's work ends."""
+
+    SERVICE = "service"
+    BATCH = "batch"
+
+
+class JobStatus(StrEnum):
+    """Derived from what is wanted and what runs."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DEAD = "dead"
+
+
+class Constraint(Record):
+    """`left operand right`, e.g. `${attr.cpu.arch} = amd64`. See the scheduler for the operands."""
+
+    left: str = ""
+    right: str = ""
+    operand: str = "="
+
+
+class RestartMode(StrEnum):
+    """What happens once the attempts of an interval are used up."""
+
+    DELAY = "delay"
+    FAIL = "fail"
+
+
+class RestartPolicy(Record):
+    """Local restarts. The delay before attempt n is 0, then `delay_ns` doubling up to `delay_max_ns`.
+
+    Defaults: 5 in 10 minutes after 0, 1, 2, 4, 8 s: a crash should heal before anyone notices. A job file
+    that sets `delay` gets that delay, unchanged, before every attempt (`is_backoff` false).
+    """
+
+    attempts: int = 5
+    interval_ns: int = 10 * MINUTE_NS
+    delay_ns: int = SECOND_NS
+    delay_max_ns: int = 8 * SECOND_NS
+    is_backoff: bool = True
+    mode: RestartMode = RestartMode.FAIL
+
+
+class DelayFunction(StrEnum):
+    """How a delay grows from one attempt to the next."""
+
+    CONSTANT = "constant"
+    EXPONENTIAL = "exponential"
+    FIBONACCI = "fibonacci"
+
+
+class ReschedulePolicy(Record):
+    """Moves a failed allocation to another node. Defaults: for ever, 5 s doubling to 10 min."""
+
+    attempts: int = 0
+    interval_ns: int = 0
+    delay_ns: int = 5 * SECOND_NS
+    delay_function: DelayFunction = DelayFunction.EXPONENTIAL
+    max_delay_ns: int = 10 * MINUTE_NS
+    is_unlimited: bool = True
+
+
+class HealthCheckKind(StrEnum):
+    """What makes an allocation of a new version healthy."""
+
+    #: Its service checks pass (until there are checks: as TASK_STATES).
+    CHECKS = "checks"
+    #: Its tasks run.
+    TASK_STATES = "task_states"
+    #: Somebody says so through the API.
+    MANUAL = "manual"
+
+
+class UpdateStrategy(Record):
+    """How a new version is rolled out."""
+
+    max_parallel: int = 1
+    health_check: HealthCheckKind = HealthCheckKind.CHECKS
+    min_healthy_ns: int = 10 * SECOND_NS
+    healthy_deadline_ns: int = 5 * MINUTE_NS
+    progress_deadline_ns: int = 10 * MINUTE_NS
+    auto_revert: bool = True
+    stagger_ns: int = 30 * SECOND_NS
+
+
+class MigrateStrategy(Record):
+    """How a drain moves a group."""
+
+    max_parallel: int = 1
+    min_healthy_ns: int = 10 * SECOND_NS
+    healthy_deadline_ns: int = 5 * MINUTE_NS
+
+
+class DisconnectStrategy(Record):
+    """What a lost node means for a group (design, "What counts as dead")."""
+
+    #: False: at most once; the group waits for its node.
+    replace: bool = True
+    #: The cut-off node stops the tasks itself after this long; the replacement waits that long. 0: off.
+    stop_on_client_after_ns: int = 0
+    #: Nothing is replaced before the node has been gone this long. 0: at once.
+    lost_after_ns: int = 0
+
+
+class EphemeralDisk(Record):
+    """The allocation's own directory, in MiB."""
+
+    size: int = 300
+    is_sticky: bool = False
+    is_migrated: bool = False
+
+
+class LogRotation(Record):
+    """Log files kept per stream (stdout, stderr) of a task."""
+
+    max_files: int = 3
+    max_file_mib: int = 10
+    is_disabled: bool = False
+
+
+class VolumeRequest(Record):
+    """A volume that a group needs. `kind` is "host": a directory that the node's configuration names."""
+
+    name: str
+    kind: str = "host"
+    source: str = ""
+    is_read_only: bool = False
+
+
+class VolumeMount(Record):
+    """Where a task sees a volume of its group."""
+
+    volume: str
+    destination: str
+    is_read_only: bool = False
+
+
+class Service(Record):
+    """Stored, and announced once there is discovery. `checks` is kept as it was written."""
+
+    name: str
+    port_label: str = ""
+    provider: str = "nomad"
+    tags: tuple[str, ...] = ()
+    address_mode: str = "auto"
+    meta: dict[str, str] = {}
+    checks: tuple[dict[str, Any], ...] = ()
+
+
+class Task(Record):
+    """One process or container. `config` belongs to the driver, which checks it on submission."""
+
+    name: str
+    driver: str
+    config: dict[str, Any] = {}
+    env: dict[str, str] = {}
+    resources: TaskResources = TaskResources()
+    constraints: tuple[Constraint, ...] = ()
+    meta: dict[str, str] = {}
+    #: None: the group's.
+    restart: RestartPolicy | None = None
+    services: tuple[Service, ...] = ()
+    volume_mounts: tuple[VolumeMount, ...] = ()
+    logs: LogRotation = LogRotation()
+    kill_timeout_ns: int = 5 * SECOND_NS
+    kill_signal: str = ""
+    user: str = ""
+    is_leader: bool = False
+    shutdown_delay_ns: int = 0
+
+
+class TaskGroup(Record):
+    """Tasks that are placed as one, on one node."""
+
+    name: str
+    count: int = 1
+    tasks: tuple[Task, ...] = ()
+    constraints: tuple[Constraint, ...] = ()
+    networks: tuple[Network, ...] = ()
+    restart: RestartPolicy = RestartPolicy()
+    reschedule: ReschedulePolicy | None = None
+    update: UpdateStrategy | None = None
+    migrate: MigrateStrategy = MigrateStrategy()
+    disconnect: DisconnectStrategy = DisconnectStrategy()
+    ephemeral_disk: EphemeralDisk = EphemeralDisk()
+    volumes: tuple[VolumeRequest, ...] = ()
+    services: tuple[Service, ...] = ()
+    meta: dict[str, str] = {}
+    shutdown_delay_ns: int = 0
+
+    def demand(self) -> Quantity:
+        """What one allocation of this group reserves on its node."""
+        return Quantity(
+            cpu=sum(task.resources.cpu for task in self.tasks),
+            memory=sum(task.resources.memory for task in self.tasks),
+            disk=self.ephemeral_disk.size,
+        )
+
+    def is_bound_to_its_node(self) -> bool:
+        """Whether its data lives on one node: it is then never started elsewhere because that node went silent."""
+        if self.ephemeral_disk.is_sticky:
+            return True
+        return any(not volume.is_read_only for volume in self.volumes)
+
+
+class Job(Record):
+    """A job. The definition (what the user wrote) and the bookkeeping (what the state machine adds)."""
+
+    id: JobId
+    name: str
+    namespace: Namespace = DEFAULT_NAMESPACE
+    type: JobType = JobType.SERVICE
+    priority: int = PRIORITY_DEFAULT
+    datacenters: tuple[str, ...] = ("*",)
+    node_pool: str = "default"
+    constraints: tuple[Constraint, ...] = ()
+    groups: tuple[TaskGroup, ...] = ()
+    update: UpdateStrategy | None = None
+    meta: dict[str, str] = {}
+    #: The text it came from, for `job inspect` and `job history`; may be empty.
+    source: str = ""
+    # Bookkeeping, written by `apply` alone.
+    is_stopped: bool = False
+    version: int = 0
+    is_stable: bool = False
+    submit_time_ns: int = 0
+    create_index: int = 0
+    modify_index: int = 0
+    job_modify_index: int = 0
+
+    def group(self, name: str) -> TaskGroup | None:
+        """The group of that name."""
+        return next((group for group in self.groups if group.name == name), None)

@@ -1,0 +1,116 @@
+"""A machine that runs work."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from swarmlet.ids import NodeId, PeerId
+from swarmlet.model.resources import Quantity
+from swarmlet.wire import Record
+
+
+class NodeStatus(StrEnum):
+    """What the leader knows of a node, from gossip."""
+
+    INITIALIZING = "initializing"
+    READY = "ready"
+    #: The host's kernel answers, the agent does not: nothing moves until the grace is over.
+    DISCONNECTED = "disconnected"
+    DOWN = "down"
+    #: It left on purpose; it is forgotten once it runs nothing.
+    LEFT = "left"
+
+
+class Eligibility(StrEnum):
+    """Whether new work may be placed here."""
+
+    ELIGIBLE = "eligible"
+    INELIGIBLE = "ineligible"
+
+
+class DriverInfo(Record):
+    """A driver as the node found it. `reason` says why it is not healthy."""
+
+    is_detected: bool = False
+    is_healthy: bool = False
+    reason: str = ""
+    attributes: dict[str, str] = {}
+
+
+class HostVolumeInfo(Record):
+    """A directory that the node's configuration offers to jobs."""
+
+    path: str
+    is_read_only: bool = False
+
+
+class DrainStrategy(Record):
+    """A drain under way. `force_at_ns` is wall time; 0 means no deadline."""
+
+    deadline_ns: int
+    force_at_ns: int
+    ignore_system_jobs: bool = False
+    started_at_ns: int = 0
+
+
+class NodeEvent(Record):
+    """Something that happened to a node. `at_ns` is wall time."""
+
+    at_ns: int
+    message: str
+
+
+#: Events kept per node.
+NODE_EVENTS_MAX = 10
+
+
+class Node(Record):
+    """A node. The first part is the node's own fact, the second the leader's."""
+
+    id: NodeId
+    name: str
+    #: Where its mesh port is reached, "host:port" ("[v6]:port").
+    address: str = ""
+    datacenter: str = "dc1"
+    node_pool: str = "default"
+    zone: str = ""
+    attributes: dict[str, str] = {}
+    meta: dict[str, str] = {}
+    #: All it has, and what it keeps for itself.
+    resources: Quantity = Quantity()
+    reserved: Quantity = Quantity()
+    reserved_ports: tuple[int, ...] = ()
+    drivers: dict[str, DriverInfo] = {}
+    host_volumes: dict[str, HostVolumeInfo] = {}
+    boot_id: str = ""
+    peer: PeerId = PeerId(0)
+    is_voter_allowed: bool = True
+    #: The newest command form this node understands.
+    feature_level: int = 1
+    version: str = ""
+    #: Same for nodes that no constraint can tell apart (unique attributes left out).
+    computed_class: str = ""
+    # The leader's.
+    status: NodeStatus = NodeStatus.INITIALIZING
+    status_description: str = ""
+    eligibility: Eligibility = Eligibility.ELIGIBLE
+    drain: DrainStrategy | None = None
+    status_updated_at_ns: int = 0
+    #: Wall times of recent deaths: three in ten minutes make it ineligible for ten.
+    deaths_ns: tuple[int, ...] = ()
+    ineligible_until_ns: int = 0
+    events: tuple[NodeEvent, ...] = ()
+    create_index: int = 0
+    modify_index: int = 0
+
+    def available(self) -> Quantity:
+        """What jobs may use of it."""
+        return self.resources.minus(self.reserved)
+
+    def is_placeable(self) -> bool:
+        """Whether new work may go here now."""
+        return (
+            self.status is NodeStatus.READY
+            and self.eligibility is Eligibility.ELIGIBLE
+            and self.drain is None
+        )

@@ -1,0 +1,77 @@
+"""Quantities. CPU in MHz, memory and disk in MiB, as in Nomad's job language."""
+
+from __future__ import annotations
+
+from swarmlet.wire import Record
+
+#: Dynamic ports come from this range (both ends included), as in Nomad.
+DYNAMIC_PORT_MIN = 20_000
+DYNAMIC_PORT_MAX = 32_000
+
+#: The order of the dimensions wherever quantities are compared or reported.
+DIMENSIONS = ("cpu", "memory", "disk")
+
+
+class Quantity(Record):
+    """An amount of each packed dimension: CPU in MHz, memory and disk in MiB."""
+
+    cpu: int = 0
+    memory: int = 0
+    disk: int = 0
+
+    def plus(self, other: Quantity) -> Quantity:
+        """Dimension by dimension."""
+        return Quantity(
+            cpu=self.cpu + other.cpu, memory=self.memory + other.memory, disk=self.disk + other.disk
+        )
+
+    def minus(self, other: Quantity) -> Quantity:
+        """Dimension by dimension; may go below zero."""
+        return Quantity(
+            cpu=self.cpu - other.cpu, memory=self.memory - other.memory, disk=self.disk - other.disk
+        )
+
+    def covers(self, other: Quantity) -> bool:
+        """Whether `other` fits into this amount."""
+        return self.cpu >= other.cpu and self.memory >= other.memory and self.disk >= other.disk
+
+
+class Port(Record):
+    """A port that a group asks for. `static` is 0 for a dynamic one; `to` is the port inside the container
+    (0: the same as outside; -1: the same as the assigned host port).
+    """
+
+    label: str
+    static: int = 0
+    to: int = 0
+    host_network: str = "default"
+
+
+class AllocatedPort(Record):
+    """A port that an allocation holds on its node."""
+
+    label: str
+    value: int
+    to: int = 0
+    host_ip: str = ""
+
+
+class Network(Record):
+    """A group's network. `mode` is "host", "bridge" or "none"."""
+
+    mode: str = "host"
+    ports: tuple[Port, ...] = ()
+    hostname: str = ""
+    dns_servers: tuple[str, ...] = ()
+    dns_searches: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+
+
+class TaskResources(Record):
+    """What one task reserves; `memory_max` of 0 means: the reservation is the limit."""
+
+    cpu: int = 100
+    memory: int = 300
+    memory_max: int = 0
+    #: Whether the job said nothing (an OOM message then says that the limit was the default).
+    is_default: bool = False

@@ -1,0 +1,302 @@
+"""The commands that the replicated state machine understands, and the envelope they travel in.
+
+A command says who wants what; `apply` decides. It carries no ids of its own making: ids are derived from the
+envelope's request id, so that a retry of the same request gives the same ids and acts once. Wall time is
+minted by the leader when it accepts the command.
+
+Changing a body: add fields at the end with defaults. Changing what a command means: a new tag, emitted only
+once every node's feature level knows it (`FEATURE_LEVEL`). A replica that meets an unknown tag halts.
+"""
+
+from __future__ import annotations
+
+from swarmlet.ids import AllocationId, DeploymentId, EvaluationId, JobId, Namespace, NodeId, RequestId
+from swarmlet.model.allocation import ClientStatus, TaskState
+from swarmlet.model.cluster import ClusterSettings, JoinToken
+from swarmlet.model.deployment import DeploymentStatus
+from swarmlet.model.evaluation import Evaluation, EvaluationStatus
+from swarmlet.model.job import Job
+from swarmlet.model.node import DrainStrategy, Eligibility, Node, NodeStatus
+from swarmlet.model.plan import Plan
+from swarmlet.wire import Codec, Record
+
+#: What this build understands.
+FEATURE_LEVEL = 1
+ENVELOPE_VERSION = 1
+
+
+class InitializeCluster(Record, tag=1):
+    """The first command of a cluster. A second one is refused."""
+
+    settings: ClusterSettings
+
+
+class RegisterJob(Record, tag=2):
+    """Create a job or a new version of it. Opens an evaluation."""
+
+    job: Job
+    #: Refuse unless the job's `job_modify_index` is this (0: must not exist). None: no check.
+    check_index: int | None = None
+
+
+class DeregisterJob(Record, tag=3):
+    """Stop a job; with `purge` forget it once nothing of it runs. Opens an evaluation."""
+
+    namespace: Namespace
+    job_id: JobId
+    purge: bool = False
+
+
+class EvaluateJob(Record, tag=4):
+    """Look at a job again."""
+
+    namespace: Namespace
+    job_id: JobId
+
+
+class RegisterNode(Record, tag=5):
+    """A node's own facts (it sends them when it starts and when they change). Its name must be free."""
+
+    node: Node
+
+
+class UpdateNodeStatus(Record, tag=6):
+    """What gossip says of a node, by the leader. Opens evaluations for the jobs concerned."""
+
+    node_id: NodeId
+    status: NodeStatus
+    description: str = ""
+    #: Refuse (as a no-op) when the node has registered since this boot id was seen.
+    boot_id: str = ""
+
+
+class UpdateNodeEligibility(Record, tag=7):
+    """Whether new work may be placed on a node."""
+
+    node_id: NodeId
+    eligibility: Eligibility
+
+
+class UpdateNodeDrain(Record, tag=8):
+    """Start (`drain`) or end (None) a drain. `mark_eligible`: when it ends, take work again."""
+
+    node_id: NodeId
+    drain: DrainStrategy | None = None
+    mark_eligible: bool = False
+
+
+class RemoveNode(Record, tag=9):
+    """Forget a node that is down or has left and holds nothing."""
+
+    node_id: NodeId
+
+
+class AllocationReport(Record):
+    """What a node says of one of its allocations."""
+
+    id: AllocationId
+    client_status: ClientStatus
+    client_description: str = ""
+    task_states: dict[str, TaskState] = {}
+    #: None: no verdict yet.
+    is_healthy: bool | None = None
+
+
+class UpdateAllocations(Record, tag=10):
+    """A node's report, batched. Refused for allocations of another node than the envelope's actor."""
+
+    node_id: NodeId
+    reports: tuple[AllocationReport, ...]
+
+
+class TransitionAllocations(Record, tag=11):
+    """Ask for moves (drain, `alloc stop`): opens an evaluation per job."""
+
+    migrate: tuple[AllocationId, ...] = ()
+    reschedule: tuple[AllocationId, ...] = ()
+    #: Mark as not wanted at all (`alloc stop` replaces; this is the drain of batch work at its deadline).
+    stop: tuple[AllocationId, ...] = ()
+
+
+class RestartAllocation(Record, tag=12):
+    """Restart the tasks of an allocation where it is; `task` empty: all of them."""
+
+    allocation_id: AllocationId
+    task: str = ""
+
+
+class ApplyPlan(Record, tag=13):
+    """Carry out a plan; re-queue the evaluation for what no longer fits."""
+
+    plan: Plan
+
+
+class UpsertEvaluations(Record, tag=14):
+    """Create or change evaluations (the leader's own: delayed, canceled, reaped)."""
+
+    evaluations: tuple[Evaluation, ...]
+
+
+class UnblockEvaluations(Record, tag=15):
+    """Capacity came: these blocked evaluations are pending again."""
+
+    evaluation_ids: tuple[EvaluationId, ...]
+
+
+class FailEvaluation(Record, tag=16):
+    """The scheduler gave up on an evaluation; a delayed follow-up is created when `retry_at_ns` is set."""
+
+    evaluation_id: EvaluationId
+    description: str
+    retry_at_ns: int = 0
+    status: EvaluationStatus = EvaluationStatus.FAILED
+
+
+class UpdateDeployment(Record, tag=17):
+    """The leader's watcher, or an operator, moves a deployment on. Opens an evaluation.
+
+    With `revert_to_version` the job goes back to that version in the same step.
+    """
+
+    deployment_id: DeploymentId
+    status: DeploymentStatus
+    description: str
+    revert_to_version: int | None = None
+    #: Group -> new deadline for progress (wall time ns).
+    require_progress_by_ns: dict[str, int] = {}
+
+
+class SetAllocationHealth(Record, tag=18):
+    """Operators set health by hand (health_check = "manual"), or the leader at the healthy deadline."""
+
+    deployment_id: DeploymentId
+    healthy: tuple[AllocationId, ...] = ()
+    unhealthy: tuple[AllocationId, ...] = ()
+
+
+class MarkJobStable(Record, tag=19):
+    """This version may be reverted to."""
+
+    namespace: Namespace
+    job_id: JobId
+    version: int
+    is_stable: bool = True
+
+
+class CreateJoinToken(Record, tag=20):
+    """Keep a new join token (its hash)."""
+
+    token: JoinToken
+
+
+class RevokeJoinToken(Record, tag=21):
+    """A join token is not valid any more."""
+
+    accessor: str
+
+
+class UseJoinToken(Record, tag=22):
+    """A machine enrols: checks hash, expiry, uses, revocation and the name, and counts the use, in one step."""
+
+    secret_hash: bytes
+    node_id: NodeId
+    node_name: str
+
+
+class UpsertNamespace(Record, tag=23):
+    """Create a namespace or change its description."""
+
+    name: Namespace
+    description: str = ""
+
+
+class DeleteNamespace(Record, tag=24):
+    """Forget a namespace that has no jobs."""
+
+    name: Namespace
+
+
+class CollectGarbage(Record, tag=25):
+    """Forget what ended before these times (wall ns), within the rules of each table. 0: leave alone."""
+
+    evaluations_before_ns: int = 0
+    allocations_before_ns: int = 0
+    jobs_before_ns: int = 0
+    deployments_before_ns: int = 0
+    nodes_before_ns: int = 0
+
+
+class UpdateSettings(Record, tag=26):
+    """Change cluster settings; None leaves a setting alone."""
+
+    gossip_keys_sealed: bytes | None = None
+    feature_level: int | None = None
+    admin_token_hash: bytes | None = None
+
+
+class Noop(Record, tag=27):
+    """Changes nothing; moves state time on."""
+
+
+Body = (
+    InitializeCluster
+    | RegisterJob
+    | DeregisterJob
+    | EvaluateJob
+    | RegisterNode
+    | UpdateNodeStatus
+    | UpdateNodeEligibility
+    | UpdateNodeDrain
+    | RemoveNode
+    | UpdateAllocations
+    | TransitionAllocations
+    | RestartAllocation
+    | ApplyPlan
+    | UpsertEvaluations
+    | UnblockEvaluations
+    | FailEvaluation
+    | UpdateDeployment
+    | SetAllocationHealth
+    | MarkJobStable
+    | CreateJoinToken
+    | RevokeJoinToken
+    | UseJoinToken
+    | UpsertNamespace
+    | DeleteNamespace
+    | CollectGarbage
+    | UpdateSettings
+    | Noop
+)
+
+
+class Command(Record):
+    """The envelope. `actor` is who asked: "node:<id>", "token:<accessor>", "leader:<id>", "local"."""
+
+    version: int
+    request_id: RequestId
+    actor: str
+    wall_time_ns: int
+    body: Body
+
+
+class Applied(Record):
+    """What applying a command gave. Kept for recent request ids, so that a retry gets the same answer."""
+
+    index: int
+    #: Empty: it took effect. Otherwise the name of an error class of `swarmlet.errors` and its sentence.
+    error: str = ""
+    message: str = ""
+    #: For RegisterJob, DeregisterJob, EvaluateJob, drains, transitions: the first evaluation opened.
+    evaluation_id: EvaluationId | None = None
+    #: All evaluations opened (bounded by the jobs concerned).
+    evaluation_ids: tuple[EvaluationId, ...] = ()
+    job_modify_index: int = 0
+    #: For ApplyPlan: how many placements took effect, how many no longer fitted.
+    placed: int = 0
+    dropped: int = 0
+    #: For UseJoinToken: the accessor of the token used.
+    accessor: str = ""
+
+
+command_codec: Codec[Command] = Codec(Command, limit=4 * 1024 * 1024)
+applied_codec: Codec[Applied] = Codec(Applied, limit=1024 * 1024)

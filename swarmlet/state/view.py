@@ -1,0 +1,132 @@
+"""What readers see of the replicated state: an immutable view at one index.
+
+Everything above the store (API, leader, scheduler, runtime) reads through this Protocol; tests may hand in
+a fake. Lists come in a stable order: by key, unless said otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Protocol
+
+import msgspec
+
+from swarmlet.ids import AllocationId, DeploymentId, EvaluationId, JobId, Namespace, NodeId
+from swarmlet.model.allocation import Allocation
+from swarmlet.model.cluster import ClusterSettings, JoinToken, NamespaceRecord
+from swarmlet.model.deployment import Deployment
+from swarmlet.model.evaluation import Evaluation
+from swarmlet.model.job import Job, JobStatus
+from swarmlet.model.node import Node
+
+
+class Table(StrEnum):
+    """The tables; a blocking query waits for one of them to change."""
+
+    JOBS = "jobs"
+    JOB_VERSIONS = "job_versions"
+    NODES = "nodes"
+    ALLOCATIONS = "allocations"
+    EVALUATIONS = "evaluations"
+    DEPLOYMENTS = "deployments"
+    NAMESPACES = "namespaces"
+    JOIN_TOKENS = "join_tokens"
+    SETTINGS = "settings"
+
+
+class Change(msgspec.Struct, frozen=True, gc=False):
+    """One row changed. `key` is the row's id (jobs: "namespace/id"); `scopes` are what watches are kept on:
+    for an allocation "node:<id>", "job:<namespace>/<id>", for an evaluation or deployment its job.
+    """
+
+    table: Table
+    key: str
+    scopes: tuple[str, ...] = ()
+
+
+class View(Protocol):
+    """The state at one index. O(1) to take; never changes."""
+
+    @property
+    def index(self) -> int:
+        """The log index of the last command applied."""
+
+    @property
+    def time_ns(self) -> int:
+        """The latest wall time of any command applied; never goes back."""
+
+    def table_index(self, table: Table) -> int:
+        """The index of the last change of a table."""
+
+    def settings(self) -> ClusterSettings | None:
+        """None before the cluster is initialised."""
+
+    def node(self, node_id: NodeId) -> Node | None:
+        """A node by id."""
+
+    def node_by_name(self, name: str) -> Node | None:
+        """A node by name."""
+
+    def nodes(self, prefix: str = "") -> Iterator[Node]:
+        """All nodes whose id begins with `prefix`, by id."""
+
+    def job(self, namespace: Namespace, job_id: JobId) -> Job | None:
+        """The current version of a job."""
+
+    def job_version(self, namespace: Namespace, job_id: JobId, version: int) -> Job | None:
+        """A kept version of a job: the last 20, and every one that an allocation still runs."""
+
+    def job_versions(self, namespace: Namespace, job_id: JobId) -> Iterator[Job]:
+        """Kept versions, newest first."""
+
+    def jobs(self, namespace: Namespace | None = None, prefix: str = "") -> Iterator[Job]:
+        """Jobs of one namespace or of all, by namespace and id."""
+
+    def job_status(self, namespace: Namespace, job_id: JobId) -> JobStatus:
+        """Derived: dead when stopped or finished and nothing is pending; running when anything runs."""
+
+    def allocation(self, allocation_id: AllocationId) -> Allocation | None:
+        """An allocation by id."""
+
+    def allocations(self, prefix: str = "") -> Iterator[Allocation]:
+        """All allocations whose id begins with `prefix`, by id."""
+
+    def allocations_of_job(self, namespace: Namespace, job_id: JobId) -> Iterator[Allocation]:
+        """By creation index, then group and index."""
+
+    def allocations_on_node(self, node_id: NodeId) -> Iterator[Allocation]:
+        """By creation index."""
+
+    def port_cursor(self, node_id: NodeId) -> int:
+        """Where `fit.assign_ports` begins for this node."""
+
+    def evaluation(self, evaluation_id: EvaluationId) -> Evaluation | None:
+        """An evaluation by id."""
+
+    def evaluations(self, prefix: str = "") -> Iterator[Evaluation]:
+        """By id."""
+
+    def open_evaluations(self) -> Iterator[Evaluation]:
+        """Pending and blocked ones, by creation index: what a new leader starts from."""
+
+    def evaluations_of_job(self, namespace: Namespace, job_id: JobId) -> Iterator[Evaluation]:
+        """By creation index."""
+
+    def deployment(self, deployment_id: DeploymentId) -> Deployment | None:
+        """A deployment by id."""
+
+    def deployments(self, prefix: str = "") -> Iterator[Deployment]:
+        """By id."""
+
+    def deployments_of_job(self, namespace: Namespace, job_id: JobId) -> Iterator[Deployment]:
+        """By creation index."""
+
+    def active_deployments(self) -> Iterator[Deployment]:
+        """Running and paused ones, by creation index."""
+
+    def namespaces(self) -> Iterator[NamespaceRecord]:
+        """By name."""
+
+    def join_tokens(self) -> Iterator[JoinToken]:
+        """By accessor."""
