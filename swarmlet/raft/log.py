@@ -94,7 +94,7 @@ class Log:
         self._tail: list[Entry] = []
         self._snapshot: Snapshot | None = None
         self._is_snapshot_handed_out = False
-        start = storage.first_index() - 1
+        start = max(storage.first_index() - 1, storage.snapshot_meta().index)
         self.committed = start
         self.applying = start
         self.applied = start
