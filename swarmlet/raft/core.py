@@ -16,7 +16,7 @@ import msgspec
 
 from swarmlet.errors import Conflict, NotLeader, Overloaded, Unavailable
 from swarmlet.ids import Index, PeerId, Term
-from swarmlet.raft.configuration import Changer, Configuration, enters_joint, leaves_joint
+from swarmlet.raft.configuration import leaves_joint
 from swarmlet.raft.log import Compacted, Log, Storage, initial_config, payload_bytes
 from swarmlet.raft.log import Unavailable as EntryUnavailable
 from swarmlet.raft.message import (
@@ -31,8 +31,9 @@ from swarmlet.raft.message import (
     Snapshot,
     config_change_codec,
 )
-from swarmlet.raft.options import EntryId, PeerProgress, RaftConfig, ReadMode, Status
-from swarmlet.raft.progress import Inflights, Progress, ProgressState
+from swarmlet.raft.options import EntryId, RaftConfig, ReadMode, Status
+from swarmlet.raft.peers import Peers
+from swarmlet.raft.progress import Progress, ProgressState
 from swarmlet.raft.quorum import VoteResult
 from swarmlet.raft.read_index import PendingReads
 from swarmlet.raft.ready import ReadState, Ready, Role, SoftState
@@ -94,7 +95,6 @@ class Raft:
         self._read_states: list[ReadState] = []
         self._reads = PendingReads()
         self._read_counter = 0
-        self._votes: dict[PeerId, bool] = {}
         self._transferee = NOBODY
         self._pending_config_index = 0
         self._uncommitted_bytes = 0
@@ -103,8 +103,8 @@ class Raft:
         self._randomized_timeout = config.election_seconds
         self._awaiting: deque[_Awaiting] = deque()
         self._ready_number = 0
-        self._progress: dict[PeerId, Progress] = {}
-        self._restore_configuration(initial_config(storage))
+        self._peers = Peers(config)
+        self._peers.restore(initial_config(storage), self._log.last_index)
         self._log.commit_to(hard.commit)
         if config.applied:
             self._log.applied_to(config.applied)
@@ -117,7 +117,9 @@ class Raft:
     def step(self, now: float, message: Message) -> None:
         """Take a message from the network. Kinds that are local, and answers of strangers, are dropped."""
         self._now = max(self._now, now)
-        if message.kind in _LOCAL or (message.kind in _RESPONSES and message.sender not in self._progress):
+        if message.kind in _LOCAL or (
+            message.kind in _RESPONSES and message.sender not in self._peers.progress
+        ):
             return
         try:
             self._step(message)
@@ -173,9 +175,9 @@ class Raft:
             return (
                 f"the change at index {self._pending_config_index} is not applied yet ({self._log.applied})"
             )
-        if self._membership.is_joint and not leaves_joint(change):
+        if self._peers.configuration.is_joint and not leaves_joint(change):
             return "the joint configuration has to be left first"
-        if not self._membership.is_joint and leaves_joint(change):
+        if not self._peers.configuration.is_joint and leaves_joint(change):
             return "there is no joint configuration to leave"
         return None
 
@@ -252,14 +254,6 @@ class Raft:
         """The state machine has everything up to `index`."""
         self._applied_to(max(index, self._log.applied))
 
-    def apply_config_change(self, change: ConfigChange) -> ConfigState:
-        """A committed configuration change is being applied: before `applied` of its index. Raises Conflict.
-
-        The returned state belongs into the next snapshot's metadata.
-        """
-        changer = Changer(self._membership, self._progress, self._make_progress)
-        return self._switch_configuration(*changer.change(change))
-
     def status(self) -> Status:
         """A copy of what the operator may want to know."""
         leads = self._role is Role.LEADER
@@ -273,11 +267,11 @@ class Raft:
             applied=Index(self._log.applied),
             first_index=Index(self._log.first_index),
             last_index=Index(self._log.last_index),
-            config=self._membership.state(),
+            config=self._peers.configuration.state(),
             transferee=self._transferee,
             is_config_change_pending=self._pending_config_index > self._log.applied,
             is_settled=leads and self._has_committed_in_term(),
-            progress={peer: _describe(item) for peer, item in self._progress.items()} if leads else {},
+            progress=self._peers.describe() if leads else {},
         )
 
     @property
@@ -335,7 +329,7 @@ class Raft:
         # Proposals of earlier terms were never counted here, hence the floor.
         self._uncommitted_bytes = max(0, self._uncommitted_bytes - self._log.applied_to(index))
         if (
-            self._membership.auto_leave
+            self._peers.configuration.auto_leave
             and self._role is Role.LEADER
             and self._log.applied >= self._pending_config_index
         ):
@@ -378,13 +372,7 @@ class Raft:
         self._heartbeat_reset_at = self._now
         self._randomized_timeout = self._config.election_seconds * (1.0 + self._rng.random())
         self._transferee = NOBODY
-        self._votes = {}
-        for peer, progress in self._progress.items():
-            self._progress[peer] = self._make_progress(progress.is_learner)
-            self._progress[peer].next = self._log.last_index + 1
-            self._progress[peer].is_recently_active = False
-            if peer == self._id:
-                self._progress[peer].match = self._log.last_index
+        self._peers.reset(self._log.last_index)
         self._pending_config_index = 0
         self._uncommitted_bytes = 0
         self._reads = PendingReads()
@@ -403,7 +391,7 @@ class Raft:
     def _become_pre_candidate(self) -> None:
         """Changes neither term nor vote: only whether to stand is asked."""
         assert self._role is not Role.LEADER, "a leader does not stand for election"
-        self._votes = {}
+        self._peers.forget_votes()
         self._leader = NOBODY
         self._role = Role.PRE_CANDIDATE
 
@@ -411,7 +399,7 @@ class Raft:
         self._reset(self._term)
         self._leader = self._id
         self._role = Role.LEADER
-        own = self._progress[self._id]
+        own = self._peers.progress[self._id]
         own.become_replicate()
         own.is_recently_active = True
         # Any entry so far may be a configuration change: none is accepted before all of them are applied.
@@ -420,7 +408,7 @@ class Raft:
 
     @property
     def _is_promotable(self) -> bool:
-        own = self._progress.get(self._id)
+        own = self._peers.own
         return own is not None and not own.is_learner and not self._log.has_snapshot
 
     def _stand(self, *, pre_vote: bool, is_transfer: bool) -> None:
@@ -449,7 +437,7 @@ class Raft:
             self._become_candidate()
             kind, answer, term = _K.VOTE, _K.VOTE_RESPONSE, self._term
         context = TRANSFER_CONTEXT if is_transfer else b""
-        for peer in self._membership.all_voters:
+        for peer in self._peers.configuration.all_voters:
             if peer == self._id:
                 # Its own vote counts when it is durable, like everyone's.
                 self._send(answer, peer, term=term)
@@ -559,13 +547,14 @@ class Raft:
             case MessageKind.BEAT:
                 self._broadcast_heartbeat(self._reads.last_context)
             case MessageKind.CHECK_QUORUM:
-                self._check_quorum()
+                if not self._peers.check_quorum():
+                    self._become_follower(self._term, NOBODY)
             case MessageKind.PROPOSE:
                 self._propose_as_leader(message.entries)
             case MessageKind.READ_INDEX:
                 self._read_as_leader(message)
             case _:
-                progress = self._progress.get(message.sender)
+                progress = self._peers.progress.get(message.sender)
                 if progress is not None:
                     self._step_leader_about(message, progress)
 
@@ -591,18 +580,6 @@ class Raft:
             case _:
                 pass
 
-    def _check_quorum(self) -> None:
-        active = {
-            peer: item.is_recently_active or peer == self._id
-            for peer, item in self._progress.items()
-            if not item.is_learner
-        }
-        if self._membership.vote_result(active) is not VoteResult.WON:
-            self._become_follower(self._term, NOBODY)
-        for peer, progress in self._progress.items():
-            if peer != self._id:
-                progress.is_recently_active = False
-
     def _propose(self, entries: tuple[Entry, ...]) -> EntryId:
         if self._role is not Role.LEADER:
             raise NotLeader(str(self._leader) if self._leader != NOBODY else None)
@@ -612,7 +589,7 @@ class Raft:
 
     def _propose_as_leader(self, entries: tuple[Entry, ...]) -> None:
         assert entries, "a proposal without entries"
-        if self._id not in self._progress:
+        if self._id not in self._peers.progress:
             raise NotLeader(None)
         if self._transferee != NOBODY:
             raise NotLeader(str(self._transferee))
@@ -700,7 +677,7 @@ class Raft:
         if self._config.read_mode is not ReadMode.QUORUM or not message.context:
             return
         acknowledged = self._reads.acknowledge(message.sender, message.context)
-        if self._membership.vote_result(acknowledged) is not VoteResult.WON:
+        if self._peers.configuration.vote_result(acknowledged) is not VoteResult.WON:
             return
         for read in self._reads.release(message.context):
             self._answer_read(read.request, read.index)
@@ -718,7 +695,7 @@ class Raft:
 
     def _maybe_commit(self) -> bool:
         """Advance the commit mark to what a quorum has, if that is of this term (dissertation section 3.6.2)."""
-        index = self._membership.committed({peer: Index(item.match) for peer, item in self._progress.items()})
+        index = self._peers.committed()
         if index <= self._log.committed or not self._log.matches(self._term, index):
             return False
         self._log.commit_to(index)
@@ -729,16 +706,13 @@ class Raft:
 
     # -- sending
 
-    def _others(self) -> list[PeerId]:
-        return [peer for peer in sorted(self._progress) if peer != self._id]
-
     def _broadcast_append(self) -> None:
-        for peer in self._others():
+        for peer in self._peers.others():
             self._send_append(peer)
 
     def _broadcast_heartbeat(self, context: bytes) -> None:
-        for peer in self._others():
-            progress = self._progress[peer]
+        for peer in self._peers.others():
+            progress = self._peers.progress[peer]
             # Never beyond what the peer is known to have: it could not know which entries are meant.
             commit = min(progress.match, self._log.committed)
             self._send(_K.HEARTBEAT, peer, commit=commit, context=context)
@@ -748,7 +722,7 @@ class Raft:
         self._maybe_send_append(peer, even_empty=True)
 
     def _maybe_send_append(self, peer: PeerId, *, even_empty: bool) -> bool:
-        progress = self._progress[peer]
+        progress = self._peers.progress[peer]
         if progress.is_paused:
             return False
         previous = progress.next - 1
@@ -787,7 +761,7 @@ class Raft:
     # -- reads
 
     def _read_as_leader(self, message: Message) -> None:
-        if self._membership.is_singleton and self._id in self._membership.voters:
+        if self._peers.is_alone():
             if self._has_committed_in_term():
                 self._answer_read(message, self._log.committed)
             else:
@@ -800,7 +774,7 @@ class Raft:
         self._start_read(message)
 
     def _start_read(self, message: Message) -> None:
-        alone = self._membership.is_singleton and self._id in self._membership.voters
+        alone = self._peers.is_alone()
         if alone or self._config.read_mode is ReadMode.LEASE:
             self._answer_read(message, self._log.committed)
             return
@@ -834,8 +808,7 @@ class Raft:
             self._count_vote(message)
 
     def _count_vote(self, message: Message) -> None:
-        self._votes.setdefault(message.sender, not message.reject)
-        match self._membership.vote_result(self._votes):
+        match self._peers.count_vote(message.sender, is_yes=not message.reject):
             case VoteResult.WON if self._role is Role.PRE_CANDIDATE:
                 self._campaign(pre_vote=False, is_transfer=False)
             case VoteResult.WON:
@@ -924,40 +897,20 @@ class Raft:
             self._log.commit_to(meta.index)
             return False
         self._log.restore(snapshot)
-        self._restore_configuration(meta.config)
+        self._peers.restore(meta.config, self._log.last_index)
         return True
 
     # -- membership
 
-    def _make_progress(self, is_learner: bool) -> Progress:
-        progress = Progress(
-            match=0,
-            next_index=max(self._log.last_index, 1),
-            inflights=Inflights(self._config.inflight_messages_max, self._config.inflight_bytes_max),
-            is_learner=is_learner,
-        )
-        # A peer that just joined counts as present, else the next quorum check could depose the leader.
-        progress.is_recently_active = True
-        return progress
+    def apply_config_change(self, change: ConfigChange) -> ConfigState:
+        """A committed configuration change is being applied: before `applied` of its index. Raises Conflict.
 
-    def _restore_configuration(self, state: ConfigState) -> None:
-        self._membership = Configuration(state)
-        learners = self._membership.learners
-        peers = sorted({*state.voters, *state.voters_outgoing, *state.learners})
-        self._progress = {peer: self._make_progress(peer in learners) for peer in peers}
-        own = self._progress.get(self._id)
-        if own is not None:
-            own.acknowledge(own.next - 1)
-
-    def _switch_configuration(
-        self, membership: Configuration, progress: dict[PeerId, Progress]
-    ) -> ConfigState:
-        self._membership = membership
-        self._progress = progress
-        state = membership.state()
+        The returned state belongs into the next snapshot's metadata.
+        """
+        state = self._peers.change(change, self._log.last_index)
         if self._role is not Role.LEADER:
             return state
-        own = progress.get(self._id)
+        own = self._peers.own
         if own is None or own.is_learner:
             if self._config.step_down_on_removal:
                 self._become_follower(self._term, NOBODY)
@@ -969,9 +922,9 @@ class Raft:
             self._release_early_reads()
             self._broadcast_append()
         else:
-            for peer in self._others():
+            for peer in self._peers.others():
                 self._maybe_send_append(peer, even_empty=False)
-        if self._transferee != NOBODY and self._transferee not in membership.all_voters:
+        if self._transferee != NOBODY and self._transferee not in self._peers.configuration.all_voters:
             self._transferee = NOBODY
         return state
 
@@ -981,25 +934,6 @@ def decode_config_change(entry: Entry) -> ConfigChange:
     return config_change_codec.decode(entry.data) if entry.data else ConfigChange()
 
 
-def is_joint_change(change: ConfigChange) -> bool:
-    """The change goes through a joint configuration."""
-    return enters_joint(change)
-
-
 def _unplaced(kind: EntryKind, data: bytes) -> Entry:
     """An entry that has no place in the log yet."""
     return Entry(term=Term(0), index=Index(0), kind=kind, data=data)
-
-
-def _describe(progress: Progress) -> PeerProgress:
-    return PeerProgress(
-        match=Index(progress.match),
-        next=Index(progress.next),
-        state=progress.state,
-        is_learner=progress.is_learner,
-        is_paused=progress.is_paused,
-        is_recently_active=progress.is_recently_active,
-        pending_snapshot=Index(progress.pending_snapshot),
-        inflight=len(progress.inflights),
-        is_inflight_full=progress.inflights.is_full,
-    )

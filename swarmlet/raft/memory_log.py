@@ -42,6 +42,10 @@ class MemoryLog:
         """The newest snapshot, or None."""
         return Snapshot(meta=self._meta, data=self._data) if self._meta.index else None
 
+    def read_snapshot(self) -> tuple[SnapshotMeta, bytes]:
+        """The newest snapshot with its data."""
+        return self._meta, self._data
+
     def first_index(self) -> Index:
         """The lowest index held."""
         return Index(self._base_index + 1)

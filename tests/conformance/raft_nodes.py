@@ -18,7 +18,6 @@ from swarmlet.raft.log import NO_LIMIT
 from swarmlet.raft.memory_log import MemoryLog
 from swarmlet.raft.message import (
     ConfigChange,
-    ConfigChangeKind,
     ConfigChangeStep,
     ConfigChangeTransition,
     ConfigState,
@@ -123,15 +122,17 @@ class Nodes:
         self.is_quiet = directive.words[0].lower() == "none"
 
     def _add_nodes(self, directive: Directive) -> None:
-        peers = {
-            key: tuple(PeerId(int(item)) for item in directive.values.get(key, []))
+        voters, learners = (
+            tuple(PeerId(int(item)) for item in directive.values.get(key, []))
             for key in ("voters", "learners")
-        }
+        )
         for _ in range(int(directive.words[0])):
             log = LatestSnapshotLog()
             index = int(directive.one("index", "0"))
             if index:
-                meta = SnapshotMeta(index=Index(index), term=Term(1), config=ConfigState(**peers))
+                meta = SnapshotMeta(
+                    index=Index(index), term=Term(1), config=ConfigState(voters=voters, learners=learners)
+                )
                 log.save_snapshot(meta, directive.one("content", "").strip('"').encode())
                 log.latest = Snapshot(meta=meta)
             is_async = directive.flag("async-storage-writes")
@@ -279,7 +280,7 @@ class Nodes:
         if message.sender in (APPEND_THREAD, APPLY_THREAD, message.to):
             core._step(message)
             return
-        if message.kind in RESPONSES and message.sender not in core._progress:
+        if message.kind in RESPONSES and message.sender not in core._peers.progress:
             self._write("raft: cannot step as peer not found")
             return
         core._now = node.now
