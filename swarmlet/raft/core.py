@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,44 +31,17 @@ from swarmlet.raft.message import (
     config_change_codec,
 )
 from swarmlet.raft.options import EntryId, RaftConfig, ReadMode, Status
+from swarmlet.raft.outbox import APPEND_THREAD, FROM_LEADER, LOCAL, RESPONSES, WITHOUT_TERM, Outbox, compose
 from swarmlet.raft.peers import Peers
 from swarmlet.raft.progress import Progress, ProgressState
 from swarmlet.raft.quorum import VoteResult
 from swarmlet.raft.read_index import PendingReads
 from swarmlet.raft.ready import ReadState, Ready, Role, SoftState
 
-#: The sender of answers that this node's own disk and apply loop give; no peer has these ids.
-APPEND_THREAD = PeerId(2**64 - 1)
-APPLY_THREAD = PeerId(2**64 - 2)
-
 #: Marks a vote request that a leader asked for by TIMEOUT_NOW: it overrides the lease.
 TRANSFER_CONTEXT = b"transfer"
 
-#: Readys handed out and not persisted; a shell further behind has a stuck disk, and memory would grow.
-READYS_MAX = 4096
-
 _K = MessageKind
-
-#: Kinds that never come from the network.
-_LOCAL = frozenset({
-    _K.HUP, _K.BEAT, _K.UNREACHABLE, _K.SNAPSHOT_STATUS, _K.CHECK_QUORUM, _K.FORGET_LEADER,
-    _K.STORAGE_APPEND, _K.STORAGE_APPEND_RESPONSE, _K.STORAGE_APPLY, _K.STORAGE_APPLY_RESPONSE,
-})  # fmt: skip
-#: Answers, which only a peer of the configuration may give.
-_RESPONSES = frozenset({_K.APPEND_RESPONSE, _K.VOTE_RESPONSE, _K.HEARTBEAT_RESPONSE, _K.PRE_VOTE_RESPONSE})
-#: Answers that depend on what the same Ready persists.
-_AFTER_PERSIST = frozenset({_K.APPEND_RESPONSE, _K.VOTE_RESPONSE, _K.PRE_VOTE_RESPONSE})
-#: Kinds that tell their receiver who leads.
-_FROM_LEADER = frozenset({_K.APPEND, _K.HEARTBEAT, _K.SNAPSHOT})
-#: Kinds that carry no term: whoever leads may take them.
-_WITHOUT_TERM = frozenset({_K.PROPOSE, _K.READ_INDEX})
-
-
-class _Awaiting(msgspec.Struct):
-    """What the core tells itself once a Ready is durable."""
-
-    number: int
-    responses: tuple[Message, ...]
 
 
 class Raft:
@@ -90,8 +62,7 @@ class Raft:
         self._vote = hard.vote
         self._leader = NOBODY
         self._role = Role.FOLLOWER
-        self._messages: list[Message] = []
-        self._after_persist: list[Message] = []
+        self._outbox = Outbox(config.peer)
         self._read_states: list[ReadState] = []
         self._reads = PendingReads()
         self._read_counter = 0
@@ -101,7 +72,6 @@ class Raft:
         self._election_reset_at = now
         self._heartbeat_reset_at = now
         self._randomized_timeout = config.election_seconds
-        self._awaiting: deque[_Awaiting] = deque()
         self._ready_number = 0
         self._peers = Peers(config)
         self._peers.restore(initial_config(storage), self._log.last_index)
@@ -117,8 +87,8 @@ class Raft:
     def step(self, now: float, message: Message) -> None:
         """Take a message from the network. Kinds that are local, and answers of strangers, are dropped."""
         self._now = max(self._now, now)
-        if message.kind in _LOCAL or (
-            message.kind in _RESPONSES and message.sender not in self._peers.progress
+        if message.kind in LOCAL or (
+            message.kind in RESPONSES and message.sender not in self._peers.progress
         ):
             return
         try:
@@ -210,7 +180,7 @@ class Raft:
 
     def ready(self) -> Ready | None:
         """Take the next batch of work, or None. `Ready` says in which order to do it."""
-        if not self._has_ready() or len(self._awaiting) >= READYS_MAX:
+        if not self._has_ready() or self._outbox.is_full:
             return None
         allow_unstable = not self._config.pipelined
         soft = SoftState(self._leader, self._role)
@@ -226,29 +196,27 @@ class Raft:
             entries=entries,
             snapshot=snapshot,
             committed_entries=tuple(committed),
-            messages=tuple(self._messages),
-            messages_after_persist=tuple(item for item in self._after_persist if item.to != self._id),
+            messages=tuple(self._outbox.messages),
+            messages_after_persist=self._outbox.others_after_persist(),
             reads=tuple(self._read_states),
             must_sync=bool(entries) or (hard.term, hard.vote) != (self._last_hard.term, self._last_hard.vote),
         )
         self._log.hand_out()
-        self._await_persisted(ready)
+        self._outbox.hand_out(ready.number, self._storage_response(snapshot))
         if committed:
             self._log.hand_out_committed(committed, allow_unstable=allow_unstable)
         self._last_soft, self._last_hard = soft, hard
-        self._messages, self._after_persist, self._read_states = [], [], []
+        self._read_states = []
         return ready
 
     def persisted(self, number: int) -> None:
         """Every Ready up to `number` is durable."""
-        while self._awaiting and self._awaiting[0].number <= number:
-            for message in self._awaiting.popleft().responses:
-                if message.to == self._id:
-                    self._step(message)
+        for message in self._outbox.persisted(number):
+            self._step(message)
 
     def responses(self, number: int) -> tuple[Message, ...]:
         """What `persisted(number)` and the shell will deliver for one Ready, the core's own included, in order."""
-        return next((item.responses for item in self._awaiting if item.number == number), ())
+        return self._outbox.responses(number)
 
     def applied(self, index: int) -> None:
         """The state machine has everything up to `index`."""
@@ -294,8 +262,7 @@ class Raft:
     def _has_ready(self) -> bool:
         log = self._log
         return bool(
-            self._messages
-            or self._after_persist
+            self._outbox
             or self._read_states
             or log.unstable_entries()
             or log.unstable_snapshot() is not None
@@ -307,23 +274,20 @@ class Raft:
     def _hard_state(self) -> HardState:
         return HardState(term=Term(self._term), vote=self._vote, commit=Index(self._log.committed))
 
-    def _await_persisted(self, ready: Ready) -> None:
-        """Remember what the durable write of `ready` will mean to this peer itself."""
-        responses = list(self._after_persist)
-        if self._log.has_unstable_entries or ready.snapshot is not None:
-            last = self._log.last_index if self._log.has_unstable_entries else 0
-            responses.append(
-                self._message(
-                    _K.STORAGE_APPEND_RESPONSE,
-                    self._id,
-                    sender=APPEND_THREAD,
-                    term=self._term,
-                    index=last,
-                    log_term=self._log.last_term if last else 0,
-                    snapshot=ready.snapshot,
-                )
-            )
-        self._awaiting.append(_Awaiting(ready.number, tuple(responses)))
+    def _storage_response(self, snapshot: Snapshot | None) -> Message | None:
+        """What the durable write of a Ready will tell this peer itself."""
+        has_entries = self._log.has_unstable_entries
+        if not has_entries and snapshot is None:
+            return None
+        return compose(
+            _K.STORAGE_APPEND_RESPONSE,
+            self._id,
+            sender=APPEND_THREAD,
+            term=self._term,
+            index=self._log.last_index if has_entries else 0,
+            log_term=self._log.last_term if has_entries else 0,
+            snapshot=snapshot,
+        )
 
     def _applied_to(self, index: int) -> None:
         # Proposals of earlier terms were never counted here, hence the floor.
@@ -453,24 +417,10 @@ class Raft:
 
     # -- messages
 
-    def _message(
-        self, kind: MessageKind, to: PeerId, *, sender: PeerId, term: int, index: int = 0, log_term: int = 0,
-        commit: int = 0, reject_hint: int = 0, **fields: Any,
-    ) -> Message:  # fmt: skip
-        return Message(
-            kind=kind, to=to, sender=sender, term=Term(term), index=Index(index), log_term=Term(log_term),
-            commit=Index(commit), reject_hint=Index(reject_hint), **fields,
-        )  # fmt: skip
-
     def _send(self, kind: MessageKind, to: PeerId, *, term: int | None = None, **fields: Any) -> None:
         if term is None:
-            term = 0 if kind in _WITHOUT_TERM else self._term
-        message = self._message(kind, to, sender=self._id, term=term, **fields)
-        if kind in _AFTER_PERSIST:
-            self._after_persist.append(message)
-        else:
-            assert to != self._id, f"{kind.name} to itself"
-            self._messages.append(message)
+            term = 0 if kind in WITHOUT_TERM else self._term
+        self._outbox.add(compose(kind, to, sender=self._id, term=term, **fields))
 
     def _step(self, message: Message) -> None:
         if message.term and not self._take_term(message):
@@ -505,7 +455,7 @@ class Raft:
             if kind is _K.PRE_VOTE or (kind is _K.PRE_VOTE_RESPONSE and not message.reject):
                 # Only a question, or its answer for a term that this peer may enter later.
                 return True
-            self._become_follower(message.term, message.sender if kind in _FROM_LEADER else NOBODY)
+            self._become_follower(message.term, message.sender if kind in FROM_LEADER else NOBODY)
             return True
         if message.term == self._term:
             return True
@@ -801,7 +751,7 @@ class Raft:
         own_answer = _K.PRE_VOTE_RESPONSE if self._role is Role.PRE_CANDIDATE else _K.VOTE_RESPONSE
         if message.kind in (_K.PROPOSE, _K.READ_INDEX):
             raise NotLeader(None)
-        if message.kind in _FROM_LEADER:
+        if message.kind in FROM_LEADER:
             self._become_follower(message.term, message.sender)
             self._handle_from_leader(message)
         elif message.kind is own_answer:
@@ -847,9 +797,7 @@ class Raft:
                 pass
 
     def _forward(self, message: Message) -> None:
-        self._messages.append(
-            msgspec.structs.replace(message, to=self._leader, sender=message.sender or self._id)
-        )
+        self._outbox.add(msgspec.structs.replace(message, to=self._leader, sender=message.sender or self._id))
 
     def _handle_from_leader(self, message: Message) -> None:
         match message.kind:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from swarmlet.raft.core import APPEND_THREAD, APPLY_THREAD, decode_config_change
+from swarmlet.raft.core import decode_config_change
 from swarmlet.raft.message import (
     ConfigChangeKind,
     ConfigState,
@@ -17,6 +17,7 @@ from swarmlet.raft.message import (
     SnapshotMeta,
 )
 from swarmlet.raft.options import PeerProgress
+from swarmlet.raft.outbox import APPEND_THREAD, APPLY_THREAD
 from swarmlet.raft.progress import ProgressState
 from swarmlet.raft.ready import Ready, Role
 

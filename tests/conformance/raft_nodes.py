@@ -13,7 +13,7 @@ import msgspec
 
 from swarmlet.errors import Unavailable
 from swarmlet.ids import Index, PeerId, Term
-from swarmlet.raft.core import APPEND_THREAD, APPLY_THREAD, Raft, decode_config_change
+from swarmlet.raft.core import Raft, decode_config_change
 from swarmlet.raft.log import NO_LIMIT
 from swarmlet.raft.memory_log import MemoryLog
 from swarmlet.raft.message import (
@@ -31,6 +31,7 @@ from swarmlet.raft.message import (
     config_change_codec,
 )
 from swarmlet.raft.options import RaftConfig, ReadMode
+from swarmlet.raft.outbox import APPEND_THREAD, APPLY_THREAD
 from swarmlet.raft.ready import Ready
 from tests.conformance.raft_description import (
     MESSAGE_NAMES,
@@ -366,7 +367,7 @@ class Nodes:
         """Asynchronous storage: the work and the answers it allows travel as messages to the node's threads."""
         peer = node.core.status().peer
         responses = node.core.responses(ready.number)
-        node.core._awaiting.pop()
+        node.core._outbox._awaiting.pop()
         messages = list(ready.messages)
         if ready.entries or ready.hard_state or ready.snapshot or responses:
             hard = ready.hard_state or HardState()
