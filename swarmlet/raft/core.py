@@ -175,7 +175,10 @@ class Raft:
         self._step(Message(kind=_K.UNREACHABLE, sender=peer))
 
     def report_snapshot(self, peer: PeerId, ok: bool) -> None:
-        """A snapshot to `peer` was sent, or could not be."""
+        """A snapshot to `peer` was sent, or could not be.
+
+        The shell calls it for every SNAPSHOT message: until then nothing else is sent to that peer.
+        """
         self._step(Message(kind=_K.SNAPSHOT_STATUS, sender=peer, reject=not ok))
 
     def ready(self) -> Ready | None:
@@ -833,12 +836,15 @@ class Raft:
         )
 
     def _restore(self, snapshot: Snapshot) -> bool:
-        """Take a snapshot from the leader. False when it is old news or not for this peer."""
+        """Take a snapshot from the leader. False when it is old news.
+
+        Its configuration need not contain this peer: a learner that joined after the snapshot was taken finds
+        itself in the entries that follow.
+        """
         meta = snapshot.meta
         if meta.index <= self._log.committed:
             return False
-        members = (*meta.config.voters, *meta.config.voters_outgoing, *meta.config.learners)
-        if self._role is not Role.FOLLOWER or self._id not in members:
+        if self._role is not Role.FOLLOWER:
             return False
         if self._log.matches(meta.term, meta.index):
             # The log has it all: never drop entries that others count on.

@@ -13,7 +13,7 @@ from swarmlet.ids import Index, PeerId, Term
 from swarmlet.raft.core import Raft, decode_config_change
 from swarmlet.raft.log import NO_LIMIT
 from swarmlet.raft.memory_log import MemoryLog
-from swarmlet.raft.message import ConfigState, Entry, EntryKind, Message, SnapshotMeta
+from swarmlet.raft.message import ConfigState, Entry, EntryKind, Message, MessageKind, SnapshotMeta
 from swarmlet.raft.options import RaftConfig
 from swarmlet.raft.ready import Ready, Role
 
@@ -111,8 +111,21 @@ class Cluster:
     def deliver(self, message: Message) -> None:
         """Give one message to its receiver, unless the link is cut or the receiver is down."""
         peer = self.peers.get(message.to)
-        if peer is not None and not peer.is_down and (message.sender, message.to) not in self.cut:
-            peer.core.step(self.now, message)
+        if peer is None or peer.is_down or (message.sender, message.to) in self.cut:
+            self.lose(message)
+            return
+        self._report(message, ok=True)
+        peer.core.step(self.now, message)
+
+    def lose(self, message: Message) -> None:
+        """A message does not arrive."""
+        self._report(message, ok=False)
+
+    def _report(self, message: Message, *, ok: bool) -> None:
+        """What every transport does: tell the sender how its snapshot fared."""
+        sender = self.peers[message.sender]
+        if message.kind is MessageKind.SNAPSHOT and not sender.is_down:
+            sender.core.report_snapshot(message.to, ok)
 
     def take(self, peer: Peer) -> None:
         """Take one Ready: send, queue the write, apply."""
