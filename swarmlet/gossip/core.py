@@ -77,8 +77,10 @@ URGENT_GAP_SECONDS = 0.02
 LEAVE_FANOUT = 16
 #: Members to exchange state with as soon as possible, kept at a time.
 SYNC_WANTED_MAX = 16
-#: Failed state exchanges in a row that are worth a warning.
-SYNC_FAILURES_WARN = 3
+#: Failures in a row of one path, while another path works, that are worth a warning.
+PATH_FAILURES_WARN = 3
+#: Slower answers are those of a member that stood still, and say nothing about the network.
+ROUND_TRIP_MAX = 1.0
 _JOIN_RETRY_SECONDS = 1.0
 _JOIN_RETRY_SECONDS_MAX = 10.0
 #: Above this size the state is exchanged less often (memberlist: every doubling adds one interval).
@@ -296,7 +298,7 @@ class Swim:
             return
         record.stream_failures += 1
         if (
-            record.stream_failures == SYNC_FAILURES_WARN
+            record.stream_failures == PATH_FAILURES_WARN
             and now - record.last_heard < self.config.sync_interval
         ):
             self._event(EventKind.PATH_WARNING, record, "answers datagrams (UDP) but no streams (TCP)")
@@ -443,8 +445,9 @@ class Swim:
         self._heard(now, record)
         if record.id in self._suspicions:
             self._want_sync(now, record.id)
-        if was_unheard and not record.warned:
-            record.warned = True
+        if was_unheard:
+            record.stream_only += 1
+        if was_unheard and record.stream_only == PATH_FAILURES_WARN:
             self._event(EventKind.PATH_WARNING, record, "answers streams (TCP) but no datagrams (UDP)")
 
     # Messages
@@ -488,8 +491,10 @@ class Swim:
             return
         if ping.purpose is not Purpose.INDIRECT:
             sample = now - ping.sent
-            record.round_trip = sample if not record.round_trip else 0.8 * record.round_trip + 0.2 * sample
-            record.warned = False
+            if sample <= ROUND_TRIP_MAX:
+                old = record.round_trip
+                record.round_trip = 0.8 * old + 0.2 * sample if old else sample
+            record.stream_only = 0
         self._heard(now, record)
 
     def _on_ping_request(self, now: float, request: PingRequest, source: Address) -> None:

@@ -65,7 +65,7 @@ class Record:
         "round_trip",
         "since",
         "stream_failures",
-        "warned",
+        "stream_only",
     )
 
     def __init__(self, node: NodeId, claim: Claim, now: float) -> None:
@@ -78,9 +78,10 @@ class Record:
         self.last_heard = -math.inf
         #: Smoothed, in seconds; 0 while unknown.
         self.round_trip = 0.0
+        #: State exchanges that failed, in a row.
         self.stream_failures = 0
-        #: A path warning about it was given and not yet taken back by an answer.
-        self.warned = False
+        #: Probes in a row that only a stream answered.
+        self.stream_only = 0
 
     @property
     def state(self) -> MemberState:
