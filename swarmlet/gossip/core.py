@@ -16,7 +16,6 @@ from collections.abc import Callable
 
 from swarmlet.errors import InvalidInput, WireError
 from swarmlet.gossip.awareness import Awareness
-from swarmlet.gossip.broadcast import BroadcastQueue
 from swarmlet.gossip.config import GossipConfig
 from swarmlet.gossip.effect import (
     Address,
@@ -25,12 +24,12 @@ from swarmlet.gossip.effect import (
     Member,
     MemberEvent,
     MemberState,
-    Send,
     StreamAnswer,
     StreamPing,
     Sync,
 )
-from swarmlet.gossip.keyring import SEAL_OVERHEAD, Keyring, Sealer
+from swarmlet.gossip.keyring import Keyring, Sealer
+from swarmlet.gossip.outbox import REACHABLE, Outbox
 from swarmlet.gossip.packet import (
     INCARNATION_MAX,
     METADATA_BYTES_MAX,
@@ -38,7 +37,6 @@ from swarmlet.gossip.packet import (
     SYNC_MEMBERS_MAX,
     Ack,
     Evidence,
-    Message,
     Nack,
     Packet,
     Ping,
@@ -47,10 +45,8 @@ from swarmlet.gossip.packet import (
     Update,
     decode_packet,
     decode_sync,
-    encode_packet,
     encode_sync,
     encode_update,
-    updates_budget,
 )
 from swarmlet.gossip.probe import RELAYS_MAX, Pings, Probe, Purpose, Relay
 from swarmlet.gossip.suspicion import Suspicion
@@ -69,10 +65,6 @@ INCARNATION_JUMP_MAX = 1_000_000
 WITNESSED_MAX = 16
 #: Repeated stream pings to one suspect are this far apart: each may fill a stalled agent's accept queue.
 STREAM_AGAIN_SECONDS = 2.0
-#: Changes are sent at once to this many members, then by the periodic gossip.
-URGENT_FANOUT = 6
-#: But bursts are this far apart.
-URGENT_GAP_SECONDS = 0.02
 #: A leaving member tells this many others directly.
 LEAVE_FANOUT = 16
 #: Members to exchange state with as soon as possible, kept at a time.
@@ -87,7 +79,6 @@ _JOIN_RETRY_SECONDS_MAX = 10.0
 _SYNC_SCALE_FROM = 32
 _REAP_INTERVAL = 60.0
 
-_REACHABLE = (MemberState.ALIVE, MemberState.SUSPECT, MemberState.AGENT_DOWN)
 _GONE = (MemberState.DEAD, MemberState.LEFT)
 
 
@@ -112,10 +103,10 @@ class Swim:
         self.awareness = Awareness()
         self.packets_refused = 0
         self._rng = rng
-        self._sealer = Sealer(keyring, config.cluster_id, random_bytes or rng.randbytes)
-        self._effects: list[Effect] = []
-        self._queue = BroadcastQueue(config.retransmit_factor)
         self._view = View(rng)
+        sealer = Sealer(keyring, config.cluster_id, random_bytes or rng.randbytes)
+        self._sealer = sealer
+        self._outbox = Outbox(me.id, config, sealer, self._view)
         self._pings = Pings()
         #: Stream pings under way: target and start.
         self._streams: dict[int, tuple[NodeId, float]] = {}
@@ -130,22 +121,26 @@ class Swim:
         self._is_leaving = False
         self._restarting = 0.0
         self._next_probe = now + rng.random() * config.probe_interval
-        self._next_gossip = math.inf
-        self._last_gossip = -math.inf
         self._next_sync = now + rng.random() * config.sync_interval
         self._next_dead_ping = now + config.dead_ping_interval
         self._next_reap = now + _REAP_INTERVAL
         self._dead_position = 0
         content = Content(me.incarnation + 1, me.name, me.address[0], me.address[1], me.metadata)
         self._view.add(Record(me.id, Claim(me.incarnation, MemberState.ALIVE, content), now))
-        self._queue.add(self._statement(self._own(), now))
+        self._outbox.queue(self._statement(self._own(), now))
 
     # What the shell reads
 
     @property
     def deadline(self) -> float:
         """When `on_timer` has something to do, in seconds on the core's clock."""
-        times = [self._next_probe, self._next_gossip, self._next_sync, self._next_dead_ping, self._next_reap]
+        times = [
+            self._next_probe,
+            self._outbox.next_gossip,
+            self._next_sync,
+            self._next_dead_ping,
+            self._next_reap,
+        ]
         times.append(self._next_join)
         if self._probe is not None:
             times.append(self._probe.ends_at if self._probe.timeout_at is None else self._probe.timeout_at)
@@ -158,8 +153,7 @@ class Swim:
 
     def drain(self) -> list[Effect]:
         """What is to be done, in order. Each effect is handed out once."""
-        effects, self._effects = self._effects, []
-        return effects
+        return self._outbox.drain()
 
     def members(self) -> list[Member]:
         """All members known, this one included, in order of arrival."""
@@ -173,7 +167,7 @@ class Swim:
     @property
     def has_left(self) -> bool:
         """After `leave`: whether the news has been sent as often as it will be."""
-        return self._is_leaving and not self._queue.has(self.me)
+        return self._is_leaving and not self._outbox.is_spreading(self.me)
 
     # What the shell feeds
 
@@ -191,17 +185,17 @@ class Swim:
         update = Update(id=self.me, state=MemberState.LEFT, incarnation=me.claim.incarnation, accuser=self.me)
         self._view.set_claim(me, Claim(me.claim.incarnation, MemberState.LEFT, me.claim.content))
         me.since = now
-        self._broadcast(now, update)
-        for record in self._view.pick(LEAVE_FANOUT, _REACHABLE, self.me):
-            self._send(record.address, (), [encode_update(update)])
+        self._outbox.broadcast(now, update)
+        for record in self._view.pick(LEAVE_FANOUT, REACHABLE, self.me):
+            self._outbox.send(record.address, (), (encode_update(update),))
 
     def announce_restart(self, now: float, seconds: float) -> None:
         """Ask the others not to suspect this member for `seconds`: it stops and comes back."""
         self._advance(now)
         self._restarting = now + seconds
         self._restate(now, self._own().claim.content, self._own().claim.incarnation)
-        for record in self._view.pick(LEAVE_FANOUT, _REACHABLE, self.me):
-            self._send(record.address, (), [])
+        for record in self._view.pick(LEAVE_FANOUT, REACHABLE, self.me):
+            self._outbox.send(record.address, ())
 
     def set_metadata(self, now: float, metadata: bytes) -> None:
         """Change this member's metadata. Raises InvalidInput beyond 512 B."""
@@ -310,7 +304,7 @@ class Swim:
         for number, relay in list(self._relays.items()):
             if relay.nack_at <= now:
                 del self._relays[number]
-                self._send(relay.requester, (Nack(sequence=relay.sequence),), [])
+                self._outbox.send(relay.requester, (Nack(sequence=relay.sequence),))
         for node, suspicion in list(self._suspicions.items()):
             self._step_suspicion(now, node, suspicion)
         if self._next_join <= now:
@@ -321,8 +315,8 @@ class Swim:
             self._ping_the_dead(now)
         if self._next_reap <= now:
             self._reap(now)
-        if self._next_gossip <= now:
-            self._gossip(now)
+        if self._outbox.next_gossip <= now:
+            self._outbox.gossip(now)
 
     # Time
 
@@ -342,7 +336,7 @@ class Swim:
             record = self._view.get(node)
             if record is not None:
                 record.since += gap
-        self._next_gossip = max(self._next_gossip, now)
+        self._outbox.next_gossip = max(self._outbox.next_gossip, now)
         self._next_sync = max(self._next_sync, now)
         self._next_dead_ping = max(self._next_dead_ping, now)
         self._next_reap = max(self._next_reap, now)
@@ -386,7 +380,7 @@ class Swim:
             sequence = self._pings.new(record.id, Purpose.INDIRECT, now)
             host, port = record.address
             request = PingRequest(sequence=sequence, target=record.id, host=host, port=port)
-            self._send(helper.address, (request,), [])
+            self._outbox.send(helper.address, (request,))
         probe.requested = len(helpers)
 
     def _conclude(self, now: float, probe: Probe) -> None:
@@ -408,7 +402,7 @@ class Swim:
         """Ping a member; an accused one hears the accusation first (Lifeguard's buddy system)."""
         sequence = self._pings.new(record.id, purpose, now)
         ping = Ping(sequence=sequence, target=record.id)
-        self._send(record.address, (ping,), self._news_for(now, record.id))
+        self._outbox.send(record.address, (ping,), self._news_for(now, record.id))
         return sequence
 
     def _stream_ping(self, now: float, record: Record) -> None:
@@ -425,7 +419,7 @@ class Swim:
         if suspicion is not None:
             suspicion.stream_started = now
             suspicion.next_stream = now + STREAM_AGAIN_SECONDS
-        self._effects.append(
+        self._outbox.effects.append(
             StreamPing(self._stream_number, record.address, record.id, self.config.stream_timeout)
         )
 
@@ -458,7 +452,7 @@ class Swim:
                 case Ping():
                     if message.target == self.me:
                         ack = Ack(sequence=message.sequence, subject=self.me)
-                        self._send(source, (ack,), self._news_for(now, NodeId(packet.sender)))
+                        self._outbox.send(source, (ack,), self._news_for(now, NodeId(packet.sender)))
                 case Ack():
                     self._on_ack(now, message, NodeId(packet.sender))
                 case PingRequest():
@@ -468,12 +462,12 @@ class Swim:
                     if ping is not None and self._probe is not None and self._probe.target == ping.target:
                         self._probe.nacks += 1
 
-    def _news_for(self, now: float, node: NodeId) -> list[bytes]:
+    def _news_for(self, now: float, node: NodeId) -> tuple[bytes, ...]:
         """What `node` should hear first: that it is accused, if it is."""
         record = self._view.get(node)
         if record is None or record.state is MemberState.ALIVE:
-            return []
-        return [encode_update(self._statement(record, now))]
+            return ()
+        return (encode_update(self._statement(record, now)),)
 
     def _on_ack(self, now: float, ack: Ack, sender: NodeId) -> None:
         ping = self._pings.get(ack.sequence)
@@ -485,7 +479,7 @@ class Swim:
         if ping.purpose is Purpose.RELAY:
             relay = self._relays.pop(ack.sequence, None)
             if relay is not None:
-                self._send(relay.requester, (Ack(sequence=relay.sequence, subject=ack.subject),), [])
+                self._outbox.send(relay.requester, (Ack(sequence=relay.sequence, subject=ack.subject),))
         record = self._view.get(ping.target)
         if record is None:
             return
@@ -502,13 +496,13 @@ class Swim:
         if len(self._relays) >= RELAYS_MAX or self._is_leaving:
             return
         if target == self.me:
-            self._send(source, (Ack(sequence=request.sequence, subject=self.me),), [])
+            self._outbox.send(source, (Ack(sequence=request.sequence, subject=self.me),))
             return
         known = self._view.get(target)
         address = known.address if known is not None else (request.host, request.port)
         sequence = self._pings.new(target, Purpose.RELAY, now)
         self._relays[sequence] = Relay(target, source, request.sequence, now + self.config.ping_timeout_min)
-        self._send(address, (Ping(sequence=sequence, target=target),), [])
+        self._outbox.send(address, (Ping(sequence=sequence, target=target),))
 
     # Claims
 
@@ -560,7 +554,7 @@ class Swim:
             return
         self._event(EventKind.JOINED, record)
         self._report_name_conflict(record)
-        self._broadcast(now, self._statement(record, now))
+        self._outbox.broadcast(now, self._statement(record, now))
         if update.state is not MemberState.ALIVE:
             self._on_update(now, update, synced=True)
 
@@ -593,7 +587,7 @@ class Swim:
             self._event(kind, record)
             if old.state in _GONE:
                 self._want_sync(now, record.id)
-        self._broadcast(now, self._statement(record, now))
+        self._outbox.broadcast(now, self._statement(record, now))
 
     def _on_claim_about_me(self, now: float, update: Update) -> None:
         """Refute what is not so: only the subject raises its incarnation, to max(own, accused) + 1."""
@@ -621,7 +615,7 @@ class Swim:
         stated = Content(incarnation + 1, content.name, content.host, content.port, content.metadata)
         self._view.set_claim(me, Claim(incarnation, MemberState.ALIVE, stated))
         me.restart_until = self._restarting if self._restarting > now else 0.0
-        self._broadcast(now, self._statement(me, now))
+        self._outbox.broadcast(now, self._statement(me, now))
 
     # Suspicion
 
@@ -656,7 +650,7 @@ class Swim:
         if not suspicion.testify(NodeId(update.accuser), update.evidence, now):
             return
         if len(suspicion.testimonies) <= self.config.confirmations + 1 or update.accuser == self.me:
-            self._broadcast(now, update)
+            self._outbox.broadcast(now, update)
         self._weigh(now, record, suspicion)
 
     def _suspect(self, now: float, record: Record, claim: Claim) -> Suspicion:
@@ -768,7 +762,7 @@ class Swim:
             self._suspicions.pop(record.id, None)
             if was not in _GONE or record.state is MemberState.LEFT:
                 self._event(EventKind.LEFT if record.state is MemberState.LEFT else EventKind.DIED, record)
-        self._broadcast(now, update)
+        self._outbox.broadcast(now, update)
 
     def _verdict(self, record: Record, state: MemberState) -> Update:
         return Update(id=record.id, state=state, incarnation=record.claim.incarnation, accuser=self.me)
@@ -792,7 +786,7 @@ class Swim:
             return
         data = self.sync_digest(now)
         for address in self._seeds:
-            self._effects.append(Sync(address, NodeId(""), data))
+            self._outbox.effects.append(Sync(address, NodeId(""), data))
         self._next_join = now + self._join_wait
         self._join_wait = min(self._join_wait * 2, _JOIN_RETRY_SECONDS_MAX)
 
@@ -813,7 +807,7 @@ class Swim:
             return
         data = self.sync_digest(now)
         for record in records:
-            self._effects.append(Sync(record.address, record.id, data))
+            self._outbox.effects.append(Sync(record.address, record.id, data))
 
     def _ping_the_dead(self, now: float) -> None:
         """Try the dead, one at a time: a healed partition joins again by itself."""
@@ -834,30 +828,7 @@ class Swim:
             ):
                 self._view.remove(record.id)
 
-    # Sending
-
-    def _broadcast(self, now: float, update: Update) -> None:
-        """Queue an update, and send it soon: at once, unless something was sent just now."""
-        self._queue.add(update)
-        self._next_gossip = min(self._next_gossip, max(now, self._last_gossip + URGENT_GAP_SECONDS))
-
-    def _gossip(self, now: float) -> None:
-        """Send what is queued to some members; again after an interval while anything is left."""
-        fanout = URGENT_FANOUT if self._queue.has_fresh else self.config.gossip_fanout
-        self._last_gossip = now
-        for record in self._view.pick(fanout, _REACHABLE, self.me):
-            if not len(self._queue):
-                break
-            self._send(record.address, (), [])
-        is_worth_more = len(self._queue) > 0 and len(self._view) > 1
-        self._next_gossip = now + self.config.gossip_interval if is_worth_more else math.inf
-
-    def _send(self, address: Address, messages: tuple[Message, ...], first: list[bytes]) -> None:
-        """Seal and send messages, the updates in `first`, and as many queued ones as fit."""
-        budget = updates_budget(self.me, messages, SEAL_OVERHEAD) - sum(map(len, first))
-        updates = first + self._queue.take(budget, self._view.alive)
-        plain = encode_packet(self.me, messages, updates)
-        self._effects.append(Send(address, self._sealer.seal(plain)))
+    # Telling
 
     def _statement(self, record: Record, now: float) -> Update:
         """What this member holds about another, in full."""
@@ -883,10 +854,8 @@ class Swim:
             metadata=claim.content.metadata,
         )
 
-    # Telling
-
     def _event(self, kind: EventKind, record: Record, detail: str = "") -> None:
-        self._effects.append(MemberEvent(kind, record.member(), detail))
+        self._outbox.effects.append(MemberEvent(kind, record.member(), detail))
 
     def _report_name_conflict(self, record: Record) -> None:
         """Two live members with one name: say so, once per change."""
