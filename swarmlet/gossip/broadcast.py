@@ -14,6 +14,8 @@ from swarmlet.ids import NodeId
 
 #: Changes of about a thousand members at once; the state exchange repairs what does not fit.
 QUEUE_MAX = 2048
+#: Up to this size an update is sent as often as there are members, whatever the logarithm says.
+SMALL_CLUSTER = 10
 #: A packet holds at most 255 updates, and in practice a dozen.
 _TAKE_MAX = 64
 
@@ -40,8 +42,8 @@ class BroadcastQueue:
         return len(self._queued)
 
     def limit(self, members: int) -> int:
-        """Transmissions per update in a cluster of `members`."""
-        return self._factor * max(1, math.ceil(math.log10(members + 1)))
+        """Transmissions per update in a cluster of `members`: in a small one, enough to tell each member."""
+        return max(self._factor * max(1, math.ceil(math.log10(members + 1))), min(members, SMALL_CLUSTER))
 
     def add(self, update: Update) -> None:
         """Queue `update`; it replaces what it makes obsolete."""

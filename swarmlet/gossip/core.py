@@ -710,8 +710,8 @@ class Swim:
         if record is not None and record.state is MemberState.AGENT_DOWN:
             return min(silent, record.since + self.config.agent_restart_grace)
         if suspicion.silent_since is None:
-            # One member alone finds that the host answers: neither verdict is certain, so wait for the longest.
-            return suspicion.started + self.config.suspicion_min * scale * self.config.suspicion_factor_max
+            # Somebody finds that the host answers: it is not silent by every path, so nothing moves yet.
+            return suspicion.started + self.config.agent_restart_grace
         return silent
 
     def _on_verdict(self, now: float, record: Record, update: Update, *, synced: bool) -> None:
@@ -725,8 +725,10 @@ class Swim:
             contradicts = suspicion.heard_at > suspicion.started
         else:
             contradicts = now - record.last_heard < FRESH_SECONDS
-        if record.state is MemberState.AGENT_DOWN and update.state is MemberState.DEAD and not synced:
-            contradicts = False
+        if record.state is MemberState.AGENT_DOWN and suspicion is not None:
+            is_waiting = now < record.since + self.config.agent_restart_grace - FRESH_SECONDS
+            found = suspicion.testimonies.get(self.me)
+            contradicts = is_waiting and found is Evidence.HOST_ANSWERS
         if not (contradicts or synced):
             self._settle(now, record, update)
             return

@@ -178,4 +178,4 @@ class View:
             for record in self._records.values()
             if record.claim.state in states and record.id not in besides and record.claim.content.stated
         ]
-        return found if len(found) <= count else self._rng.sample(found, count)
+        return self._rng.sample(found, min(count, len(found)))
