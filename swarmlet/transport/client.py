@@ -71,7 +71,7 @@ class ClientConnection(Connection):
     def certificate(self) -> bytes:
         """The server's certificate (DER), verified only if the context verifies."""
         ssl_object = self.ssl_object
-        data = ssl_object.getpeercert(binary_form=True) if ssl_object is not None else None
+        data: bytes | None = ssl_object.getpeercert(binary_form=True) if ssl_object is not None else None
         return data or b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -443,7 +443,7 @@ class MeshClient:
         """A new connection to the expected node."""
         connection = await open_connection(address, self._context, self.cluster, purpose, self.limits, sock)
         named = certified(connection.ssl_object)
-        problem = None
+        problem: SwarmletError | None = None
         if named is None or named[0] != self.cluster:
             problem = Refused(f"{text(address)} is no node of cluster {self.cluster}")
         elif node is not None and named[1] != node:

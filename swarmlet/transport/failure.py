@@ -8,7 +8,7 @@ from swarmlet.wire import Codec, Record
 
 #: An error message longer than this is cut: it is for people.
 MESSAGE_CHARACTERS_MAX = 8192
-#: An invalid job's list of problems; the rest is counted in the last sentence.
+#: An invalid job's list of problems; nobody reads more at once.
 PROBLEMS_MAX = 100
 
 
@@ -21,7 +21,7 @@ class Failure(Record, tag="failure"):
     retry_after_seconds: float = 0.0
     code: str = ""
     temporary: bool = False
-    problems: list[str] = []
+    problems: tuple[str, ...] = ()
 
 
 _codec: Codec[Failure] = Codec(Failure, limit=1024 * 1024)
@@ -37,7 +37,7 @@ def pack_error(error: SwarmletError) -> bytes:
         retry_after_seconds=getattr(error, "retry_after_seconds", 0.0),
         code=getattr(error, "code", ""),
         temporary=getattr(error, "temporary", False),
-        problems=[p[:MESSAGE_CHARACTERS_MAX] for p in getattr(error, "problems", [])[:PROBLEMS_MAX]],
+        problems=tuple(p[:MESSAGE_CHARACTERS_MAX] for p in getattr(error, "problems", [])[:PROBLEMS_MAX]),
     )
     return _codec.encode(failure)
 
@@ -58,7 +58,7 @@ def unpack_error(body: bytes) -> SwarmletError:
         case "DriverError":
             return errors.DriverError(failure.message, temporary=failure.temporary)
         case "InvalidJob":
-            return errors.InvalidJob(failure.problems or failure.message)
+            return errors.InvalidJob(list(failure.problems) or failure.message)
         case name:
             kind = getattr(errors, name, None)
             if isinstance(kind, type) and issubclass(kind, SwarmletError):

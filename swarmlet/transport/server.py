@@ -23,8 +23,8 @@ from swarmlet.errors import (
     Overloaded,
     Refused,
     SwarmletError,
-    Unavailable,
     Unauthorized,
+    Unavailable,
     WireError,
 )
 from swarmlet.ids import ClusterId, NodeId
