@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import NameOID
 
 from swarmlet.errors import InvalidInput
@@ -68,7 +69,7 @@ def load_certificate(certificate: bytes) -> NodeCertificate:
     raise InvalidInput("not a node's certificate: it names no node")
 
 
-def key_digest(key: x509.CertificatePublicKeyTypes | ec.EllipticCurvePublicKey) -> bytes:
+def key_digest(key: CertificatePublicKeyTypes) -> bytes:
     """SHA-256 of a public key: how the cluster remembers a node's key."""
     form = serialization.PublicFormat.SubjectPublicKeyInfo
     digest = hashes.Hash(hashes.SHA256())

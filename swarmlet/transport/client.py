@@ -71,8 +71,7 @@ class ClientConnection(Connection):
     def certificate(self) -> bytes:
         """The server's certificate (DER), verified only if the context verifies."""
         ssl_object = self.ssl_object
-        data: bytes | None = ssl_object.getpeercert(binary_form=True) if ssl_object is not None else None
-        return data or b""
+        return (ssl_object.getpeercert(binary_form=True) or b"") if ssl_object is not None else b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """TLS is up on our side: say hello."""
@@ -86,7 +85,8 @@ class ClientConnection(Connection):
         ended before the answer came.
         """
         number = self._open()
-        reply = self._replies[number] = self._loop.create_future()
+        reply: asyncio.Future[bytes] = self._loop.create_future()
+        self._replies[number] = reply
         try:
             self.send(Frame(kind=Kind.REQUEST, id=number, method=method, body=body))
             return await reply

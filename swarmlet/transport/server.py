@@ -208,12 +208,13 @@ class MeshServer:
     async def _shake_hands(self, accepted: socket.socket, host: str) -> None:
         """TLS, then the hello; a connection that makes it is its own owner from then on."""
         loop = asyncio.get_running_loop()
-        connection: ServerConnection | None = None
+        # Made here, not taken from the loop's answer: uvloop returns its own TLS protocol there.
+        connection = ServerConnection(self)
         try:
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             async with asyncio.timeout(self.limits.handshake_seconds):
-                _, connection = await loop.connect_accepted_socket(
-                    lambda: ServerConnection(self),
+                await loop.connect_accepted_socket(
+                    lambda: connection,
                     accepted,
                     ssl=self._context,
                     ssl_handshake_timeout=self.limits.handshake_seconds,
@@ -223,10 +224,8 @@ class MeshServer:
         except (OSError, ssl.SSLError, TimeoutError) as error:
             self.refused["handshake"] += 1
             log.debug("mesh.handshake_failed", address=host, reason=str(error))
-            if connection is not None:
-                connection.abort(None)
-            else:
-                accepted.close()
+            connection.abort(None)
+            accepted.close()
         finally:
             self._strangers[host] -= 1
             if not self._strangers[host]:
