@@ -164,7 +164,12 @@ class ClientConnection(Connection):
         """Tell everyone who waits."""
         failure = self.failure
         if not self.welcome.done():
-            self.welcome.set_exception(failure or Unavailable("the connection was closed"))
+            # The loops close a failed handshake without TLS's alert, so the server cannot say which it is.
+            closed = Unavailable(
+                f"{text(self.address)} closed the connection without a welcome: it does not accept our "
+                "certificate (expired, or of another CA), or has too many connections"
+            )
+            self.welcome.set_exception(failure if isinstance(failure, SwarmletError) else closed)
             self.welcome.exception()  # read, so that nobody is warned when no one waits for it
         why = failure or "closed by the peer"
         for reply in self._replies.values():
@@ -250,10 +255,6 @@ def _tls_failure(address: Address, error: ssl.SSLError) -> SwarmletError:
         if error.verify_code == _EXPIRED:
             return Unavailable(f"{where}: its certificate has expired; restart its agent to renew it")
         return Refused(f"{where} does not belong to this cluster: {error.verify_message}")
-    if "ALERT_UNKNOWN_CA" in str(error):
-        return Refused(f"{where} belongs to another cluster: it does not know the CA of our certificate")
-    if "ALERT_CERTIFICATE_EXPIRED" in str(error):
-        return Refused(f"{where} refuses our certificate because it has expired; it must be renewed")
     return Unavailable(f"{where}: TLS failed: {error.reason or error}")
 
 
