@@ -23,6 +23,8 @@ class NodeCertificate:
 
     cluster: ClusterId
     node: NodeId
+    #: The node's name when the certificate was issued; decoration, for people.
+    name: str
     not_before: float
     not_after: float
     #: SHA-256 of the public key (DER, SubjectPublicKeyInfo).
@@ -62,11 +64,18 @@ def load_certificate(certificate: bytes) -> NodeCertificate:
             return NodeCertificate(
                 cluster=named[0],
                 node=named[1],
+                name=_common_name(parsed),
                 not_before=parsed.not_valid_before_utc.timestamp(),
                 not_after=parsed.not_valid_after_utc.timestamp(),
                 key_digest=key_digest(public),
             )
     raise InvalidInput("not a node's certificate: it names no node")
+
+
+def _common_name(certificate: x509.Certificate) -> str:
+    for attribute in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
+        return str(attribute.value)
+    return ""
 
 
 def key_digest(key: CertificatePublicKeyTypes) -> bytes:

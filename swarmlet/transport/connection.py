@@ -26,6 +26,8 @@ class Connection(asyncio.Protocol):
         """Made by the loop's protocol factory; lives from `connection_made` to `connection_lost`."""
         self.limits = limits
         self.address: Address = ("", 0)
+        #: The address of this machine on this connection.
+        self.local_host = ""
         self.closed = False
         self.failure: Exception | None = None
         self._loop = asyncio.get_running_loop()
@@ -115,6 +117,7 @@ class Connection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=TRANSPORT_BUFFER_BYTES)
         where = transport.get_extra_info("peername") or ("", 0)
         self.address = (str(where[0]), int(where[1]))
+        self.local_host = str((transport.get_extra_info("sockname") or ("",))[0])
         self._heard_at = self._sent_at = self._checked_at = self._loop.time()
         self._keepalive = self._loop.call_later(self.limits.keepalive_seconds, self._check_alive)
 

@@ -33,6 +33,13 @@ def pytest_asyncio_loop_factories(
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
+async def eventually(fact: Callable[[], bool]) -> None:
+    """Return once `fact()` holds: for facts of the other end, which nobody announces."""
+    async with asyncio.timeout(5):
+        while not fact():  # noqa: ASYNC110 (nothing to wait on)
+            await asyncio.sleep(0.002)
+
+
 @dataclass
 class World:
     """Certificates of clusters and nodes, made once per test session."""
@@ -79,7 +86,12 @@ class Mesh:
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def serve(
-        self, node: str = "n1", *, cluster: str = CLUSTER, limits: Limits | None = None, issued: float | None = None
+        self,
+        node: str = "n1",
+        *,
+        cluster: str = CLUSTER,
+        limits: Limits | None = None,
+        issued: float | None = None,
     ) -> tuple[MeshServer, Address]:
         server = MeshServer(
             self.world.server(node, cluster, issued),
@@ -94,7 +106,12 @@ class Mesh:
         return server, address
 
     def client(
-        self, node: str = "n2", *, cluster: str = CLUSTER, limits: Limits | None = None, issued: float | None = None
+        self,
+        node: str = "n2",
+        *,
+        cluster: str = CLUSTER,
+        limits: Limits | None = None,
+        issued: float | None = None,
     ) -> MeshClient:
         context = self.world.client(node, cluster, issued)
         client = MeshClient(context, ClusterId(cluster), NodeId(node), rng=random.Random(1), limits=limits)
@@ -104,7 +121,7 @@ class Mesh:
 
 @pytest.fixture
 def mesh(world: World) -> Callable[[], contextlib.AbstractAsyncContextManager[Mesh]]:
-    """Opens a mesh: `async with mesh() as net:`."""
+    """Used as `async with mesh() as net:`."""
 
     @contextlib.asynccontextmanager
     async def opened() -> AsyncIterator[Mesh]:

@@ -31,7 +31,7 @@ from swarmlet.transport.limits import Limits
 from swarmlet.transport.peer import Peer
 from swarmlet.transport.server import Handlers, MeshServer
 
-from .conftest import CLUSTER, Mesh, World
+from .conftest import CLUSTER, Mesh, World, eventually
 
 OpenMesh = Callable[[], contextlib.AbstractAsyncContextManager[Mesh]]
 N1 = NodeId("n1")
@@ -151,7 +151,7 @@ async def test_a_request_that_times_out_has_an_unknown_outcome_and_is_cancelled_
             return b""
 
         server.handlers.register("hang", hang)
-        with pytest.raises(UnknownOutcome, match="did not answer hang within 0.05 s"):
+        with pytest.raises(UnknownOutcome, match=r"did not answer hang within 0\.05 s"):
             await net.client().request(address, N1, "hang", b"", timeout=0.05)
         async with asyncio.timeout(5):
             await cancelled.wait()
@@ -265,10 +265,9 @@ async def test_oneway_messages_arrive_in_order_also_those_sent_before_the_connec
         await asyncio.sleep(0)  # run() owns the background connects
         messages = [b"%d" % number for number in range(100)]
         assert all(client.send(address, N1, "raft", message) for message in messages[:50])
+        await eventually(lambda: len(got) == 50)
+        assert all(client.send(address, N1, "raft", message) for message in messages[50:])
         async with asyncio.timeout(5):
-            while len(got) < 50:
-                await asyncio.sleep(0.001)
-            assert all(client.send(address, N1, "raft", message) for message in messages[50:])
             await complete.wait()
         assert got == messages
 
@@ -334,7 +333,7 @@ async def test_expired_certificates_are_named_on_both_sides(mesh: OpenMesh) -> N
         long_ago = time.time_ns() / 1e9 - 100 * 86400
         server, address = net.serve()
         server.handlers.register("echo", echo)
-        with pytest.raises(Unavailable, match="does not accept our certificate .expired"):
+        with pytest.raises(Unavailable, match=r"does not accept our certificate \(expired"):
             await net.client(issued=long_ago).request(address, N1, "echo", b"", timeout=5)
         _, old = net.serve("n3", issued=long_ago)
         with pytest.raises(Unavailable, match="its certificate has expired"):
@@ -378,16 +377,11 @@ async def test_garbage_slow_loris_and_oversize_frames_leave_the_server_serving(
         server.handlers.register("echo", echo)
         loop = asyncio.get_running_loop()
 
-        async def wait_refused(count: int) -> None:
-            async with asyncio.timeout(5):
-                while server.refused["handshake"] < count:
-                    await asyncio.sleep(0.005)
-
         for number, data in enumerate((b"GET / HTTP/1.1\r\n\r\n" * 50, b"\x16", b""), 1):
             with socket.create_connection(address) as raw:
                 raw.setblocking(False)
                 await loop.sock_sendall(raw, data)
-                await wait_refused(number)
+                await eventually(lambda count=number: server.refused["handshake"] >= count)
         client = net.client()
         assert await client.request(address, N1, "echo", b"x", timeout=5) == b"x"
         (slot,) = client._slots.values()
@@ -436,9 +430,7 @@ async def test_connections_beyond_the_bound_are_closed_and_room_is_used_again(me
             await second.request(address, N1, "echo", b"", timeout=5)
         assert server.refused["too_many"] >= 1
         first.close()
-        async with asyncio.timeout(5):
-            while server._connections:
-                await asyncio.sleep(0.005)
+        await eventually(lambda: not server._connections)
         assert await net.client("n3").request(address, N1, "echo", b"z", timeout=5) == b"z"
 
 
@@ -448,9 +440,7 @@ async def test_unfinished_handshakes_of_one_address_are_bounded(mesh: OpenMesh) 
         with contextlib.ExitStack() as sockets:
             for _ in range(4):
                 sockets.enter_context(socket.create_connection(address))
-            async with asyncio.timeout(5):
-                while server.refused["too_many"] < 2:
-                    await asyncio.sleep(0.005)
+            await eventually(lambda: server.refused["too_many"] >= 2)
             assert server._strangers["127.0.0.1"] == 2
 
 
@@ -505,7 +495,7 @@ async def test_a_refused_connection_is_unavailable_and_backs_off(mesh: OpenMesh)
             address = ("127.0.0.1", unused.getsockname()[1])
         client = net.client()
         for _ in range(3):
-            with pytest.raises(Unavailable, match="cannot reach 127.0.0.1"):
+            with pytest.raises(Unavailable, match=r"cannot reach 127\.0\.0\.1"):
                 await client.request(address, N1, "echo", b"", timeout=5)
         (slot,) = client._slots.values()
         assert slot.wait == Limits().backoff_seconds_min
