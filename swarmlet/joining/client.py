@@ -16,7 +16,7 @@ from typing import TypeVar, overload
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from swarmlet.config import parse_address
-from swarmlet.errors import InvalidInput, JoinRefused, SwarmletError, Unavailable, WireError
+from swarmlet.errors import InvalidInput, JoinRefused, Refused, SwarmletError, Unavailable, WireError
 from swarmlet.ids import ClusterId, NodeId
 from swarmlet.joining.identity import Identity
 from swarmlet.joining.message import (
@@ -315,6 +315,8 @@ async def _connected(target: Address, limits: Limits, seconds: float) -> AsyncIt
         raise JoinRefused(
             "unreachable", f"{error}; is its agent running, and TCP port {target[1]} open on that machine?"
         ) from error
+    except Refused as error:
+        raise JoinRefused("version", str(error)) from error
     except TimeoutError as error:
         raise JoinRefused(
             "unreachable",
@@ -350,4 +352,10 @@ async def _ask(
         raise JoinRefused("unreachable", what) from error
     except Unavailable as error:
         raise JoinRefused("unreachable", f"the cluster cannot take a node now: {error}; try again") from error
-    return answer if codec is None else codec.decode(answer)
+    if codec is None:
+        return answer
+    try:
+        return codec.decode(answer)
+    except WireError as error:
+        what = f"{text(connection.address)} answers {method} in a form this version does not know: {error}"
+        raise JoinRefused("version", what) from error

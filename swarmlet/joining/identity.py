@@ -10,6 +10,7 @@ import fcntl
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from swarmlet.errors import Conflict, InvalidInput, StorageError, WireError
 from swarmlet.ids import ClusterId, NodeId
@@ -149,7 +150,7 @@ class DataDirectory:
         self.path = path
         self._lock: int | None = None
 
-    def __enter__(self) -> DataDirectory:
+    def __enter__(self) -> Self:
         """Create the directory (0700) and lock it. Raises Conflict naming the process that has it."""
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from swarmlet.errors import InvalidInput, Overloaded
 from swarmlet.joining.message import ProbeReply
-from swarmlet.transport.dial import dial
+from swarmlet.transport.dial import dial, reason
 from swarmlet.transport.peer import Address, text
 
 MAGIC = b"swarmlet-probe\x01"
@@ -81,7 +81,7 @@ class Prober:
         except TimeoutError:
             return f"no answer within {self._seconds:g} s"
         except OSError as error:
-            return error.strerror or str(error)
+            return reason(error)
         return "" if answer == nonce else "another program answers there"
 
 

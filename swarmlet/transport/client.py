@@ -14,7 +14,7 @@ from typing import Literal
 from swarmlet.errors import Overloaded, Refused, SwarmletError, Unavailable, UnknownOutcome, WireError
 from swarmlet.ids import ClusterId, NodeId
 from swarmlet.transport.connection import Connection
-from swarmlet.transport.dial import dial
+from swarmlet.transport.dial import dial, reason
 from swarmlet.transport.failure import unpack_error
 from swarmlet.transport.frame import (
     PROTOCOL_VERSION,
@@ -224,7 +224,7 @@ async def open_connection(
         try:
             sock = await dial(address)
         except OSError as error:
-            raise Unavailable(f"cannot reach {text(address)}: {error.strerror or error}") from error
+            raise Unavailable(f"cannot reach {text(address)}: {reason(error)}") from error
     connection: ClientConnection | None = None
     try:
         _, connection = await loop.create_connection(
@@ -244,7 +244,7 @@ async def open_connection(
         if isinstance(error, ssl.SSLError):
             raise _tls_failure(address, error) from error
         if isinstance(error, OSError):
-            raise Unavailable(f"{text(address)}: {error.strerror or error}") from error
+            raise Unavailable(f"{text(address)}: {reason(error)}") from error
         raise
     return connection
 

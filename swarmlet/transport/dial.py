@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import socket
 from typing import cast
 
@@ -42,3 +43,10 @@ async def dial(address: Address) -> socket.socket:
         else:
             return sock
     raise failure or OSError(f"{address[0]}: no address")
+
+
+def reason(error: OSError) -> str:
+    """What went wrong, in the system's words: the loops put an address where `strerror` should be."""
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return error.strerror or str(error)

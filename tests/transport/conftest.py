@@ -92,10 +92,11 @@ class Mesh:
         cluster: str = CLUSTER,
         limits: Limits | None = None,
         issued: float | None = None,
+        host: str = "127.0.0.1",
     ) -> tuple[MeshServer, Address]:
         server = MeshServer(
             self.world.server(node, cluster, issued),
-            ("127.0.0.1", 0),
+            (host, 0),
             Handlers(),
             cluster=ClusterId(cluster),
             node=NodeId(node),
@@ -121,7 +122,7 @@ class Mesh:
 
 @pytest.fixture
 def mesh(world: World) -> Callable[[], contextlib.AbstractAsyncContextManager[Mesh]]:
-    """Used as `async with mesh() as net:`."""
+    """Opens a place where servers and clients can be started; leaving it ends them."""
 
     @contextlib.asynccontextmanager
     async def opened() -> AsyncIterator[Mesh]:

@@ -369,6 +369,10 @@ async def test_admission_can_refuse_a_removed_node(mesh: OpenMesh) -> None:
             await net.client().request(address, N1, "echo", b"", timeout=5)
 
 
+def refused_at_least(server: MeshServer, count: int) -> Callable[[], bool]:
+    return lambda: server.refused["handshake"] >= count
+
+
 async def test_garbage_slow_loris_and_oversize_frames_leave_the_server_serving(
     mesh: OpenMesh, world: World
 ) -> None:
@@ -381,7 +385,7 @@ async def test_garbage_slow_loris_and_oversize_frames_leave_the_server_serving(
             with socket.create_connection(address) as raw:
                 raw.setblocking(False)
                 await loop.sock_sendall(raw, data)
-                await eventually(lambda count=number: server.refused["handshake"] >= count)
+                await eventually(refused_at_least(server, number))
         client = net.client()
         assert await client.request(address, N1, "echo", b"x", timeout=5) == b"x"
         (slot,) = client._slots.values()
@@ -548,3 +552,20 @@ async def test_a_taken_port_is_named(mesh: OpenMesh) -> None:
         await asyncio.sleep(0)
         with pytest.raises(InvalidInput, match=f"cannot listen on 127.0.0.1:{address[1]}"):
             MeshServer(net.world.server("n1"), address, Handlers(), cluster=CLUSTER, node=N1).listen()
+
+
+@pytest.mark.parametrize(("bound", "reached"), [("::1", "::1"), ("::", "::1"), ("::", "127.0.0.1")])
+async def test_the_mesh_speaks_ipv6_and_both_on_the_unspecified_address(
+    mesh: OpenMesh, bound: str, reached: str
+) -> None:
+    async with mesh() as net:
+        server, (_, port) = net.serve(host=bound)
+        server.handlers.register("echo", echo)
+        assert await net.client().request((reached, port), N1, "echo", b"6", timeout=5) == b"6"
+
+
+async def test_a_name_is_resolved(mesh: OpenMesh) -> None:
+    async with mesh() as net:
+        server, (_, port) = net.serve()
+        server.handlers.register("echo", echo)
+        assert await net.client().request(("localhost", port), N1, "echo", b"n", timeout=5) == b"n"
