@@ -16,7 +16,9 @@ def test_an_address_has_a_host_and_perhaps_a_port(text: str, address: tuple[str,
     assert parse_address(text, 1) == address
 
 
-@pytest.mark.parametrize("text", ["", ":1", "h:", "h:0", "h:65536", "h:١", "[::1", "[]", "[::1]2", "a b", "a/b"])
+@pytest.mark.parametrize(
+    "text", ["", ":1", "h:", "h:0", "h:65536", "h:١", "[::1", "[]", "[::1]2", "a b", "a/b"]
+)
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match="not an address"):
         parse_address(text, 1)

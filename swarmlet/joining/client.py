@@ -102,7 +102,7 @@ async def enrol(
     others reach it; empty: the address this machine uses towards `target`. `current` is what the data
     directory holds already. `now` gives wall time in seconds.
 
-    Raises JoinRefused with one of the codes in `docs/reference`; InvalidInput for the name or a taken port.
+    Raises JoinRefused with one of the codes in `docs/reference/join-errors.md`; InvalidInput for the name or a taken port.
     """
     check_name(name)
     _check_vacant(current)

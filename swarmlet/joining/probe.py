@@ -16,7 +16,7 @@ from typing import Protocol
 
 from swarmlet.errors import InvalidInput, Overloaded
 from swarmlet.joining.message import ProbeReply
-from swarmlet.transport.dial import dial, reason
+from swarmlet.transport.dial import dial, reason, resolve
 from swarmlet.transport.peer import Address, text
 
 MAGIC = b"swarmlet-probe\x01"
@@ -54,6 +54,11 @@ class Prober:
             raise InvalidInput(f"a probe's nonce has {NONCE_BYTES} fresh random bytes")
         if len(self._arrived) >= PROBES_MAX:
             raise Overloaded(f"{PROBES_MAX} joiners are being probed already", 2.0)
+        try:
+            async with asyncio.timeout(self._seconds):
+                (_, address), *_ = await resolve(address)
+        except OSError as error:  # a timeout is one, too
+            return ProbeReply(tcp_in=False, udp_out=False, reason=f"{address[0]}: {reason(error)}")
         arrived = self._arrived[nonce] = asyncio.Event()
         try:
             async with asyncio.TaskGroup() as group:
@@ -62,11 +67,11 @@ class Prober:
                 sending = group.create_task(
                     repeat(lambda: self._datagrams.sendto(MAGIC + nonce, address), self._seconds, arrived)
                 )
-                reason, udp_out = await tcp, await udp
+                blocked, udp_out = await tcp, await udp
                 await sending
         finally:
             del self._arrived[nonce]
-        return ProbeReply(tcp_in=not reason, udp_out=udp_out, reason=reason)
+        return ProbeReply(tcp_in=not blocked, udp_out=udp_out, reason=blocked)
 
     async def _connect_back(self, address: Address, nonce: bytes) -> str:
         """Why the joiner can not be reached over TCP; empty where it can."""
@@ -158,7 +163,8 @@ def _bound(bind: str, port: int, nonce: bytes) -> tuple[socket.socket, socket.so
 async def repeat(send: Callable[[], None], seconds: float, until: asyncio.Event | None = None) -> None:
     """Call `send` every tenth of `seconds`, as long as they last or until `until` is set: single datagrams get lost."""
     for _ in range(10):
-        with suppress(OSError):
+        # ValueError: uvloop's for an address of the other family.
+        with suppress(OSError, ValueError):
             send()
         if await wait_event(until or asyncio.Event(), seconds / 10):
             return

@@ -37,6 +37,8 @@ from swarmlet.transport.server import Handlers
 
 #: Enrolments under way at one node: each is a write of the replicated state.
 ENROLMENTS_MAX = 32
+#: The longest host name there is.
+HOST_CHARACTERS_MAX = 253
 #: A node's name: a host name without dots at the ends, that fits a certificate and a column.
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
@@ -179,6 +181,8 @@ class JoinServer:
                 f"this cluster speaks joining version {VERSION}, the joiner {request.version}: upgrade it",
             )
         check_name(request.name)
+        if not 0 < request.port < 65536 or not 0 < len(request.host) <= HOST_CHARACTERS_MAX:
+            raise InvalidInput(f"not an address: {request.host[:HOST_CHARACTERS_MAX]!r} port {request.port}")
         key = key_digest(requested_key(request.request))
         authority = await self._enrolment.authority()
         applicant = Applicant(

@@ -11,6 +11,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Literal
 
+import structlog
+
 from swarmlet.errors import Overloaded, Refused, SwarmletError, Unavailable, UnknownOutcome, WireError
 from swarmlet.ids import ClusterId, NodeId
 from swarmlet.transport.connection import Connection
@@ -29,6 +31,8 @@ from swarmlet.transport.frame import (
 )
 from swarmlet.transport.limits import ITEM_OVERHEAD_BYTES, Limits
 from swarmlet.transport.peer import Address, certified, text
+
+log = structlog.get_logger(__name__)
 
 #: What a ping found; see `MeshClient.ping`.
 PingAnswer = Literal["ack", "refused", "stalled", "silent"]
@@ -533,6 +537,9 @@ class MeshClient:
                 self.dropped += not connection.oneway(*slot.pending.popleft())
         except (SwarmletError, TimeoutError):
             self.dropped += len(slot.pending)
+        except Exception:
+            # One address must never end the client.
+            log.exception("mesh.connect_failed", address=text(key[0]))
         finally:
             slot.opening = False
             slot.pending.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import os
 import socket
@@ -12,17 +13,22 @@ from swarmlet.transport.peer import Address
 
 
 async def resolve(address: Address) -> list[tuple[socket.AddressFamily, Address]]:
-    """The addresses behind `address`, as (family, (host, port)). Raises OSError when a name has none."""
+    """The addresses behind `address`, as (family, (host, port)). Raises OSError when there are none."""
     host, port = address
+    if not 0 < port < 65536:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     try:
-        literal = ipaddress.ip_address(host.partition("%")[0])
+        literal = ipaddress.ip_address(host)
     except ValueError:
         pass
     else:
         if "%" not in host:  # a scope id needs the resolver
             return [(socket.AF_INET6 if literal.version == 6 else socket.AF_INET, address)]
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except ValueError as error:  # bytes that can be no name
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from error
     return [(family, cast("Address", where)) for family, _, _, _, where in found]
 
 
@@ -49,4 +55,4 @@ def reason(error: OSError) -> str:
     """What went wrong, in the system's words: the loops put an address where `strerror` should be."""
     if error.errno is not None and error.errno > 0:
         return os.strerror(error.errno)
-    return error.strerror or str(error)
+    return error.strerror or str(error) or ("timed out" if isinstance(error, TimeoutError) else repr(error))

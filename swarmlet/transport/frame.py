@@ -109,7 +109,9 @@ class FrameReader:
             end = at + _LENGTH.size + length
             if len(buffer) < end:
                 break
-            frames.append(_frame_codec.decode(bytes(buffer[at + _LENGTH.size : end])))
+            # Decoded in place: the body is the only copy.
+            with memoryview(buffer) as whole, whole[at + _LENGTH.size : end] as part:
+                frames.append(_frame_codec.decode(part))
             at = end
         del buffer[:at]
         return frames

@@ -21,6 +21,9 @@ class Limits:
     connections_max: int = 8192
     #: Connections that have not shown who they are. Enough for a whole rack reconnecting at once.
     strangers_max: int = 512
+    #: How long a stranger may stay, and how much it may ask at once: joining is a handful of requests in turn.
+    stranger_seconds: float = 60.0
+    stranger_requests_max: int = 4
     #: One address cannot take all of `strangers_max`; a NAT with dozens of nodes still gets in.
     strangers_per_address_max: int = 64
     #: Requests of one peer that are worked on at once; beyond it the peer is told to slow down.

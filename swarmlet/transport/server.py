@@ -221,9 +221,19 @@ class MeshServer:
                     ssl_shutdown_timeout=SHUTDOWN_SECONDS,
                 )
                 await connection.wait_greeted()
+            if connection.peer is not None and connection.peer.node is None:
+                # It counts as a stranger until it has gone.
+                async with asyncio.timeout(self.limits.stranger_seconds):
+                    await connection.wait_lost()
         except (OSError, ssl.SSLError, TimeoutError) as error:
             self.refused["handshake"] += 1
             log.debug("mesh.handshake_failed", address=host, reason=str(error))
+            connection.abort(None)
+            accepted.close()
+        except Exception:
+            # One connection must never end the server.
+            self.refused["handshake"] += 1
+            log.exception("mesh.handshake_failed", address=host)
             connection.abort(None)
             accepted.close()
         finally:
@@ -354,8 +364,9 @@ class ServerConnection(Connection):
             request = self._server.handlers.requests.get(key)
             if request is None:
                 raise Refused(f"{self._server.node} has no method {frame.method} for {peer.purpose}")
-            if len(self._calls) - self._streams >= limits.requests_per_connection_max:
-                raise Overloaded(f"{limits.requests_per_connection_max} requests are under way already", 0.1)
+            most = limits.stranger_requests_max if peer.node is None else limits.requests_per_connection_max
+            if len(self._calls) - self._streams >= most:
+                raise Overloaded(f"{most} requests are under way already", 0.1)
             work = self._answer(peer, frame, request)
         else:
             stream = self._server.handlers.streams.get(key)
@@ -408,4 +419,7 @@ class ServerConnection(Connection):
             self._refuse(frame.id, Unavailable(what))
 
     def _refuse(self, id: int, error: SwarmletError) -> None:  # noqa: A002 (the frame's field)
-        self.send(Frame(kind=Kind.ERROR, id=id, body=pack_error(error)))
+        try:
+            self.send(Frame(kind=Kind.ERROR, id=id, body=pack_error(error)))
+        except WireError as failure:
+            self.abort(failure)  # an error too long to be said: the caller learns at least that it failed

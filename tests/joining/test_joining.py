@@ -286,3 +286,11 @@ async def test_a_known_key_renews_and_a_removed_or_revoked_node_does_not(cluster
         other = await made.start("c2")
         with pytest.raises(JoinRefused, match="another cluster"):
             await renew(other.address, identity)
+
+
+async def test_an_advertised_name_that_does_not_resolve_is_named(clusters: OpenClusters) -> None:
+    async with clusters() as made:
+        cluster = await made.start()
+        error = await refusal(cluster, cluster.token(), advertise="no..such")
+        assert error.code == "port_blocked_tcp"
+        assert "no..such: Invalid argument" in str(error)

@@ -25,7 +25,7 @@ from swarmlet.errors import (
 )
 from swarmlet.ids import NodeId
 from swarmlet.security.contexts import joining_context
-from swarmlet.transport.client import SYNC_METHOD, MeshClient, open_connection
+from swarmlet.transport.client import SYNC_METHOD, ClientConnection, MeshClient, open_connection
 from swarmlet.transport.frame import Frame, Kind, Purpose
 from swarmlet.transport.limits import Limits
 from swarmlet.transport.peer import Peer
@@ -355,6 +355,44 @@ async def test_without_a_certificate_only_joining_is_possible(mesh: OpenMesh, wo
         with pytest.raises(UnknownOutcome):
             await connection.request("join", bytes(70_000))
         assert connection.closed
+
+
+async def test_a_stranger_neither_stays_nor_asks_much(mesh: OpenMesh) -> None:
+    async with mesh() as net:
+        server, address = net.serve(limits=Limits(stranger_seconds=0.2, stranger_requests_max=1))
+
+        async def hang(peer: Peer, body: bytes) -> bytes:
+            await asyncio.Event().wait()
+            return b""
+
+        server.handlers.register("hang", hang, purpose=Purpose.JOIN)
+        connection = await open_connection(address, joining_context(), "", Purpose.JOIN, Limits())
+        assert server._strangers.total() == 1
+        async with asyncio.TaskGroup() as group:
+            outcome = group.create_task(asked_in_vain(connection))
+            await asyncio.sleep(0)
+            with pytest.raises(Overloaded):
+                await connection.request("hang", b"")
+        assert isinstance(outcome.result(), UnknownOutcome)
+        await eventually(lambda: not server._strangers)
+
+
+async def asked_in_vain(connection: ClientConnection) -> Exception | None:
+    try:
+        await connection.request("hang", b"")
+    except UnknownOutcome as error:
+        return error
+    return None
+
+
+async def test_addresses_that_can_be_none_are_unavailable(mesh: OpenMesh) -> None:
+    async with mesh() as net:
+        client = net.client()
+        await asyncio.sleep(0)
+        for address in (("127.0.0.1", 0), ("127.0.0.1", 99999), ("a..b", 1), ("\0", 1), ("é" * 70, 1)):
+            with pytest.raises(Unavailable):
+                await client.request(address, N1, "echo", b"", timeout=5)
+            assert await client.ping(address, N1, 5) == "silent"
 
 
 async def test_admission_can_refuse_a_removed_node(mesh: OpenMesh) -> None:
