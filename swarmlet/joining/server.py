@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from swarmlet.errors import InvalidInput, JoinRefused, NotLeader, Overloaded, Unauthorized
-from swarmlet.ids import ClusterId, NodeId
+from swarmlet.ids import ClusterId, NodeId, RequestId, derive
 from swarmlet.joining.message import (
     CHECK,
     ENROL,
@@ -28,7 +28,7 @@ from swarmlet.joining.message import (
     renew_request_codec,
 )
 from swarmlet.joining.probe import Prober
-from swarmlet.security.authority import Authority, judge_renewal, requested_key
+from swarmlet.security.authority import Authority, judge_renewal, node_id_of, requested_key
 from swarmlet.security.certificate import key_digest, load_certificate
 from swarmlet.security.token import secret_hash
 from swarmlet.transport.frame import Purpose
@@ -47,9 +47,12 @@ _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 class Applicant:
     """A machine that wants to become a node. Its secret stays outside the replicated state."""
 
-    token_hash: str
-    #: SHA-256 of its public key: the same key asking twice is the same machine.
-    key_digest: bytes
+    token_hash: bytes
+    #: Derived from its key: the same key asking twice is the same machine, and gets the same node.
+    node: NodeId
+    #: Depends on key, token and name alone. With it as the command's request id, an applicant whose answer
+    #: was lost asks again without using the token twice.
+    request_id: RequestId
     name: str
     host: str
     port: int
@@ -59,7 +62,6 @@ class Applicant:
 class Admission:
     """What the cluster decided about an applicant, and what it gives a node."""
 
-    node: NodeId
     cluster_key: bytes
     gossip_keys: tuple[bytes, ...]
     members: tuple[MemberAddress, ...]
@@ -69,18 +71,17 @@ class Admission:
 class Enrolment(Protocol):
     """The replicated state's part. Every method may raise NotLeader; then the node asks the leader."""
 
-    async def check(self, token_hash: str) -> None:
+    async def check(self, token_hash: bytes) -> None:
         """Raise JoinRefused unless the token could be used now. Uses nothing up."""
 
     async def admit(self, applicant: Applicant) -> Admission:
         """Use the token once and take the name, in one command; raise JoinRefused and change nothing otherwise.
 
-        The same key with the same name gets the same node again, without another use of the token: its
-        first answer may have been lost.
+        A repeated request id gets the answer of the first.
         """
 
-    async def known_key(self, node: NodeId) -> tuple[bytes | None, bool]:
-        """The digest of the key on record for `node` (None: no such node), and whether it is revoked."""
+    async def is_member(self, node: NodeId) -> bool:
+        """Whether the cluster knows `node`: it joined, and was not removed."""
 
     async def authority(self) -> Authority:
         """The CA with its key, opened."""
@@ -150,12 +151,12 @@ class JoinServer:
     async def probe(self, peer: Peer, body: bytes) -> bytes:
         """Connect back to the joiner, once its token is known to be good: strangers can not aim us at others."""
         request = probe_request_codec.decode(body)
-        await self._at_leader(peer, CHECK, secret_hash(request.secret).encode(), self.check)
+        await self._at_leader(peer, CHECK, secret_hash(request.secret), self.check)
         return probe_reply_codec.encode(await self._prober.probe((request.host, request.port), request.nonce))
 
     async def check(self, peer: Peer, body: bytes) -> bytes:
         """Whether a token (its hash) could be used now."""
-        await self._enrolment.check(body.decode("ascii", "replace"))
+        await self._enrolment.check(body)
         return b""
 
     async def enrol(self, peer: Peer, body: bytes) -> bytes:
@@ -185,9 +186,11 @@ class JoinServer:
             raise InvalidInput(f"not an address: {request.host[:HOST_CHARACTERS_MAX]!r} port {request.port}")
         key = key_digest(requested_key(request.request))
         authority = await self._enrolment.authority()
+        token_hash, node = secret_hash(request.secret), node_id_of(self._cluster, key)
         applicant = Applicant(
-            token_hash=secret_hash(request.secret),
-            key_digest=key,
+            token_hash=token_hash,
+            node=node,
+            request_id=RequestId(derive("enrol", node, token_hash.hex(), request.name)),
             name=request.name,
             host=request.host,
             port=request.port,
@@ -195,13 +198,13 @@ class JoinServer:
         admission = await self._enrolment.admit(applicant)
         certificate = authority.sign(
             request.request,
-            node=admission.node,
+            node=node,
             name=request.name,
             addresses=(request.host,),
             now=self._now(),
         )
         reply = EnrolReply(
-            node=admission.node,
+            node=node,
             cluster=self._cluster,
             certificate=certificate,
             authority=self._authority,
@@ -215,8 +218,8 @@ class JoinServer:
     async def _renew_here(self, peer: Peer, body: bytes) -> bytes:
         request = renew_request_codec.decode(body)
         old = load_certificate(request.certificate)
-        known, revoked = await self._enrolment.known_key(old.node)
-        judge_renewal(request.certificate, self._authority, request.request, known_key=known, revoked=revoked)
+        is_member = await self._enrolment.is_member(old.node)
+        judge_renewal(request.certificate, self._authority, request.request, lambda _: is_member)
         authority = await self._enrolment.authority()
         hosts = (request.host,) if request.host else ()
         return authority.sign(request.request, node=old.node, name=old.name, addresses=hosts, now=self._now())

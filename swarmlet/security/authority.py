@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -18,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from swarmlet.errors import InvalidInput, Refused, StorageError
-from swarmlet.ids import ClusterId, NodeId, node_uri
+from swarmlet.ids import ClusterId, NodeId, derive, node_uri
 from swarmlet.security.certificate import NodeCertificate, key_digest, load_certificate
 
 #: Long enough that renewing is rare, short enough that a stolen certificate ends.
@@ -150,23 +151,29 @@ def requested_key(request: bytes) -> ec.EllipticCurvePublicKey:
     return public
 
 
-def judge_renewal(
-    certificate: bytes, authority: bytes, request: bytes, *, known_key: bytes | None, revoked: bool
-) -> NodeCertificate:
-    """The node that may have a new certificate for its old one, expired or not; raises Refused.
+def node_id_of(cluster: ClusterId, key: bytes) -> NodeId:
+    """The id of the node whose public key has this digest (`certificate.key_digest`).
 
-    `known_key` is the digest of the key that the cluster has on record for that node (None: no such node).
-    The request's own signature proves that the key's owner asks; an expired certificate proves no more
-    than which node it was, so it may do this and nothing else.
+    A node is its key: asking twice with one key is asking for one node, and revoking the node revokes the key.
+    """
+    return NodeId(derive("node", cluster, key.hex()))
+
+
+def judge_renewal(
+    certificate: bytes, authority: bytes, request: bytes, is_member: Callable[[NodeId], bool]
+) -> NodeCertificate:
+    """What the old certificate says, where it may be replaced by a new one, expired or not; raises Refused.
+
+    `is_member`: whether the cluster still knows the node; a removed node's key is revoked with it. The old
+    certificate binds the node to its key, and the request's signature proves that the key's owner asks. An
+    expired certificate is good for this and nothing else.
     """
     if not is_issued_by(certificate, authority):
         raise Refused("the old certificate was not issued by this cluster's CA")
     old = load_certificate(certificate)
-    if known_key is None:
+    if not is_member(old.node):
         raise Refused(f"node {old.node} is not a member of this cluster any more: join again with a token")
-    if revoked:
-        raise Refused(f"the key of node {old.node} was revoked: join again with a token")
-    if old.key_digest != known_key or key_digest(requested_key(request)) != known_key:
+    if key_digest(requested_key(request)) != old.key_digest:
         raise Refused(f"node {old.node} may renew for the key it joined with, and no other: join again")
     return old
 

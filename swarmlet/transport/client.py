@@ -429,7 +429,10 @@ class MeshClient:
         return "ack"
 
     async def sync(self, address: Address, node: NodeId, data: bytes, timeout: float) -> bytes:  # noqa: ASYNC109
-        """Gossip's push/pull: send `data`, return the answer. Raises Unavailable and what the handler raised."""
+        """Gossip's push/pull: send `data` to `node` (empty: whoever is there), return the answer.
+
+        Raises Unavailable and what the handler raised.
+        """
         try:
             async with asyncio.timeout(timeout):
                 connection = await self._open(address, node, Purpose.GOSSIP)
@@ -451,7 +454,7 @@ class MeshClient:
         problem: SwarmletError | None = None
         if named is None or named[0] != self.cluster:
             problem = Refused(f"{text(address)} is no node of cluster {self.cluster}")
-        elif node is not None and named[1] != node:
+        elif node and named[1] != node:
             problem = Unavailable(f"{text(address)} is node {named[1]}, not {node}")
         if problem is not None:
             connection.close()

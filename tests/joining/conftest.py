@@ -14,9 +14,10 @@ from ssl import SSLContext
 
 import pytest
 import uvloop
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from swarmlet.errors import JoinRefused, NotLeader
-from swarmlet.ids import ClusterId, NodeId, derive
+from swarmlet.ids import ClusterId, NodeId
 from swarmlet.joining.client import Enrolled, enrol
 from swarmlet.joining.identity import Identity
 from swarmlet.joining.message import MemberAddress
@@ -57,12 +58,11 @@ class MemoryEnrolment:
 
     def __init__(self, authority: Authority) -> None:
         self.ca = authority
-        self.tokens: dict[str, Terms] = {}
+        self.tokens: dict[bytes, Terms] = {}
         self.nodes: dict[NodeId, Applicant] = {}
-        self.revoked: set[NodeId] = set()
         self.leads = True
 
-    def _judge(self, token_hash: str) -> Terms:
+    def _judge(self, token_hash: bytes) -> Terms:
         if not self.leads:
             raise NotLeader("n1")
         terms = self.tokens.get(token_hash)
@@ -71,26 +71,22 @@ class MemoryEnrolment:
             raise refusal(verdict)
         return terms
 
-    async def check(self, token_hash: str) -> None:
+    async def check(self, token_hash: bytes) -> None:
         self._judge(token_hash)
 
     async def admit(self, applicant: Applicant) -> Admission:
-        node = NodeId(derive(self.ca.cluster, applicant.name, applicant.key_digest.hex()))
-        if node not in self.nodes:
+        if applicant.node not in self.nodes:
             terms = self._judge(applicant.token_hash)
             if any(known.name == applicant.name for known in self.nodes.values()):
                 raise JoinRefused("name_taken", f"a node named {applicant.name} is in the cluster already")
             if terms.uses_left is not None:
                 self.tokens[applicant.token_hash] = replace(terms, uses_left=terms.uses_left - 1)
-            self.nodes[node] = applicant
+            self.nodes[applicant.node] = applicant
         members = (MemberAddress(node="n1", name="one", host="127.0.0.1", port=4747),)
-        return Admission(
-            node=node, cluster_key=b"k" * 32, gossip_keys=(b"g" * 32,), members=members, feature_level=1
-        )
+        return Admission(cluster_key=b"k" * 32, gossip_keys=(b"g" * 32,), members=members, feature_level=1)
 
-    async def known_key(self, node: NodeId) -> tuple[bytes | None, bool]:
-        applicant = self.nodes.get(node)
-        return (applicant.key_digest if applicant else None), node in self.revoked
+    async def is_member(self, node: NodeId) -> bool:
+        return node in self.nodes
 
     async def authority(self) -> Authority:
         if not self.leads:
@@ -139,6 +135,7 @@ class Cluster:
         token: Token,
         *,
         name: str = "two",
+        key: ec.EllipticCurvePrivateKey | None = None,
         advertise: str = "",
         current: Identity | None = None,
         address: Address | None = None,
@@ -148,7 +145,7 @@ class Cluster:
             token,
             address or self.address,
             name=name,
-            key=create_key(),
+            key=key or create_key(),
             bind="127.0.0.1",
             port=0,
             advertise=advertise,

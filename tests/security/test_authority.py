@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from swarmlet.errors import InvalidInput, Refused, StorageError
 from swarmlet.ids import ClusterId, NodeId
-from swarmlet.security.authority import Authority, is_issued_by, judge_renewal, requested_key
+from swarmlet.security.authority import Authority, is_issued_by, judge_renewal, node_id_of, requested_key
 from swarmlet.security.certificate import (
     create_key,
     create_request,
@@ -92,11 +92,9 @@ def test_keys_and_certificates_survive_pem() -> None:
 def renewal(
     certificate: bytes = CERTIFICATE,
     request: bytes = REQUEST,
-    known: bytes | None = KEY_DIGEST,
-    *,
-    revoked: bool = False,
+    members: tuple[NodeId, ...] = (NODE,),
 ) -> NodeId:
-    return judge_renewal(certificate, AUTHORITY.certificate, request, known_key=known, revoked=revoked).node
+    return judge_renewal(certificate, AUTHORITY.certificate, request, lambda node: node in members).node
 
 
 def test_an_expired_certificate_of_a_known_key_may_renew() -> None:
@@ -111,13 +109,15 @@ def test_renewal_is_refused_for_anything_else() -> None:
     with pytest.raises(Refused, match="not issued by"):
         renewal(foreign)
     with pytest.raises(Refused, match="not a member"):
-        renewal(known=None)
-    with pytest.raises(Refused, match="revoked"):
-        renewal(revoked=True)
+        renewal(members=())
     with pytest.raises(Refused, match="no other"):
         renewal(request=other)
-    with pytest.raises(Refused, match="no other"):
-        renewal(known=bytes(32))
+
+
+def test_a_node_is_its_key() -> None:
+    assert node_id_of(CLUSTER, KEY_DIGEST) == node_id_of(CLUSTER, KEY_DIGEST)
+    assert node_id_of(CLUSTER, KEY_DIGEST) != node_id_of(ClusterId("c2"), KEY_DIGEST)
+    assert node_id_of(CLUSTER, KEY_DIGEST) != node_id_of(CLUSTER, bytes(32))
 
 
 def test_contexts_speak_tls_1_3_alone(tmp_path: Path) -> None:
