@@ -47,7 +47,9 @@ _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 class Applicant:
     """A machine that wants to become a node. Its secret stays outside the replicated state."""
 
-    token_hash: bytes
+    token_hash: str
+    #: SHA-256 of its public key.
+    key_digest: bytes
     #: Derived from its key: the same key asking twice is the same machine, and gets the same node.
     node: NodeId
     #: Depends on key, token and name alone. With it as the command's request id, an applicant whose answer
@@ -62,6 +64,8 @@ class Applicant:
 class Admission:
     """What the cluster decided about an applicant, and what it gives a node."""
 
+    #: The applicant's `node`.
+    node: NodeId
     cluster_key: bytes
     gossip_keys: tuple[bytes, ...]
     members: tuple[MemberAddress, ...]
@@ -71,7 +75,7 @@ class Admission:
 class Enrolment(Protocol):
     """The replicated state's part. Every method may raise NotLeader; then the node asks the leader."""
 
-    async def check(self, token_hash: bytes) -> None:
+    async def check(self, token_hash: str) -> None:
         """Raise JoinRefused unless the token could be used now. Uses nothing up."""
 
     async def admit(self, applicant: Applicant) -> Admission:
@@ -151,12 +155,12 @@ class JoinServer:
     async def probe(self, peer: Peer, body: bytes) -> bytes:
         """Connect back to the joiner, once its token is known to be good: strangers can not aim us at others."""
         request = probe_request_codec.decode(body)
-        await self._at_leader(peer, CHECK, secret_hash(request.secret), self.check)
+        await self._at_leader(peer, CHECK, secret_hash(request.secret).encode(), self.check)
         return probe_reply_codec.encode(await self._prober.probe((request.host, request.port), request.nonce))
 
     async def check(self, peer: Peer, body: bytes) -> bytes:
         """Whether a token (its hash) could be used now."""
-        await self._enrolment.check(body)
+        await self._enrolment.check(body.decode("ascii", "replace"))
         return b""
 
     async def enrol(self, peer: Peer, body: bytes) -> bytes:
@@ -189,13 +193,15 @@ class JoinServer:
         token_hash, node = secret_hash(request.secret), node_id_of(self._cluster, key)
         applicant = Applicant(
             token_hash=token_hash,
+            key_digest=key,
             node=node,
-            request_id=RequestId(derive("enrol", node, token_hash.hex(), request.name)),
+            request_id=RequestId(derive("enrol", node, token_hash, request.name)),
             name=request.name,
             host=request.host,
             port=request.port,
         )
         admission = await self._enrolment.admit(applicant)
+        assert admission.node == node, "a node's id is derived from its key"
         certificate = authority.sign(
             request.request,
             node=node,

@@ -120,12 +120,12 @@ def admin_token(randomness: bytes) -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
-def admin_token_hash(token: str) -> bytes:
+def admin_token_hash(token: str) -> str:
     """What the cluster stores of an admin token (which is random, so a plain hash can not be searched)."""
-    return hashlib.sha256(b"swarmlet admin token\x00" + token.strip().encode()).digest()
+    return hashlib.sha256(b"swarmlet admin token\x00" + token.strip().encode()).hexdigest()
 
 
-def identify(token: str, stored_hash: bytes) -> Identity:
+def identify(token: str, stored_hash: str) -> Identity:
     """Whose `token` it is, compared in constant time. Empty: anonymous. Raises Unauthorized when wrong."""
     if not token:
         return ANONYMOUS

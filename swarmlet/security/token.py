@@ -107,9 +107,9 @@ def parse_target(text: str, default_port: int = MESH_PORT) -> tuple[Token, tuple
         raise JoinRefused("token_malformed", f"after '@': {error}") from error
 
 
-def secret_hash(secret: bytes) -> bytes:
+def secret_hash(secret: bytes) -> str:
     """What the cluster stores of a token. The secret is random, so a plain hash can not be searched."""
-    return hashlib.sha256(b"swarmlet join token\x00" + secret).digest()
+    return hashlib.sha256(b"swarmlet join token\x00" + secret).hexdigest()
 
 
 class Verdict(StrEnum):

@@ -58,11 +58,11 @@ class MemoryEnrolment:
 
     def __init__(self, authority: Authority) -> None:
         self.ca = authority
-        self.tokens: dict[bytes, Terms] = {}
+        self.tokens: dict[str, Terms] = {}
         self.nodes: dict[NodeId, Applicant] = {}
         self.leads = True
 
-    def _judge(self, token_hash: bytes) -> Terms:
+    def _judge(self, token_hash: str) -> Terms:
         if not self.leads:
             raise NotLeader("n1")
         terms = self.tokens.get(token_hash)
@@ -71,7 +71,7 @@ class MemoryEnrolment:
             raise refusal(verdict)
         return terms
 
-    async def check(self, token_hash: bytes) -> None:
+    async def check(self, token_hash: str) -> None:
         self._judge(token_hash)
 
     async def admit(self, applicant: Applicant) -> Admission:
@@ -83,7 +83,13 @@ class MemoryEnrolment:
                 self.tokens[applicant.token_hash] = replace(terms, uses_left=terms.uses_left - 1)
             self.nodes[applicant.node] = applicant
         members = (MemberAddress(node="n1", name="one", host="127.0.0.1", port=4747),)
-        return Admission(cluster_key=b"k" * 32, gossip_keys=(b"g" * 32,), members=members, feature_level=1)
+        return Admission(
+            node=applicant.node,
+            cluster_key=b"k" * 32,
+            gossip_keys=(b"g" * 32,),
+            members=members,
+            feature_level=1,
+        )
 
     async def is_member(self, node: NodeId) -> bool:
         return node in self.nodes

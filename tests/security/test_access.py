@@ -58,8 +58,8 @@ def test_the_admin_token_is_known_by_its_hash() -> None:
     stored = admin_token_hash(token)
     assert identify(token + "\n", stored) == ADMIN
     assert identify("", stored) == ANONYMOUS
-    for wrong in (token[:-1], token + "0", stored.hex(), "é"):
+    for wrong in (token[:-1], token + "0", stored, "é"):
         with pytest.raises(Unauthorized):
             identify(wrong, stored)
     with pytest.raises(Unauthorized):
-        identify(token, b"")
+        identify(token, "")
