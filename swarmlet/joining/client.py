@@ -248,6 +248,8 @@ async def _probe(
             f"tcp in is blocked: {text(target)} cannot connect to {text(address)} ({seen.reason}); "
             f"open TCP port {address[1]} on this machine, or tell where it is reached with --advertise",
         )
+    if not seen.udp_checked:
+        return
     udp_in = await wait_event(own.udp_in, probe_seconds / 10)
     blocked = [way for way, works in (("udp in", udp_in), ("udp out", seen.udp_out)) if not works]
     if blocked:

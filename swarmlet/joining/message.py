@@ -44,6 +44,8 @@ class ProbeReply(Record, tag="join-probed"):
     udp_out: bool
     #: Why TCP did not come in; "" where it did.
     reason: str = ""
+    #: False where the cluster's node has no datagram socket to probe with; then UDP is not judged.
+    udp_checked: bool = True
 
 
 class EnrolRequest(Record, tag="join-enrol"):

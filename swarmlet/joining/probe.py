@@ -8,6 +8,7 @@ made to amplify.
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -37,8 +38,8 @@ class Datagrams(Protocol):
 class Prober:
     """The cluster's side. The owner of the mesh's UDP socket hands datagrams that begin with MAGIC to it."""
 
-    def __init__(self, datagrams: Datagrams, *, seconds: float = PROBE_SECONDS) -> None:
-        """`seconds`: until a path counts as blocked."""
+    def __init__(self, datagrams: Datagrams | None, *, seconds: float = PROBE_SECONDS) -> None:
+        """`seconds`: until a path counts as blocked. Without `datagrams` only TCP is probed."""
         self._datagrams = datagrams
         self._seconds = seconds
         self._arrived: dict[bytes, asyncio.Event] = {}
@@ -59,14 +60,16 @@ class Prober:
                 (_, address), *_ = await resolve(address)
         except OSError as error:  # a timeout is one, too
             return ProbeReply(tcp_in=False, udp_out=False, reason=f"{address[0]}: {reason(error)}")
+        if self._datagrams is None:
+            blocked = await self._connect_back(address, nonce)
+            return ProbeReply(tcp_in=not blocked, udp_out=False, reason=blocked, udp_checked=False)
+        send = functools.partial(self._datagrams.sendto, MAGIC + nonce, address)
         arrived = self._arrived[nonce] = asyncio.Event()
         try:
             async with asyncio.TaskGroup() as group:
                 tcp = group.create_task(self._connect_back(address, nonce))
                 udp = group.create_task(wait_event(arrived, self._seconds))
-                sending = group.create_task(
-                    repeat(lambda: self._datagrams.sendto(MAGIC + nonce, address), self._seconds, arrived)
-                )
+                sending = group.create_task(repeat(send, self._seconds, arrived))
                 blocked, udp_out = await tcp, await udp
                 await sending
         finally:

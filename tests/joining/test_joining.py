@@ -13,6 +13,7 @@ from swarmlet.errors import InvalidInput, JoinRefused, Refused
 from swarmlet.ids import ClusterId
 from swarmlet.joining.client import enrol, renew
 from swarmlet.joining.message import CHECK, ENROL, PROBE, VERSION, ProbeRequest, probe_request_codec
+from swarmlet.joining.probe import Prober
 from swarmlet.joining.server import check_name
 from swarmlet.security.authority import Authority
 from swarmlet.security.certificate import create_key, load_certificate
@@ -188,6 +189,7 @@ async def test_the_same_key_becomes_the_same_node_again(clusters: OpenClusters) 
         assert [terms.uses_left for terms in cluster.enrolment.tokens.values()] == [1]
 
 
+@pytest.mark.slow
 async def test_blocked_tcp_is_named(clusters: OpenClusters) -> None:
     async with clusters() as made:
         cluster = await made.start()
@@ -202,6 +204,7 @@ async def test_blocked_tcp_is_named(clusters: OpenClusters) -> None:
             assert "no answer within" in str(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sends", "receives", "named"),
     [(False, True, "udp in is"), (True, False, "udp out is"), (False, False, "udp in and udp out are")],
@@ -215,6 +218,13 @@ async def test_blocked_udp_is_named_with_its_direction(
         error = await refusal(cluster, cluster.token())
         assert error.code == "port_blocked_udp"
         assert str(error).startswith(f"{named} blocked")
+
+
+async def test_a_node_without_a_datagram_socket_judges_tcp_alone(clusters: OpenClusters) -> None:
+    async with clusters() as made:
+        cluster = await made.start()
+        cluster.join_server._prober = Prober(None, seconds=0.2)
+        await cluster.join(cluster.token())
 
 
 async def test_an_address_without_an_agent_is_unreachable(clusters: OpenClusters) -> None:

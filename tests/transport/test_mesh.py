@@ -411,6 +411,7 @@ def refused_at_least(server: MeshServer, count: int) -> Callable[[], bool]:
     return lambda: server.refused["handshake"] >= count
 
 
+@pytest.mark.slow
 async def test_garbage_slow_loris_and_oversize_frames_leave_the_server_serving(
     mesh: OpenMesh, world: World
 ) -> None:
@@ -506,6 +507,7 @@ async def test_more_requests_than_the_server_allows_are_told_to_slow_down(mesh: 
         assert [task.result() for task in tasks] == [b"", b""]
 
 
+@pytest.mark.slow
 async def test_a_connection_without_a_sign_of_life_is_given_up(mesh: OpenMesh) -> None:
     """A stream that has nothing to say is kept by pings; one whose server stands still ends."""
     async with mesh() as net:
