@@ -47,7 +47,6 @@ def unblock(step: Step, body: UnblockEvaluations) -> None:
                     row,
                     status=EvaluationStatus.PENDING,
                     status_description="capacity came",
-                    attempt=row.attempt + 1,
                 ),
             )
 

@@ -92,7 +92,7 @@ def _why_stale(step: Step, plan: Plan, evaluation: Evaluation, job: Job | None) 
             continue
         node = step.store.node(row.node_id)
         if node is not None and node.status not in GONE:
-            return f'node "{node.name}", taken for lost, is back'
+            return f'node "{node.name}", taken for lost, is {node.status}'
     return ""
 
 
@@ -450,6 +450,8 @@ class _Application:
                 msgspec.structs.replace(
                     self.evaluation,
                     status=plan.status,
+                    # Ids of allocations depend on the attempt: one that goes on later starts another.
+                    attempt=plan.attempt + (plan.status is EvaluationStatus.BLOCKED),
                     status_description=plan.status_description[: 4 * NAME_CHARS_MAX],
                     failed_groups=plan.failed_groups,
                     queued=plan.queued,

@@ -109,13 +109,16 @@ def _is_decisive(step: Step, row: Allocation) -> bool:
 def _collect_evaluations(step: Step, before_ns: int) -> None:
     """Those that are done; the newest of a living job stays, since it explains the job."""
     gone = 0
+    newest: dict[tuple[Namespace, JobId], str] = {}
     for evaluation_id in step.store.closed_evaluations():
         row = step.store.evaluation(evaluation_id)
         if row is None or row.modify_time_ns >= before_ns or gone >= COLLECTED_MAX:
             return
-        if step.store.job(row.namespace, row.job_id) is not None:
-            newest = list(step.store.evaluations_of_job(row.namespace, row.job_id))[-1]
-            if newest.id == row.id:
+        key = (row.namespace, row.job_id)
+        if step.store.job(*key) is not None:
+            if key not in newest:
+                newest[key] = list(step.store.evaluations_of_job(*key))[-1].id
+            if newest[key] == row.id:
                 continue
         step.store.delete_evaluation(row)
         gone += 1
@@ -124,13 +127,16 @@ def _collect_evaluations(step: Step, before_ns: int) -> None:
 def _collect_deployments(step: Step, before_ns: int) -> None:
     """Those that are over; the newest of a living job stays."""
     gone = 0
+    newest: dict[tuple[Namespace, JobId], str] = {}
     for deployment_id in step.store.ended_deployments():
         row = step.store.deployment(deployment_id)
         if row is None or row.modify_time_ns >= before_ns or gone >= COLLECTED_MAX:
             return
-        if step.store.job(row.namespace, row.job_id) is not None:
-            newest = list(step.store.deployments_of_job(row.namespace, row.job_id))[-1]
-            if newest.id == row.id:
+        key = (row.namespace, row.job_id)
+        if step.store.job(*key) is not None:
+            if key not in newest:
+                newest[key] = list(step.store.deployments_of_job(*key))[-1].id
+            if newest[key] == row.id:
                 continue
         step.store.delete_deployment(row)
         gone += 1

@@ -7,7 +7,7 @@ Chosen over a balanced tree because the copying is done by `tuple` in C and read
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any, Generic, Protocol, TypeVar
@@ -136,7 +136,7 @@ class Ordered(Generic[K]):
         taken = 0
         last_place = len(self._chunks) - 1
         for place, chunk in enumerate(self._chunks):
-            end = len(fresh) if place == last_place else taken + bisect_left(fresh[taken:], chunk[-1])
+            end = len(fresh) if place == last_place else bisect_right(fresh, chunk[-1], taken)
             if end == taken:
                 chunks.append(chunk)
                 continue

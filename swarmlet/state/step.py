@@ -83,14 +83,17 @@ class Step:
     def cancel_superseded(self, newest: Evaluation) -> None:
         """Cancel what `newest` makes needless: an evaluation looks at the whole job, whatever opened it.
 
-        The oldest pending one may be in the scheduler's hands and stays; delayed ones wait for their time.
+        The one pending for longest may be in the scheduler's hands and stays; delayed ones wait for their time.
         Of blocked ones the newest stays, since it knows best what is missing.
         """
-        alike = [
-            row
-            for row in self.store.open_evaluations_of_job(newest.namespace, newest.job_id)
-            if row.status is newest.status and row.wait_until_ns == 0 and row.id != newest.id
-        ]
+        alike = sorted(
+            (
+                row
+                for row in self.store.open_evaluations_of_job(newest.namespace, newest.job_id)
+                if row.status is newest.status and row.wait_until_ns == 0 and row.id != newest.id
+            ),
+            key=lambda row: (row.modify_index, row.create_index, row.id),
+        )
         if newest.status is EvaluationStatus.PENDING:
             alike = alike[1:]
         for row in alike:
