@@ -12,9 +12,9 @@ from swarmlet.ids import AllocationId, DeploymentId
 from swarmlet.model.allocation import Allocation, ClientStatus
 from swarmlet.model.deployment import Deployment, DeploymentStatus
 from swarmlet.model.job import HealthCheckKind, Job, UpdateStrategy
-from swarmlet.scheduler.health import running_since_ns
-from swarmlet.scheduler.reconcile import update_strategy
-from swarmlet.state.command import Body, EvaluateJob, MarkJobStable, SetAllocationHealth, UpdateDeployment
+from swarmlet.scheduler.health import is_running_well, running_since_ns
+from swarmlet.scheduler.reconcile import joined_in_place, update_strategy
+from swarmlet.state.command import Body, EvaluateJob, SetAllocationHealth, UpdateDeployment
 from swarmlet.state.view import View
 
 
@@ -69,28 +69,34 @@ class _Watched:
         self.healthy_ids = tuple(sorted(each.id for each in self.allocations if _counts(each)))
 
     def look(self) -> list[Body]:
+        """Verdicts first, then the end of the deployment if it has come."""
         unhealthy = [each for each in self.allocations if self._has_failed(each)]
         late = [each for each in self.allocations if self._is_late(each)]
-        if late:
-            newly = SetAllocationHealth(
-                deployment_id=self.deployment.id, unhealthy=tuple(each.id for each in late)
+        proven = [each for each in self.allocations if self._is_proven(each)]
+        commands: list[Body] = []
+        if late or proven:
+            commands.append(
+                SetAllocationHealth(
+                    deployment_id=self.deployment.id,
+                    healthy=tuple(each.id for each in proven),
+                    unhealthy=tuple(each.id for each in late),
+                )
             )
-            return [newly, *self._fail(f"allocation {late[0].name} was not healthy in time")]
-        if unhealthy:
-            return self._fail(f"allocation {unhealthy[0].name} is unhealthy")
+        bad = next(iter(late + unhealthy), None)
+        revert = self._revert_target()
+        if bad is not None and revert is not None:
+            # Without a version to go back to, replacements are tried until the progress deadline.
+            return [*commands, *self._fail(f"allocation {bad.name} is unhealthy", revert)]
         if all(self._healthy(name) >= group.desired_total for name, group in self.deployment.groups.items()):
             self.is_over = True
-            return [
-                UpdateDeployment(
-                    deployment_id=self.deployment.id,
-                    status=DeploymentStatus.SUCCESSFUL,
-                    description="Deployment completed successfully",
-                ),
-                MarkJobStable(
-                    namespace=self.job.namespace, job_id=self.job.id, version=self.deployment.job_version
-                ),
-            ]
-        return self._progress()
+            # Applying this also marks the job's version stable.
+            done = UpdateDeployment(
+                deployment_id=self.deployment.id,
+                status=DeploymentStatus.SUCCESSFUL,
+                description="Deployment completed successfully",
+            )
+            return [*commands, done]
+        return [*commands, *self._check_deadlines(revert)]
 
     def _healthy(self, group: str) -> int:
         return sum(1 for each in self.allocations if each.group == group and _counts(each))
@@ -112,6 +118,8 @@ class _Watched:
         """Started, and without a verdict beyond its healthy deadline (which does not count the image pull)."""
         if allocation.is_terminal() or allocation.health is not None:
             return False
+        if joined_in_place(allocation, self.deployment):
+            return False
         strategy = self._strategy(allocation.group)
         if strategy.health_check is HealthCheckKind.MANUAL:
             return False
@@ -123,41 +131,29 @@ class _Watched:
             return False
         return True
 
-    def _progress(self) -> list[Body]:
-        """Within each group's deadline something must become healthy; each time it does, the deadline moves."""
-        moved: dict[str, int] = {}
-        for name, group in self.deployment.groups.items():
-            if not group.progress_deadline_ns or self._healthy(name) >= group.desired_total:
-                continue
-            latest = max(
-                (each.health.at_ns for each in self.allocations if each.group == name and each.health),
-                default=0,
-            )
-            deadline = max(group.require_progress_by_ns, latest + group.progress_deadline_ns if latest else 0)
-            if deadline == 0:
-                deadline = self.now_ns + group.progress_deadline_ns
-            if deadline <= self.now_ns:
-                return self._fail(f"group {name} made no progress before its deadline")
-            if deadline != group.require_progress_by_ns:
-                moved[name] = deadline
-            self.wakes.append(deadline)
-        if not moved:
-            return []
-        return [
-            UpdateDeployment(
-                deployment_id=self.deployment.id,
-                status=self.deployment.status,
-                description=self.deployment.status_description,
-                require_progress_by_ns=moved,
-            )
-        ]
+    def _is_proven(self, allocation: Allocation) -> bool:
+        """Joined without a restart, so that its node has nothing new to judge: it has run long enough."""
+        if allocation.is_terminal() or not joined_in_place(allocation, self.deployment):
+            return False
+        strategy = self._strategy(allocation.group)
+        if is_running_well(allocation, strategy.min_healthy_ns, self.now_ns):
+            return True
+        if allocation.client_status is ClientStatus.RUNNING:
+            self.wakes.append(running_since_ns(allocation) + strategy.min_healthy_ns)
+        return False
 
-    def _fail(self, why: str) -> list[Body]:
-        """Fail it; back to the latest stable version where the job asks for that and there is one."""
+    def _check_deadlines(self, revert: int | None) -> list[Body]:
+        """Each group must have something newly healthy by its deadline, which `apply` moves on each time."""
+        for name, group in self.deployment.groups.items():
+            if not group.require_progress_by_ns or self._healthy(name) >= group.desired_total:
+                continue
+            if group.require_progress_by_ns <= self.now_ns:
+                return self._fail(f"group {name} made no progress before its deadline", revert)
+            self.wakes.append(group.require_progress_by_ns)
+        return []
+
+    def _fail(self, why: str, revert: int | None) -> list[Body]:
         self.is_over = True
-        revert: int | None = None
-        if any(group.auto_revert for group in self.deployment.groups.values()):
-            revert = self._stable_version()
         if revert is not None:
             why = f"{why}; reverting to version {revert}"
         return [
@@ -168,6 +164,12 @@ class _Watched:
                 revert_to_version=revert,
             )
         ]
+
+    def _revert_target(self) -> int | None:
+        """The version to go back to, where the job asks for that and there is one."""
+        if any(group.auto_revert for group in self.deployment.groups.values()):
+            return self._stable_version()
+        return None
 
     def _stable_version(self) -> int | None:
         """The newest stable one before this that is not simply the same again."""

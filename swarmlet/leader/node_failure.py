@@ -13,7 +13,7 @@ from enum import Enum
 from swarmlet.gossip.effect import MemberState
 from swarmlet.ids import NodeId
 from swarmlet.leader.deployment_watch import Outcome
-from swarmlet.model.job import MINUTE_NS, SECOND_NS
+from swarmlet.model.job import SECOND_NS
 from swarmlet.model.node import Eligibility, Node, NodeStatus
 from swarmlet.state.command import Body, UpdateNodeEligibility, UpdateNodeStatus
 from swarmlet.state.view import View
@@ -24,9 +24,6 @@ MASS_WINDOW_NS = 60 * SECOND_NS
 MASS_PAUSE_NS = 60 * SECOND_NS
 #: After a cold start of the whole cluster, or for a leader that has never seen the node alive.
 COLD_START_GRACE_NS = 60 * SECOND_NS
-#: A node that died this often within the window takes no new work until the window has passed.
-FLAPS_MAX = 3
-FLAP_WINDOW_NS = 10 * MINUTE_NS
 
 
 class Silence(Enum):
@@ -116,9 +113,7 @@ class NodeFailures:
 
     def _look_at(self, node: Node, seen: Seen | None, now_ns: int, wakes: list[int]) -> list[Body]:
         if node.status is NodeStatus.LEFT:
-            if seen is not None and seen.state is MemberState.ALIVE:
-                return [_status(node, NodeStatus.READY, "back after leaving")]
-            return []
+            return []  # only its registration brings it back: gossip may still be catching up with its leaving
         state = seen.state if seen is not None else Silence.UNKNOWN
         match state:
             case MemberState.ALIVE:

@@ -91,6 +91,7 @@ def reconcile(view: View, evaluation: Evaluation, now_ns: int) -> Reconciliation
     result = Reconciliation()
     job = view.job(evaluation.namespace, evaluation.job_id)
     allocations = list(view.allocations_of_job(evaluation.namespace, evaluation.job_id))
+    _write_off(view, allocations, result)
     deployments = list(view.deployments_of_job(evaluation.namespace, evaluation.job_id))
     if job is None or job.is_stopped:
         for allocation in allocations:
@@ -117,6 +118,14 @@ def reconcile(view: View, evaluation: Evaluation, now_ns: int) -> Reconciliation
     for each in groups:
         each.roll_out(result.deployment)
     return result
+
+
+def _write_off(view: View, allocations: list[Allocation], result: Reconciliation) -> None:
+    """Nobody is left to say that what was told to stop on a gone node has ended."""
+    for allocation in allocations:
+        if allocation.is_server_terminal() and not allocation.is_client_terminal():
+            if _lost_if_gone(view, allocation) is not None:
+                result.stop(allocation, allocation.desired_description, ClientStatus.LOST)
 
 
 def update_strategy(job: Job, group: TaskGroup) -> UpdateStrategy | None:
@@ -170,7 +179,7 @@ def _create_deployment(
         if strategy is None:
             continue
         states[each.group.name] = DeploymentGroup(
-            desired_total=each.changes,
+            desired_total=each.changes + each.in_place,
             auto_revert=strategy.auto_revert,
             progress_deadline_ns=strategy.progress_deadline_ns,
             require_progress_by_ns=now_ns + strategy.progress_deadline_ns if each.changes else 0,
@@ -210,13 +219,15 @@ class _Group:
         self.requests: list[PlaceRequest] = []
         #: Allocations of older versions, to be replaced as the rollout allows, with what failed meanwhile.
         self.outdated: list[tuple[Allocation, Allocation | None]] = []
-        #: Allocations of the running deployment that are not healthy yet.
+        #: Allocations of the running deployment that are not healthy yet, and those that wait to be tried again.
         self.unhealthy = 0
+        #: Allocations that go on under the new version.
+        self.in_place = 0
         self._differences: dict[int, Difference] = {}
 
     @property
     def changes(self) -> int:
-        """How many new allocations the version needs."""
+        """How many new allocations the version needs; those updated in place join its deployment as well."""
         return len(self.requests) + len(self.outdated)
 
     def look_at_all(self, allocations: list[Allocation]) -> None:
@@ -254,7 +265,11 @@ class _Group:
             room = self.strategy.max_parallel - self.unhealthy - len(self.requests)
             order = sorted(
                 self.outdated,
-                key=lambda pair: (is_running_well(pair[0], self._min_healthy, self.now_ns), pair[0].index),
+                key=lambda pair: (
+                    pair[1] is None,
+                    is_running_well(pair[0], self._min_healthy, self.now_ns),
+                    pair[0].index,
+                ),
             )
             for old, failed_one in order[: max(room, 0)]:
                 self._replace(old, failed_one)
@@ -270,12 +285,9 @@ class _Group:
         return f"{self.group.name}[{index}]"
 
     def _is_unhealthy_of_deployment(self, allocation: Allocation) -> bool:
-        return (
-            self.deployment is not None
-            and allocation.deployment_id == self.deployment.id
-            and not allocation.is_terminal()
-            and (allocation.health is None or not allocation.health.is_healthy)
-        )
+        if self.deployment is None or allocation.deployment_id != self.deployment.id:
+            return False
+        return not allocation.is_terminal() and not self._is_up(allocation)
 
     def _difference(self, allocation: Allocation) -> Difference:
         version = allocation.job_version
@@ -295,7 +307,11 @@ class _Group:
         if node is None or node.status is not NodeStatus.READY:
             return False
         active = self.deployment if self.deployment is not None and self.deployment.is_active() else None
-        if active is not None and allocation.deployment_id == active.id:
+        if (
+            active is not None
+            and allocation.deployment_id == active.id
+            and not joined_in_place(allocation, active)
+        ):
             return allocation.health is not None and allocation.health.is_healthy
         return is_running_well(allocation, self._min_healthy, self.now_ns)
 
@@ -408,6 +424,7 @@ class _Group:
     def _keep(self, keeper: Allocation, outdated: list[Allocation], lost: list[Allocation]) -> None:
         if keeper.job_version != self.job.version and keeper.id not in self.result.leaving:
             self.result.updates.append(InPlaceUpdate(allocation_id=keeper.id, job_version=self.job.version))
+            self.in_place += 1
         if self._is_up(keeper):
             for old in outdated:
                 self.result.stop(old, f"replaced by version {self.job.version}")
@@ -468,6 +485,7 @@ class _Group:
         failed = max(failures, key=lambda each: each.create_index, default=None)
         if failed is not None and not self._is_due(failed):
             self.result.leaving.add(best.id)
+            self.unhealthy += 1
             return
         self.outdated.append((best, failed))
 
@@ -577,14 +595,22 @@ class _Group:
         )
 
     def _hold_back(self, verb: str) -> None:
-        """A rollout that failed or is paused starts nothing new of its version, but replaces what was healthy."""
-        kept = [each for each in self.requests if _was_healthy(each.previous, self.job.version)]
-        if len(kept) < len(self.requests) or self.outdated:
-            self.result.wait(
-                self.group.name,
-                f"deployment of version {self.job.version} {verb}: nothing more of it is started",
-            )
-        self.requests = kept
+        """A rollout that failed or is paused starts nothing new of its version, but replaces what was healthy.
+
+        Where no older version is left there is nothing better to run: healing goes on.
+        """
+        if not self.outdated:
+            return
+        self.requests = [each for each in self.requests if _was_healthy(each.previous, self.job.version)]
+        self.result.wait(
+            self.group.name,
+            f"deployment of version {self.job.version} {verb}: nothing more of it is started",
+        )
+
+
+def joined_in_place(allocation: Allocation, deployment: Deployment) -> bool:
+    """Whether it ran before the deployment began and waits for a first verdict: it is judged by its running time."""
+    return allocation.health is None and allocation.create_index < deployment.create_index
 
 
 def _was_healthy(allocation: Allocation | None, version: int) -> bool:

@@ -19,6 +19,9 @@ from swarmlet.placement.feasibility import Ask
 from swarmlet.scheduler.reconcile import PlaceRequest, Reconciliation, follow_ups_pending, reconcile
 from swarmlet.state.view import View
 
+#: Placements per plan, so that its entry stays far below 4 MiB and its apply short; the rest follows at once.
+PLACEMENTS_MAX = 20_000
+
 
 def schedule(view: View, evaluation: Evaluation, now_ns: int) -> Plan:
     """What should be done about `evaluation`, from the state in `view`. `now_ns` is wall time.
@@ -28,6 +31,7 @@ def schedule(view: View, evaluation: Evaluation, now_ns: int) -> Plan:
     """
     difference = reconcile(view, evaluation, now_ns)
     job = view.job(evaluation.namespace, evaluation.job_id)
+    is_cut = _cut(difference)
     work = _Placement(view, difference)
     if job is not None and difference.requests:
         work.place_job(job)
@@ -43,6 +47,8 @@ def schedule(view: View, evaluation: Evaluation, now_ns: int) -> Plan:
             for each in difference.delayed
             if each.followup_evaluation != follow_up_id
         ]
+    if is_cut:
+        evaluations.append(_successor(evaluation, "rest", Trigger.QUEUED_ALLOCS, now_ns))
     is_new = difference.deployment is not None and view.deployment(difference.deployment.id) is None
     if work.queued:
         evaluations.append(_blocked(view, evaluation, work, now_ns))
@@ -55,13 +61,24 @@ def schedule(view: View, evaluation: Evaluation, now_ns: int) -> Plan:
         stops=tuple(difference.stops),
         marks=tuple(marks),
         updates=tuple(difference.updates),
-        deployment=difference.deployment if is_new or work.placements else None,
+        deployment=difference.deployment if is_new or work.placements or difference.updates else None,
         deployment_updates=tuple(difference.deployment_updates),
         failed_groups=work.failures,
         queued=work.queued,
         waiting=difference.waiting,
         evaluations=tuple(evaluations),
     )
+
+
+def _cut(difference: Reconciliation) -> bool:
+    """Keep what one plan may place; whether anything was left out."""
+    room = PLACEMENTS_MAX
+    is_cut = False
+    for group, requests in difference.requests.items():
+        is_cut = is_cut or len(requests) > room
+        difference.requests[group] = requests[:room]
+        room -= len(difference.requests[group])
+    return is_cut
 
 
 @dataclass

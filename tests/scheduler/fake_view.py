@@ -12,7 +12,6 @@ from swarmlet.model.allocation import (
     Allocation,
     ClientStatus,
     DeploymentHealth,
-    DesiredStatus,
     DesiredTransition,
     TaskState,
     TaskStatus,
@@ -161,9 +160,14 @@ class FakeView:
             )
         for update in plan.updates:
             old = self.allocation_table[update.allocation_id]
-            self.change_allocation(old, job_version=update.job_version, modify_time_ns=old.modify_time_ns)
+            joined = {"deployment_id": plan.deployment.id, "health": None} if plan.deployment else {}
+            self.change_allocation(
+                old, job_version=update.job_version, modify_time_ns=old.modify_time_ns, **joined
+            )
         for deployment in [plan.deployment] if plan.deployment else []:
-            self.deployment_table[deployment.id] = deployment
+            kept = self.deployment_table.get(deployment.id)
+            created = kept.create_index if kept else self.index
+            self.deployment_table[deployment.id] = replace(deployment, create_index=created)
         for change in plan.deployment_updates:
             self.deployment_table[change.deployment_id] = replace(
                 self.deployment_table[change.deployment_id], status=change.status
