@@ -149,7 +149,7 @@ class Broker:
         `enqueue` the newest form first. Not counted as a failed attempt: the state moved on, nothing broke.
         """
         evaluation = self._known.get(evaluation_id)
-        if evaluation is None:
+        if evaluation is None or self._has_ended(evaluation):
             return
         self._release(evaluation)
         self._schedule(evaluation, evaluation.wait_until_ns, now_ns)
@@ -157,7 +157,7 @@ class Broker:
     def nack(self, evaluation_id: EvaluationId, now_ns: int, reason: str) -> tuple[Body, ...]:
         """Looking at it failed: try again after a back-off, or give the command that fails it."""
         evaluation = self._known.get(evaluation_id)
-        if evaluation is None or evaluation_id not in self._taken_at:
+        if evaluation is None or evaluation_id not in self._taken_at or self._has_ended(evaluation):
             return ()
         self._release(evaluation)
         attempts = self._attempts.get(evaluation_id, 0) + 1
@@ -228,6 +228,13 @@ class Broker:
                 self._offer(job)
             if not job.ready and job.in_flight is None:
                 del self._jobs[key]
+
+    def _has_ended(self, evaluation: Evaluation) -> bool:
+        """Whether it ended (canceled, say) while it was in flight; it is then forgotten."""
+        if not evaluation.is_terminal():
+            return False
+        self.forget(evaluation.id)
+        return True
 
     def _block(self, evaluation: Evaluation) -> tuple[Body, ...]:
         commands: list[Body] = []

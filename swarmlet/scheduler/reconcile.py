@@ -123,9 +123,9 @@ def reconcile(view: View, evaluation: Evaluation, now_ns: int) -> Reconciliation
 def _write_off(view: View, allocations: list[Allocation], result: Reconciliation) -> None:
     """Nobody is left to say that what was told to stop on a gone node has ended."""
     for allocation in allocations:
-        if allocation.is_server_terminal() and not allocation.is_client_terminal():
-            if _lost_if_gone(view, allocation) is not None:
-                result.stop(allocation, allocation.desired_description, ClientStatus.LOST)
+        is_stopping = allocation.is_server_terminal() and not allocation.is_client_terminal()
+        if is_stopping and _lost_if_gone(view, allocation) is not None:
+            result.stop(allocation, allocation.desired_description, ClientStatus.LOST)
 
 
 def update_strategy(job: Job, group: TaskGroup) -> UpdateStrategy | None:

@@ -91,5 +91,5 @@ def a_cluster(*nodes: Node) -> FakeView:
     return view
 
 
-def three_nodes(**fields: int) -> FakeView:
-    return a_cluster(*(a_node(name, **fields) for name in ("n1", "n2", "n3")))
+def three_nodes() -> FakeView:
+    return a_cluster(*(a_node(name) for name in ("n1", "n2", "n3")))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from swarmlet.model.allocation import Allocation, ClientStatus
+from swarmlet.model.deployment import DeploymentStatus
 from swarmlet.model.job import DisconnectStrategy, Job, JobType, ReschedulePolicy, TaskGroup
 from swarmlet.model.node import DrainStrategy, NodeStatus
 from tests.scheduler.builders import a_cluster, a_group, a_job, a_node, three_nodes
@@ -12,15 +15,8 @@ from tests.scheduler.fake_view import SECOND, FakeView
 def running(group: TaskGroup, view: FakeView, kind: JobType = JobType.SERVICE) -> Job:
     job = view.register(a_job(group, kind=kind))
     view.settle(job)
-    for deployment in view.deployment_table.values():
-        view.deployment_table[deployment.id] = type(deployment)(
-            **{
-                field: getattr(deployment, field)
-                for field in deployment.__struct_fields__
-                if field != "status"
-            },
-            status="successful",
-        )
+    for deployment in list(view.deployment_table.values()):
+        view.deployment_table[deployment.id] = replace(deployment, status=DeploymentStatus.SUCCESSFUL)
     return job
 
 
