@@ -125,10 +125,29 @@ class Autopilot:
                 )
             if len(config.voters) < wanted:
                 return self._grow(candidates, config, now, wanted, promoted)
+            crowded = self._crowded_voter(candidates, config, promoted)
+            if crowded is not None and len(config.voters) == wanted:
+                return _change(
+                    (ConfigChangeKind.ADD_VOTER, promoted), (ConfigChangeKind.ADD_LEARNER, crowded)
+                )
         if len(config.voters) > max(wanted, 1):
             return self._shrink(candidates, config, wanted)
         if forbidden and len(config.voters) > 1 and self._is_safe(candidates, config, without=forbidden[0]):
             return _change((ConfigChangeKind.ADD_LEARNER, forbidden[0]))
+        return None
+
+    def _crowded_voter(
+        self, candidates: Mapping[PeerId, Candidate], config: ConfigState, promoted: PeerId
+    ) -> PeerId | None:
+        """A voter whose zone has at least two more voters than the learner's: swapping them spreads the risk."""
+        zones = _zone_counts(candidates, config.voters)
+        target = zones.get(candidates[promoted].node.zone, 0)
+        for peer in sorted(config.voters, reverse=True):
+            if peer == self._me or peer not in candidates:
+                continue
+            is_crowded = zones[candidates[peer].node.zone] >= target + 2
+            if is_crowded and self._is_safe(candidates, config, without=peer):
+                return peer
         return None
 
     def _grow(

@@ -90,7 +90,9 @@ class NodeFailures:
             elif seen is None or seen.state is MemberState.DEAD:
                 if node.id not in self._dead_since:
                     self._dead_since[node.id] = now_ns
-                    if node.status in {NodeStatus.READY, NodeStatus.DISCONNECTED}:
+                    # After a cold start, not having come yet is no death.
+                    is_expected = self._is_cold_start and node.id not in self._ever_alive
+                    if node.status in {NodeStatus.READY, NodeStatus.DISCONNECTED} and not is_expected:
                         self._recent[node.id] = now_ns
             else:
                 self._dead_since.pop(node.id, None)
