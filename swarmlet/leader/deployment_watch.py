@@ -1,0 +1,187 @@
+"""Moves deployments on: successful, failed, unhealthy, reverted. Pure: the state and the time come in, commands go out.
+
+The deadlines are in the state, so a new leader goes on where the old one stopped. What this object remembers
+only spares the log repeated commands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from swarmlet.ids import AllocationId, DeploymentId
+from swarmlet.model.allocation import Allocation, ClientStatus
+from swarmlet.model.deployment import Deployment, DeploymentStatus
+from swarmlet.model.job import HealthCheckKind, Job, UpdateStrategy
+from swarmlet.scheduler.health import is_running_well, running_since_ns
+from swarmlet.scheduler.reconcile import joined_in_place, update_strategy
+from swarmlet.state.command import Body, EvaluateJob, SetAllocationHealth, UpdateDeployment
+from swarmlet.state.view import View
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Commands to propose now, and when (wall time ns) to look again without being told of a change."""
+
+    commands: tuple[Body, ...] = ()
+    wake_ns: int | None = None
+
+
+class DeploymentWatch:
+    """Watches all active deployments. Call `look` when deployments or their allocations change, and at its wake time."""
+
+    def __init__(self) -> None:
+        """Nothing seen yet: the first look evaluates each active deployment's job once."""
+        self._progress: dict[DeploymentId, tuple[AllocationId, ...]] = {}
+
+    def look(self, view: View, now_ns: int) -> Outcome:
+        """What is to be done about every active deployment."""
+        commands: list[Body] = []
+        wakes: list[int] = []
+        progress: dict[DeploymentId, tuple[AllocationId, ...]] = {}
+        for deployment in view.active_deployments():
+            job = view.job_version(deployment.namespace, deployment.job_id, deployment.job_version)
+            if job is None or deployment.status is not DeploymentStatus.RUNNING:
+                continue
+            watched = _Watched(view, deployment, job, now_ns)
+            commands += watched.look()
+            wakes += watched.wakes
+            progress[deployment.id] = watched.healthy_ids
+            if watched.is_over:
+                continue
+            if self._progress.get(deployment.id) != watched.healthy_ids:
+                commands.append(EvaluateJob(namespace=job.namespace, job_id=job.id))
+        self._progress = progress
+        return Outcome(tuple(commands), min(wakes, default=None))
+
+
+class _Watched:
+    """One look at one deployment."""
+
+    def __init__(self, view: View, deployment: Deployment, job: Job, now_ns: int) -> None:
+        self.view, self.deployment, self.job, self.now_ns = view, deployment, job, now_ns
+        self.wakes: list[int] = []
+        self.is_over = False
+        self.allocations = [
+            each
+            for each in view.allocations_of_job(deployment.namespace, deployment.job_id)
+            if each.deployment_id == deployment.id
+        ]
+        self.healthy_ids = tuple(sorted(each.id for each in self.allocations if _counts(each)))
+
+    def look(self) -> list[Body]:
+        """Verdicts first, then the end of the deployment if it has come."""
+        unhealthy = [each for each in self.allocations if self._has_failed(each)]
+        late = [each for each in self.allocations if self._is_late(each)]
+        proven = [each for each in self.allocations if self._is_proven(each)]
+        commands: list[Body] = []
+        if late or proven:
+            commands.append(
+                SetAllocationHealth(
+                    deployment_id=self.deployment.id,
+                    healthy=tuple(each.id for each in proven),
+                    unhealthy=tuple(each.id for each in late),
+                )
+            )
+        bad = next(iter(late + unhealthy), None)
+        revert = self._revert_target()
+        if bad is not None and revert is not None:
+            # Without a version to go back to, replacements are tried until the progress deadline.
+            return [*commands, *self._fail(f"allocation {bad.name} is unhealthy", revert)]
+        if all(self._healthy(name) >= group.desired_total for name, group in self.deployment.groups.items()):
+            self.is_over = True
+            # Applying this also marks the job's version stable.
+            done = UpdateDeployment(
+                deployment_id=self.deployment.id,
+                status=DeploymentStatus.SUCCESSFUL,
+                description="Deployment completed successfully",
+            )
+            return [*commands, done]
+        return [*commands, *self._check_deadlines(revert)]
+
+    def _healthy(self, group: str) -> int:
+        return sum(1 for each in self.allocations if each.group == group and _counts(each))
+
+    def _strategy(self, group_name: str) -> UpdateStrategy:
+        group = self.job.group(group_name)
+        found = update_strategy(self.job, group) if group is not None else None
+        return found or UpdateStrategy()
+
+    def _has_failed(self, allocation: Allocation) -> bool:
+        """Its node gave a bad verdict. An allocation that only ended is replaced within the deadlines instead."""
+        return (
+            not allocation.is_server_terminal()
+            and allocation.health is not None
+            and not allocation.health.is_healthy
+        )
+
+    def _is_late(self, allocation: Allocation) -> bool:
+        """Started, and without a verdict beyond its healthy deadline (which does not count the image pull)."""
+        if allocation.is_terminal() or allocation.health is not None:
+            return False
+        if joined_in_place(allocation, self.deployment):
+            return False
+        strategy = self._strategy(allocation.group)
+        if strategy.health_check is HealthCheckKind.MANUAL:
+            return False
+        if allocation.client_status is not ClientStatus.RUNNING:
+            return False
+        deadline = running_since_ns(allocation) + strategy.healthy_deadline_ns
+        if deadline > self.now_ns:
+            self.wakes.append(deadline)
+            return False
+        return True
+
+    def _is_proven(self, allocation: Allocation) -> bool:
+        """Joined without a restart, so that its node has nothing new to judge: it has run long enough."""
+        if allocation.is_terminal() or not joined_in_place(allocation, self.deployment):
+            return False
+        strategy = self._strategy(allocation.group)
+        if is_running_well(allocation, strategy.min_healthy_ns, self.now_ns):
+            return True
+        if allocation.client_status is ClientStatus.RUNNING:
+            self.wakes.append(running_since_ns(allocation) + strategy.min_healthy_ns)
+        return False
+
+    def _check_deadlines(self, revert: int | None) -> list[Body]:
+        """Each group must have something newly healthy by its deadline, which `apply` moves on each time."""
+        for name, group in self.deployment.groups.items():
+            if not group.require_progress_by_ns or self._healthy(name) >= group.desired_total:
+                continue
+            if group.require_progress_by_ns <= self.now_ns:
+                return self._fail(f"group {name} made no progress before its deadline", revert)
+            self.wakes.append(group.require_progress_by_ns)
+        return []
+
+    def _fail(self, why: str, revert: int | None) -> list[Body]:
+        self.is_over = True
+        if revert is not None:
+            why = f"{why}; reverting to version {revert}"
+        return [
+            UpdateDeployment(
+                deployment_id=self.deployment.id,
+                status=DeploymentStatus.FAILED,
+                description=f"Failed: {why}",
+                revert_to_version=revert,
+            )
+        ]
+
+    def _revert_target(self) -> int | None:
+        """The version to go back to, where the job asks for that and there is one."""
+        if any(group.auto_revert for group in self.deployment.groups.values()):
+            return self._stable_version()
+        return None
+
+    def _stable_version(self) -> int | None:
+        """The newest stable one before this that is not simply the same again."""
+        current = self.view.job(self.job.namespace, self.job.id)
+        if current is None or current.version != self.deployment.job_version or current.is_stopped:
+            return None
+        for version in self.view.job_versions(self.job.namespace, self.job.id):
+            if version.is_stable and version.version < self.deployment.job_version:
+                return version.version if version.groups != self.job.groups else None
+        return None
+
+
+def _counts(allocation: Allocation) -> bool:
+    """Whether it counts as healthy for its deployment."""
+    return allocation.health is not None and allocation.health.is_healthy and not allocation.is_terminal()

@@ -1,0 +1,42 @@
+"""When the state may forget: the times that `CollectGarbage` carries. Pure."""
+
+from __future__ import annotations
+
+from swarmlet.model.job import HOUR_NS, MINUTE_NS
+from swarmlet.state.command import CollectGarbage
+
+#: How often the leader asks.
+PERIOD_NS = 5 * MINUTE_NS
+#: Finished allocations are kept for a week: people ask on Monday what happened on Friday.
+ALLOCATIONS_KEPT_NS = 7 * 24 * HOUR_NS
+EVALUATIONS_KEPT_NS = HOUR_NS
+DEPLOYMENTS_KEPT_NS = 24 * HOUR_NS
+#: Dead jobs, so that they can be looked at and started again.
+JOBS_KEPT_NS = 7 * 24 * HOUR_NS
+NODES_KEPT_NS = 24 * HOUR_NS
+
+
+class Garbage:
+    """Says when to collect. Times are wall time in ns."""
+
+    def __init__(self, now_ns: int) -> None:
+        """The first collection is one period after leadership began."""
+        self.wake_ns = now_ns + PERIOD_NS
+
+    def look(self, now_ns: int) -> CollectGarbage | None:
+        """The command, once per period."""
+        if now_ns < self.wake_ns:
+            return None
+        self.wake_ns = now_ns + PERIOD_NS
+        return collect(now_ns)
+
+
+def collect(now_ns: int) -> CollectGarbage:
+    """Everything that ended longer ago than it is kept. A time before 1 means: leave that table alone."""
+    return CollectGarbage(
+        evaluations_before_ns=max(now_ns - EVALUATIONS_KEPT_NS, 0),
+        allocations_before_ns=max(now_ns - ALLOCATIONS_KEPT_NS, 0),
+        jobs_before_ns=max(now_ns - JOBS_KEPT_NS, 0),
+        deployments_before_ns=max(now_ns - DEPLOYMENTS_KEPT_NS, 0),
+        nodes_before_ns=max(now_ns - NODES_KEPT_NS, 0),
+    )

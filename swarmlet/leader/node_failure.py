@@ -1,0 +1,163 @@
+"""Turns what gossip sees into what the cluster acts on, with the guards of the design. Pure.
+
+Gossip decides who is dead; this decides whether to believe it at once. Guards: a mass failure pauses replacement,
+a cold start of the whole cluster gives nodes time to come, a node that dies too often takes no new work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from swarmlet.gossip.effect import MemberState
+from swarmlet.ids import NodeId
+from swarmlet.leader.deployment_watch import Outcome
+from swarmlet.model.job import SECOND_NS
+from swarmlet.model.node import Eligibility, Node, NodeStatus
+from swarmlet.state.command import Body, UpdateNodeEligibility, UpdateNodeStatus
+from swarmlet.state.view import View
+
+#: More than max(1, this share) of the nodes dead within the window: something else than the nodes is broken.
+MASS_SHARE_PERCENT = 20
+MASS_WINDOW_NS = 60 * SECOND_NS
+MASS_PAUSE_NS = 60 * SECOND_NS
+#: After a cold start of the whole cluster, or for a leader that has never seen the node alive.
+COLD_START_GRACE_NS = 60 * SECOND_NS
+
+
+class Silence(Enum):
+    """Stands for a node of the state that gossip does not know at all."""
+
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A member as the leader's gossip sees it now."""
+
+    state: MemberState
+    #: An announced restart lasts until then (wall ns); 0: none.
+    restart_until_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Replacement is paused because too much died at once: shown in `status`, written as an event."""
+
+    until_ns: int
+    dead: int
+    nodes: int
+
+    def __str__(self) -> str:
+        """The sentence for people."""
+        return f"{self.dead} of {self.nodes} nodes died within {MASS_WINDOW_NS // SECOND_NS} s: nothing is replaced yet"
+
+
+class NodeFailures:
+    """Compares members with nodes. Call `look` on every member event and at its wake time."""
+
+    def __init__(self, leader_since_ns: int, *, is_cold_start: bool = False) -> None:
+        """`leader_since_ns`: when this node became leader. `is_cold_start`: the whole cluster started just now."""
+        self._since_ns = leader_since_ns
+        self._is_cold_start = is_cold_start
+        self._ever_alive: set[NodeId] = set()
+        #: When each now dead member was first seen dead.
+        self._dead_since: dict[NodeId, int] = {}
+        #: When nodes died lately: the mass failure guard's window.
+        self._recent: dict[NodeId, int] = {}
+        self.pause: Pause | None = None
+
+    def look(self, view: View, members: Mapping[NodeId, Seen], now_ns: int) -> Outcome:
+        """Commands that bring the nodes' status in line with gossip, as far as the guards allow."""
+        nodes = list(view.nodes())
+        commands: list[Body] = []
+        wakes: list[int] = []
+        self._remember(nodes, members, now_ns)
+        self._guard(nodes, now_ns)
+        for node in nodes:
+            commands += self._look_at(node, members.get(node.id), now_ns, wakes)
+            commands += _eligibility(node, now_ns, wakes)
+        return Outcome(tuple(commands), min(wakes, default=None))
+
+    def _remember(self, nodes: list[Node], members: Mapping[NodeId, Seen], now_ns: int) -> None:
+        known = {node.id for node in nodes}
+        for node in nodes:
+            seen = members.get(node.id)
+            if seen is not None and seen.state in {MemberState.ALIVE, MemberState.SUSPECT}:
+                self._ever_alive.add(node.id)
+                self._dead_since.pop(node.id, None)
+            elif seen is None or seen.state is MemberState.DEAD:
+                if node.id not in self._dead_since:
+                    self._dead_since[node.id] = now_ns
+                    # After a cold start, not having come yet is no death.
+                    is_expected = self._is_cold_start and node.id not in self._ever_alive
+                    if node.status in {NodeStatus.READY, NodeStatus.DISCONNECTED} and not is_expected:
+                        self._recent[node.id] = now_ns
+            else:
+                self._dead_since.pop(node.id, None)
+        for table in (self._dead_since, self._recent):
+            for node_id in [key for key in table if key not in known]:
+                del table[node_id]
+        for node_id in [key for key, at in self._recent.items() if now_ns - at >= MASS_WINDOW_NS]:
+            del self._recent[node_id]
+
+    def _guard(self, nodes: list[Node], now_ns: int) -> None:
+        """Begin or end the pause."""
+        if self.pause is not None and self.pause.until_ns <= now_ns:
+            self.pause = None
+            self._recent.clear()
+        counted = sum(1 for node in nodes if node.status is not NodeStatus.LEFT)
+        dead = sum(1 for node_id in self._recent if node_id in self._dead_since)
+        limit = max(1, counted * MASS_SHARE_PERCENT // 100)
+        if self.pause is None and dead > limit:
+            self.pause = Pause(now_ns + MASS_PAUSE_NS, dead, counted)
+
+    def _look_at(self, node: Node, seen: Seen | None, now_ns: int, wakes: list[int]) -> list[Body]:
+        if node.status is NodeStatus.LEFT:
+            return []  # only its registration brings it back: gossip may still be catching up with its leaving
+        state = seen.state if seen is not None else Silence.UNKNOWN
+        match state:
+            case MemberState.ALIVE:
+                if node.status is NodeStatus.READY:
+                    return []
+                return [_status(node, NodeStatus.READY, "alive in gossip")]
+            case MemberState.SUSPECT:
+                return []  # gossip is still asking; nothing is known
+            case MemberState.AGENT_DOWN:
+                if node.status in {NodeStatus.DISCONNECTED, NodeStatus.DOWN}:
+                    return []
+                return [_status(node, NodeStatus.DISCONNECTED, "the host answers, its agent does not")]
+            case MemberState.LEFT:
+                return [_status(node, NodeStatus.LEFT, "left the cluster")]
+            case MemberState.DEAD | Silence.UNKNOWN:
+                return self._look_at_dead(node, seen, now_ns, wakes)
+
+    def _look_at_dead(self, node: Node, seen: Seen | None, now_ns: int, wakes: list[int]) -> list[Body]:
+        if node.status is NodeStatus.DOWN:
+            return []
+        believe_at = now_ns
+        if seen is not None:
+            believe_at = max(believe_at, seen.restart_until_ns)
+        if node.id not in self._ever_alive and (self._is_cold_start or seen is None):
+            believe_at = max(believe_at, self._since_ns + COLD_START_GRACE_NS)
+        if self.pause is not None:
+            believe_at = max(believe_at, self.pause.until_ns)
+        if believe_at > now_ns:
+            wakes.append(believe_at)
+            return []
+        return [_status(node, NodeStatus.DOWN, "no answer by any path")]
+
+
+def _status(node: Node, status: NodeStatus, description: str) -> UpdateNodeStatus:
+    return UpdateNodeStatus(node_id=node.id, status=status, description=description, boot_id=node.boot_id)
+
+
+def _eligibility(node: Node, now_ns: int, wakes: list[int]) -> list[Body]:
+    """After too many deaths `apply` sets `ineligible_until_ns`; when that has passed the node takes work again."""
+    if not node.ineligible_until_ns or node.eligibility is Eligibility.ELIGIBLE or node.drain is not None:
+        return []
+    if node.ineligible_until_ns > now_ns:
+        wakes.append(node.ineligible_until_ns)
+        return []
+    return [UpdateNodeEligibility(node_id=node.id, eligibility=Eligibility.ELIGIBLE)]

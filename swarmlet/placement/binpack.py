@@ -1,0 +1,278 @@
+"""Exact best-fit over all nodes, batched over identical allocations.
+
+The sequential greedy takes, for each allocation in turn, the node that is best by (fewest allocations of the
+group there, nodes to avoid last; fullest after placing; first in node order). Since the first criterion only
+grows as a node takes more, all nodes of the lowest level are served, best first, before any node of the next:
+whole levels are placed at once, with the same outcome choice by choice.
+
+Fullness is Nomad's exponential form, `20 - 10^free_cpu - 10^free_memory` with free shares in [0, 1] after
+placing, from an integer table, so that plain Python and NumPy agree to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from swarmlet.ids import NodeId
+from swarmlet.model.evaluation import REFUSALS_MAX, NodeRefusal, PlacementFailure
+from swarmlet.model.resources import DIMENSIONS, Quantity
+from swarmlet.placement.cluster import Cluster
+from swarmlet.placement.feasibility import Ask, dynamic_ports_free, unready
+
+#: Steps of the free share. At 4096 the packing differs from exact arithmetic by less than 0.1 %.
+STEPS = 4096
+#: 10^(i / STEPS), as integers.
+POWERS = tuple(round(10 ** (step / STEPS) * 1_000_000) for step in range(STEPS + 1))
+#: From this many candidate nodes on NumPy pays for its import (15 MiB, 60 ms).
+NUMPY_NODES = 32
+#: Added to the level of a node to avoid: above any real count, so that it is taken last.
+AVOID_LEVEL = 10_000_000
+#: Stands for "no bound" where a group asks for nothing of a dimension.
+UNBOUNDED = 10_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where identical allocations go: runs of (node slot, count), and why the rest goes nowhere."""
+
+    runs: tuple[tuple[int, int], ...]
+    failure: PlacementFailure | None = None
+
+    @property
+    def count(self) -> int:
+        """How many were placed."""
+        return sum(count for _, count in self.runs)
+
+
+def place(
+    cluster: Cluster,
+    ask: Ask,
+    count: int,
+    *,
+    avoid: frozenset[NodeId] = frozenset(),
+    only: NodeId | None = None,
+    numpy_nodes: int = NUMPY_NODES,
+) -> Placed:
+    """Place `count` identical allocations and take their room in `cluster`.
+
+    `avoid`: nodes taken only if nothing else is left. `only`: the one node that is allowed.
+    """
+    rooms = [_room(cluster, ask, slot, only) for slot in range(len(cluster.nodes))]
+    candidates = [slot for slot, room in enumerate(rooms) if room > 0]
+    levels = {slot: cluster.of_group.get(ask.group, {}).get(slot, 0) for slot in candidates}
+    for slot in candidates:
+        if cluster.nodes[slot].id in avoid:
+            levels[slot] += AVOID_LEVEL
+    demand = (ask.demand.cpu, ask.demand.memory, ask.demand.disk)
+    fill = _fill_numpy if len(candidates) >= numpy_nodes else _fill_python
+    taken = fill(cluster, candidates, rooms, levels, demand, count)
+    runs = tuple((slot, taken[slot]) for slot in sorted(taken))
+    for slot, number in runs:
+        cluster.take(ask.group, slot, number, demand, ask.static_ports)
+        cluster.ports_promised[slot] += number * ask.dynamic_ports
+    missing = count - sum(taken.values())
+    return Placed(runs, explain(cluster, ask, missing, only=only) if missing else None)
+
+
+def _room(cluster: Cluster, ask: Ask, slot: int, only: NodeId | None) -> int:
+    """How many of them the node could take, 0 if it may not take any."""
+    node = cluster.nodes[slot]
+    if (only is not None and node.id != only) or ask.refusal(node):
+        return 0
+    demand = ask.demand
+    room = min(
+        _times(cluster.free_cpu[slot], demand.cpu),
+        _times(cluster.free_memory[slot], demand.memory),
+        _times(cluster.free_disk[slot], demand.disk),
+    )
+    if ask.static_ports:
+        room = min(room, 0 if _taken_port(cluster, ask, slot) else 1)
+    if ask.dynamic_ports:
+        free = dynamic_ports_free(cluster.ports[slot]) - cluster.ports_promised[slot]
+        room = min(room, _times(free, ask.dynamic_ports))
+    if ask.distinct_in_job:
+        room = min(room, 0 if cluster.of_job.get(slot, 0) else 1)
+    if ask.distinct_in_group:
+        room = min(room, 0 if cluster.of_group.get(ask.group, {}).get(slot, 0) else 1)
+    return max(room, 0)
+
+
+def _times(free: int, each: int) -> int:
+    """How often `each` fits. Less than nothing is free where a node shrank: then nothing fits (`model.fit`)."""
+    if free < 0:
+        return 0
+    return free // each if each > 0 else UNBOUNDED
+
+
+def _taken_port(cluster: Cluster, ask: Ask, slot: int) -> int:
+    """The first asked static port that is taken on the node; 0: none."""
+    return next((port for port in ask.static_ports if port in cluster.ports[slot]), 0)
+
+
+def _share(free: int, capacity: int) -> int:
+    """The free share in steps."""
+    if capacity <= 0 or free <= 0:
+        return 0
+    return min(free * STEPS // capacity, STEPS)
+
+
+def _emptiness(cluster: Cluster, slot: int, taken: int, demand: tuple[int, int, int]) -> int:
+    """Of the node with `taken` allocations and one more: less is fuller is better."""
+    cpu = cluster.free_cpu[slot] - (taken + 1) * demand[0]
+    memory = cluster.free_memory[slot] - (taken + 1) * demand[1]
+    return (
+        POWERS[_share(cpu, cluster.capacity_cpu[slot])]
+        + POWERS[_share(memory, cluster.capacity_memory[slot])]
+    )
+
+
+def _fill_python(
+    cluster: Cluster,
+    candidates: Sequence[int],
+    rooms: Sequence[int],
+    levels: dict[int, int],
+    demand: tuple[int, int, int],
+    count: int,
+) -> dict[int, int]:
+    """Level by level; slot -> how many."""
+    taken: dict[int, int] = {}
+    by_level: dict[int, list[int]] = {}
+    for slot in candidates:
+        by_level.setdefault(levels[slot], []).append(slot)
+    while count > 0 and by_level:
+        level = min(by_level)
+        slots = by_level.pop(level)
+        slots.sort(key=lambda slot: (_emptiness(cluster, slot, taken.get(slot, 0), demand), slot))
+        chosen = slots[:count]
+        count -= len(chosen)
+        for slot in chosen:
+            taken[slot] = taken.get(slot, 0) + 1
+            if taken[slot] < rooms[slot]:
+                by_level.setdefault(level + 1, []).append(slot)
+    return taken
+
+
+def _fill_numpy(
+    cluster: Cluster,
+    candidates: Sequence[int],
+    rooms: Sequence[int],
+    levels: dict[int, int],
+    demand: tuple[int, int, int],
+    count: int,
+) -> dict[int, int]:
+    """The same as `_fill_python`, over arrays. NumPy is imported here only: small clusters do without."""
+    import numpy as np
+
+    slots = np.array(candidates, dtype=np.int64)
+    room = np.array([rooms[slot] for slot in candidates], dtype=np.int64)
+    level_of = np.array([levels[slot] for slot in candidates], dtype=np.int64)
+    powers = np.array(POWERS, dtype=np.int64)
+    free_cpu, free_memory = (
+        np.array([column[slot] for slot in candidates], dtype=np.int64)
+        for column in (cluster.free_cpu, cluster.free_memory)
+    )
+    capacity_cpu, capacity_memory = (
+        np.array([column[slot] for slot in candidates], dtype=np.int64)
+        for column in (cluster.capacity_cpu, cluster.capacity_memory)
+    )
+    taken = np.zeros(len(slots), dtype=np.int64)
+
+    def shares(free: np.ndarray, capacity: np.ndarray) -> np.ndarray:
+        positive = (capacity > 0) & (free > 0)
+        return np.where(positive, np.minimum(free * STEPS // np.maximum(capacity, 1), STEPS), 0)
+
+    while count > 0:
+        open_ones = np.flatnonzero(taken < room)
+        if len(open_ones) == 0:
+            break
+        current = (level_of + taken)[open_ones]
+        rows = open_ones[current == current.min()]
+        cpu = free_cpu[rows] - (taken[rows] + 1) * demand[0]
+        memory = free_memory[rows] - (taken[rows] + 1) * demand[1]
+        emptiness = powers[shares(cpu, capacity_cpu[rows])] + powers[shares(memory, capacity_memory[rows])]
+        chosen = rows[np.lexsort((slots[rows], emptiness))[:count]]
+        taken[chosen] += 1
+        count -= len(chosen)
+    return {int(slots[row]): int(taken[row]) for row in np.flatnonzero(taken)}
+
+
+def explain(cluster: Cluster, ask: Ask, missing: int, *, only: NodeId | None = None) -> PlacementFailure:
+    """Why `missing` allocations found no node: counted over all nodes, with reasons for the first ones."""
+    filtered: dict[str, int] = {}
+    exhausted: dict[str, int] = {}
+    shortage: dict[str, int] = {}
+    available: dict[str, int] = {}
+    refusals: list[NodeRefusal] = []
+    nodes_filtered = nodes_exhausted = 0
+    for slot, node in enumerate(cluster.nodes):
+        if not unready(node) and ask.in_datacenter(node):
+            available[node.datacenter] = available.get(node.datacenter, 0) + 1
+        reason = ask.refusal(node) or _distinct_refusal(cluster, ask, slot)
+        if not reason and only is not None and node.id != only:
+            reason = "not the node that holds its data"
+        if reason:
+            nodes_filtered += 1
+            filtered[reason] = filtered.get(reason, 0) + 1
+            refusals.append(NodeRefusal(node_id=node.id, node_name=node.name, reason=reason))
+            continue
+        short = _short(cluster, ask, slot)
+        if not short:
+            continue
+        nodes_exhausted += 1
+        for dimension, amount, _ in short:
+            exhausted[dimension] = exhausted.get(dimension, 0) + 1
+            if amount:
+                shortage[dimension] = min(amount, shortage.get(dimension, amount))
+        dimension, amount, sentence = short[0]
+        sentence = ", ".join(each[2] for each in short)
+        refusals.append(
+            NodeRefusal(
+                node_id=node.id,
+                node_name=node.name,
+                reason=sentence,
+                dimension=dimension,
+                shortage=amount,
+            )
+        )
+    return PlacementFailure(
+        nodes_evaluated=len(cluster.nodes),
+        nodes_filtered=nodes_filtered,
+        nodes_exhausted=nodes_exhausted,
+        nodes_available=dict(sorted(available.items())),
+        constraint_filtered=dict(sorted(filtered.items())),
+        dimension_exhausted=dict(sorted(exhausted.items())),
+        shortage=dict(sorted(shortage.items())),
+        coalesced_failures=max(missing - 1, 0),
+        demand=ask.demand,
+        refusals=tuple(refusals[:REFUSALS_MAX]),
+    )
+
+
+def _distinct_refusal(cluster: Cluster, ask: Ask, slot: int) -> str:
+    if ask.distinct_in_job and cluster.of_job.get(slot, 0):
+        return "distinct_hosts: holds an allocation of this job"
+    if ask.distinct_in_group and cluster.of_group.get(ask.group, {}).get(slot, 0):
+        return "distinct_hosts: holds an allocation of this group"
+    return ""
+
+
+def _short(cluster: Cluster, ask: Ask, slot: int) -> list[tuple[str, int, str]]:
+    """(dimension, amount, sentence) of what the node lacks for one more."""
+    free = Quantity(
+        cpu=cluster.free_cpu[slot], memory=cluster.free_memory[slot], disk=cluster.free_disk[slot]
+    )
+    short: list[tuple[str, int, str]] = []
+    for dimension in DIMENSIONS:
+        asked = int(getattr(ask.demand, dimension))
+        amount = asked - int(getattr(free, dimension))
+        if amount > 0:
+            unit = "MHz" if dimension == "cpu" else "MiB"
+            short.append((dimension, amount, f"{dimension} short by {amount} {unit}"))
+    port = _taken_port(cluster, ask, slot)
+    if port:
+        short.append(("ports", 0, f"port {port} is taken"))
+    free_ports = dynamic_ports_free(cluster.ports[slot]) - cluster.ports_promised[slot]
+    if free_ports < ask.dynamic_ports:
+        short.append(("ports", 0, "no dynamic port is free"))
+    return short

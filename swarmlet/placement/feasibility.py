@@ -1,0 +1,147 @@
+"""Which nodes a group may run on at all, and why the others not. Quantities are the packer's business."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from swarmlet.model.fit import asked_ports
+from swarmlet.model.job import Constraint, Job, TaskGroup
+from swarmlet.model.node import Eligibility, Node, NodeStatus
+from swarmlet.model.resources import DYNAMIC_PORT_MAX, DYNAMIC_PORT_MIN, Quantity
+from swarmlet.placement.constraint import CompiledConstraint, compile_constraint, is_distinct_hosts
+
+#: Jobs of this pool name run in any pool.
+ANY_POOL = "all"
+
+
+@dataclass
+class Ask:
+    """What one allocation of a group needs of a node; compiled once per evaluation."""
+
+    group: str
+    demand: Quantity
+    static_ports: tuple[int, ...]
+    dynamic_ports: int
+    drivers: tuple[str, ...]
+    volumes: tuple[tuple[str, bool], ...]
+    constraints: tuple[CompiledConstraint, ...]
+    datacenters: tuple[str, ...]
+    node_pool: str
+    #: One allocation of the group (or of the whole job) per node.
+    distinct_in_group: bool
+    distinct_in_job: bool
+    _datacenter_pattern: re.Pattern[str] = field(init=False, repr=False)
+    _class_refusals: dict[str, str] = field(init=False, repr=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Compile the datacenter globs into one pattern."""
+        self._datacenter_pattern = re.compile(
+            "|".join(_glob_pattern(glob) for glob in self.datacenters) or "(?!)"
+        )
+
+    @classmethod
+    def of(cls, job: Job, group: TaskGroup) -> Ask:
+        """Raises InvalidJob for a constraint that cannot be evaluated (submission checks that earlier)."""
+        constraints: list[Constraint] = [*job.constraints, *group.constraints]
+        for task in group.tasks:
+            constraints += task.constraints
+        ports = asked_ports(group)
+        return cls(
+            group=group.name,
+            demand=group.demand(),
+            static_ports=tuple(port.static for port in ports if port.static),
+            dynamic_ports=sum(1 for port in ports if not port.static),
+            drivers=tuple(sorted({task.driver for task in group.tasks})),
+            volumes=tuple(
+                (volume.source or volume.name, volume.is_read_only)
+                for volume in group.volumes
+                if volume.kind == "host"
+            ),
+            constraints=tuple(compile_constraint(each) for each in dict.fromkeys(constraints)),
+            datacenters=job.datacenters,
+            node_pool=job.node_pool,
+            distinct_in_group=any(map(is_distinct_hosts, group.constraints)),
+            distinct_in_job=any(map(is_distinct_hosts, job.constraints)),
+        )
+
+    @property
+    def is_class_bound(self) -> bool:
+        """Whether a computed class alone decides (no constraint looks at what is unique to a node)."""
+        return not any(constraint.is_unique for constraint in self.constraints)
+
+    def in_datacenter(self, node: Node) -> bool:
+        """Whether the job names the node's datacenter."""
+        return self._datacenter_pattern.fullmatch(node.datacenter) is not None
+
+    def never_here(self, node: Node) -> str:
+        """Why `node` can never take it while node and job are what they are; empty: it can."""
+        if self.node_pool not in {node.node_pool, ANY_POOL}:
+            return f"node pool {node.node_pool} is not {self.node_pool}"
+        if not self.in_datacenter(node):
+            return f"datacenter {node.datacenter} is not among {', '.join(self.datacenters)}"
+        return self._constraint_refusal(node)
+
+    def refusal(self, node: Node) -> str:
+        """Why `node` may not take it now, before quantities and ports are looked at; empty: it may."""
+        return unready(node) or self.never_here(node) or self._missing(node)
+
+    def _missing(self, node: Node) -> str:
+        for name in self.drivers:
+            driver = node.drivers.get(name)
+            if driver is None or not driver.is_detected:
+                reason = driver.reason if driver else ""
+                return f"driver {name} missing" + (f": {reason}" if reason else "")
+            if not driver.is_healthy:
+                return f"driver {name} unhealthy" + (f": {driver.reason}" if driver.reason else "")
+        for name, is_read_only in self.volumes:
+            volume = node.host_volumes.get(name)
+            if volume is None:
+                return f"host volume {name} missing"
+            if volume.is_read_only and not is_read_only:
+                return f"host volume {name} is read-only"
+        return ""
+
+    def _constraint_refusal(self, node: Node) -> str:
+        """Of the constraints; those about the class are evaluated once per class."""
+        shared = self._class_refusals.get(node.computed_class) if node.computed_class else None
+        if shared is None:
+            shared = next(
+                (each.reason for each in self.constraints if not each.is_unique and not each.holds(node)), ""
+            )
+            if node.computed_class:
+                self._class_refusals[node.computed_class] = shared
+        if shared:
+            return shared
+        return next((each.reason for each in self.constraints if each.is_unique and not each.holds(node)), "")
+
+
+def unready(node: Node) -> str:
+    """Why nothing new may be placed on `node`; empty: it may."""
+    match node.status:
+        case NodeStatus.READY:
+            pass
+        case NodeStatus.INITIALIZING:
+            return "still initializing"
+        case NodeStatus.DISCONNECTED:
+            return "agent down"
+        case NodeStatus.DOWN:
+            return "down"
+        case NodeStatus.LEFT:
+            return "left the cluster"
+    if node.drain is not None:
+        return "draining"
+    if node.eligibility is not Eligibility.ELIGIBLE:
+        return "not eligible"
+    return ""
+
+
+def dynamic_ports_free(taken: set[int]) -> int:
+    """How many dynamic ports a node has left."""
+    used = sum(1 for port in taken if DYNAMIC_PORT_MIN <= port <= DYNAMIC_PORT_MAX)
+    return DYNAMIC_PORT_MAX - DYNAMIC_PORT_MIN + 1 - used
+
+
+def _glob_pattern(glob: str) -> str:
+    """Only `*` is special, as in Nomad."""
+    return "(?:" + ".*".join(re.escape(part) for part in glob.split("*")) + ")"

@@ -1,0 +1,634 @@
+"""What is wanted minus what is there, for one job: place, stop, update, migrate, wait. Pure.
+
+Each index of a group is looked at by itself. Of the allocations that hold an index at most one stays, once it is
+up; until then the one before it stays too (start first). Why an index is left alone is said in `waiting`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from swarmlet.ids import DeploymentId, NodeId, derive
+from swarmlet.model.allocation import Allocation, ClientStatus, RescheduleEvent
+from swarmlet.model.deployment import Deployment, DeploymentGroup, DeploymentStatus
+from swarmlet.model.evaluation import Evaluation
+from swarmlet.model.job import SECOND_NS, Job, JobType, TaskGroup, UpdateStrategy
+from swarmlet.model.node import Node, NodeStatus
+from swarmlet.model.plan import DeploymentUpdate, InPlaceUpdate, Mark, Stop
+from swarmlet.placement.feasibility import Ask
+from swarmlet.scheduler import reschedule
+from swarmlet.scheduler.definition import Difference, difference
+from swarmlet.scheduler.health import is_running_well
+from swarmlet.state.view import View
+
+#: How long gossip gives an agent that is down (design, "What counts as dead"); for the sentence only.
+AGENT_GRACE_NS = 30 * SECOND_NS
+#: A node that stops its tasks by its own clock gets this much more, and a hundredth of the time.
+STOP_MARGIN_NS = 5 * SECOND_NS
+#: A returned node that has not reported yet, or an original whose replacement is not up: look again after this.
+LOOK_AGAIN_NS = 2 * SECOND_NS
+#: Where the original's node is still gone, its replacement is looked at this often until it is up.
+LOST_LOOK_AGAIN_NS = 30 * SECOND_NS
+#: Sentences kept per group.
+WAITING_MAX = 10
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceRequest:
+    """One new allocation that is wanted."""
+
+    index: int
+    previous: Allocation | None = None
+    reschedule_events: tuple[RescheduleEvent, ...] = ()
+    #: Another node is better (it failed here).
+    avoid: NodeId | None = None
+    #: No other node will do (its data is there).
+    only: NodeId | None = None
+    #: Runs until the new one is up; may be stopped first if its room or port is needed.
+    replaces: Allocation | None = None
+    #: Not empty: cannot be placed yet, whatever room there is.
+    hold: str = ""
+
+
+@dataclass
+class Reconciliation:
+    """The difference, before nodes are chosen. Requests are in the order in which they are to be placed."""
+
+    requests: dict[str, list[PlaceRequest]] = field(default_factory=dict)
+    stops: list[Stop] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
+    updates: list[InPlaceUpdate] = field(default_factory=list)
+    deployment: Deployment | None = None
+    deployment_updates: list[DeploymentUpdate] = field(default_factory=list)
+    #: Earliest time at which the job must be looked at again.
+    look_again_ns: int | None = None
+    #: Failed allocations whose replacement comes then.
+    delayed: list[Allocation] = field(default_factory=list)
+    waiting: dict[str, str] = field(default_factory=dict)
+    #: Ids of allocations on their way out: they do not count against new ones on the same node.
+    leaving: set[str] = field(default_factory=set)
+
+    def look_again(self, at_ns: int) -> None:
+        """Ask for a follow-up no later than `at_ns`."""
+        self.look_again_ns = at_ns if self.look_again_ns is None else min(self.look_again_ns, at_ns)
+
+    def stop(self, allocation: Allocation, why: str, client: ClientStatus | None = None) -> None:
+        """Stop it; `client` LOST where nobody is left to say that it ended."""
+        self.stops.append(Stop(allocation_id=allocation.id, description=why, client=client))
+        self.leaving.add(allocation.id)
+
+    def wait(self, group: str, sentence: str) -> None:
+        """Say why something is left alone."""
+        earlier = self.waiting.get(group, "")
+        if sentence in earlier or earlier.count("; ") >= WAITING_MAX - 1:
+            return
+        self.waiting[group] = f"{earlier}; {sentence}" if earlier else sentence
+
+
+def reconcile(view: View, evaluation: Evaluation, now_ns: int) -> Reconciliation:
+    """Compare the evaluation's job with its allocations. `now_ns` is wall time."""
+    result = Reconciliation()
+    job = view.job(evaluation.namespace, evaluation.job_id)
+    allocations = list(view.allocations_of_job(evaluation.namespace, evaluation.job_id))
+    _write_off(view, allocations, result)
+    deployments = list(view.deployments_of_job(evaluation.namespace, evaluation.job_id))
+    if job is None or job.is_stopped:
+        for allocation in allocations:
+            if not allocation.is_terminal():
+                result.stop(allocation, "job is stopped", _lost_if_gone(view, allocation))
+        _cancel(result, deployments, "Cancelled because job is stopped")
+        return result
+    deployment = _deployment_of(job, deployments)
+    outdated = [each for each in deployments if deployment is None or each.id != deployment.id]
+    _cancel(result, outdated, "Cancelled due to newer version of job")
+    groups = [_Group(view, evaluation, job, group, deployment, now_ns, result) for group in job.groups]
+    by_name: dict[str, list[Allocation]] = {}
+    for allocation in allocations:
+        by_name.setdefault(allocation.group, []).append(allocation)
+    for each in groups:
+        each.look_at_all(by_name.pop(each.group.name, []))
+    for rest in by_name.values():
+        for allocation in rest:
+            if not allocation.is_terminal():
+                result.stop(
+                    allocation, "its group is not in the job any more", _lost_if_gone(view, allocation)
+                )
+    _create_deployment(evaluation, job, groups, deployment, now_ns, result)
+    for each in groups:
+        each.roll_out(result.deployment)
+    return result
+
+
+def _write_off(view: View, allocations: list[Allocation], result: Reconciliation) -> None:
+    """Nobody is left to say that what was told to stop on a gone node has ended."""
+    for allocation in allocations:
+        is_stopping = allocation.is_server_terminal() and not allocation.is_client_terminal()
+        if is_stopping and _lost_if_gone(view, allocation) is not None:
+            result.stop(allocation, allocation.desired_description, ClientStatus.LOST)
+
+
+def update_strategy(job: Job, group: TaskGroup) -> UpdateStrategy | None:
+    """How versions of a group are rolled out; None: all at once (batch, or `max_parallel = 0`)."""
+    if job.type is not JobType.SERVICE:
+        return None
+    strategy = group.update or job.update or UpdateStrategy()
+    return strategy if strategy.max_parallel > 0 else None
+
+
+def _deployment_of(job: Job, deployments: list[Deployment]) -> Deployment | None:
+    """The newest deployment of the job's current version."""
+    for deployment in reversed(deployments):
+        if (deployment.job_version, deployment.job_create_index) == (job.version, job.create_index):
+            return deployment
+    return None
+
+
+def _cancel(result: Reconciliation, deployments: list[Deployment], why: str) -> None:
+    for deployment in deployments:
+        if deployment.is_active():
+            result.deployment_updates.append(
+                DeploymentUpdate(
+                    deployment_id=deployment.id, status=DeploymentStatus.CANCELLED, description=why
+                )
+            )
+
+
+def _lost_if_gone(view: View, allocation: Allocation) -> ClientStatus | None:
+    node = view.node(allocation.node_id)
+    if node is None or node.status in {NodeStatus.DOWN, NodeStatus.LEFT}:
+        return ClientStatus.LOST
+    return None
+
+
+def _create_deployment(
+    evaluation: Evaluation,
+    job: Job,
+    groups: list[_Group],
+    deployment: Deployment | None,
+    now_ns: int,
+    result: Reconciliation,
+) -> None:
+    """One per version, as soon as the version changes anything; or go on with the active one."""
+    if deployment is not None:
+        result.deployment = deployment if deployment.is_active() else None
+        return
+    states: dict[str, DeploymentGroup] = {}
+    for each in groups:
+        strategy = update_strategy(job, each.group)
+        if strategy is None:
+            continue
+        states[each.group.name] = DeploymentGroup(
+            desired_total=each.changes + each.in_place,
+            auto_revert=strategy.auto_revert,
+            progress_deadline_ns=strategy.progress_deadline_ns,
+            require_progress_by_ns=now_ns + strategy.progress_deadline_ns if each.changes else 0,
+        )
+    is_change = any(each.changes for each in groups) or bool(result.updates)
+    if not states or not is_change:
+        return
+    result.deployment = Deployment(
+        id=DeploymentId(derive(evaluation.id, evaluation.attempt, "deployment")),
+        namespace=job.namespace,
+        job_id=job.id,
+        job_version=job.version,
+        job_create_index=job.create_index,
+        groups=states,
+        create_time_ns=now_ns,
+        modify_time_ns=now_ns,
+    )
+
+
+class _Group:
+    """One group of the job, looked at index by index."""
+
+    def __init__(
+        self,
+        view: View,
+        evaluation: Evaluation,
+        job: Job,
+        group: TaskGroup,
+        deployment: Deployment | None,
+        now_ns: int,
+        result: Reconciliation,
+    ) -> None:
+        self.view, self.evaluation, self.job, self.group = view, evaluation, job, group
+        self.deployment, self.now_ns, self.result = deployment, now_ns, result
+        self.ask = Ask.of(job, group)
+        self.strategy = update_strategy(job, group)
+        self.requests: list[PlaceRequest] = []
+        #: Allocations of older versions, to be replaced as the rollout allows, with what failed meanwhile.
+        self.outdated: list[tuple[Allocation, Allocation | None]] = []
+        #: Allocations of the running deployment that are not healthy yet, and those that wait to be tried again.
+        self.unhealthy = 0
+        #: Allocations that go on under the new version.
+        self.in_place = 0
+        self._differences: dict[int, Difference] = {}
+
+    @property
+    def changes(self) -> int:
+        """How many new allocations the version needs; those updated in place join its deployment as well."""
+        return len(self.requests) + len(self.outdated)
+
+    def look_at_all(self, allocations: list[Allocation]) -> None:
+        """Sort every index into: fine, to place, to replace, to stop, to leave alone."""
+        by_index: dict[int, list[Allocation]] = {}
+        for allocation in allocations:
+            by_index.setdefault(allocation.index, []).append(allocation)
+            if self._is_unhealthy_of_deployment(allocation):
+                self.unhealthy += 1
+        for index in range(self.group.count):
+            self._look_at(index, by_index.pop(index, []))
+        for index in sorted(by_index):
+            for allocation in by_index[index]:
+                if not allocation.is_terminal():
+                    self.result.stop(
+                        allocation,
+                        f"count is now {self.group.count}",
+                        _lost_if_gone(self.view, allocation),
+                    )
+
+    def roll_out(self, deployment: Deployment | None) -> None:
+        """Replace outdated allocations, as many at a time as the strategy allows; hand over the requests."""
+        failed = self.deployment is not None and self.deployment.status is DeploymentStatus.FAILED
+        paused = deployment is not None and deployment.status is DeploymentStatus.PAUSED
+        if self.strategy is not None and (failed or paused):
+            self._hold_back("failed" if failed else "is paused")
+        elif self.strategy is None and self.job.type is JobType.SERVICE:
+            for old, failed_one in self.outdated:
+                self._replace(old, failed_one)
+        elif self.strategy is None:
+            for old, _ in self.outdated:
+                self.result.stop(old, f"replaced by version {self.job.version}")
+                self._request_missing(old.index, old, [old])
+        else:
+            room = self.strategy.max_parallel - self.unhealthy - len(self.requests)
+            order = sorted(
+                self.outdated,
+                key=lambda pair: (
+                    pair[1] is None,
+                    is_running_well(pair[0], self._min_healthy, self.now_ns),
+                    pair[0].index,
+                ),
+            )
+            for old, failed_one in order[: max(room, 0)]:
+                self._replace(old, failed_one)
+        self.result.leaving.update(old.id for old, _ in self.outdated)
+        if self.requests:
+            self.result.requests[self.group.name] = self.requests
+
+    @property
+    def _min_healthy(self) -> int:
+        return (self.strategy or UpdateStrategy()).min_healthy_ns
+
+    def _name(self, index: int) -> str:
+        return f"{self.group.name}[{index}]"
+
+    def _is_unhealthy_of_deployment(self, allocation: Allocation) -> bool:
+        if self.deployment is None or allocation.deployment_id != self.deployment.id:
+            return False
+        return not allocation.is_terminal() and not self._is_up(allocation)
+
+    def _difference(self, allocation: Allocation) -> Difference:
+        version = allocation.job_version
+        if version not in self._differences:
+            old = self.view.job_version(self.job.namespace, self.job.id, version)
+            self._differences[version] = difference(old, self.job, self.group.name)
+        found = self._differences[version]
+        if found is Difference.IN_PLACE:
+            node = self.view.node(allocation.node_id)
+            if node is not None and self.ask.never_here(node):
+                return Difference.DESTRUCTIVE
+        return found
+
+    def _is_up(self, allocation: Allocation) -> bool:
+        """Good enough for the one before it to go: healthy where health is asked for, else running well."""
+        node = self.view.node(allocation.node_id)
+        if node is None or node.status is not NodeStatus.READY:
+            return False
+        active = self.deployment if self.deployment is not None and self.deployment.is_active() else None
+        if (
+            active is not None
+            and allocation.deployment_id == active.id
+            and not joined_in_place(allocation, active)
+        ):
+            return allocation.health is not None and allocation.health.is_healthy
+        return is_running_well(allocation, self._min_healthy, self.now_ns)
+
+    def _look_at(self, index: int, everything: list[Allocation]) -> None:
+        wanted = [each for each in everything if not each.is_server_terminal()]
+        live: list[Allocation] = []
+        lost: list[Allocation] = []
+        held = False
+        for allocation in wanted:
+            if allocation.is_client_terminal():
+                continue
+            node = self.view.node(allocation.node_id)
+            if node is None or node.status is NodeStatus.LEFT:
+                self.result.stop(allocation, "its node has left the cluster", ClientStatus.LOST)
+                lost.append(allocation)
+            elif node.status is NodeStatus.DOWN:
+                if self._waits_for(allocation, node):
+                    held = True
+                else:
+                    lost.append(allocation)
+            else:
+                live.append(allocation)
+                if node.status is NodeStatus.DISCONNECTED:
+                    self._say_agent_down(allocation, node)
+        current = [each for each in live if self._difference(each) is not Difference.DESTRUCTIVE]
+        outdated = [each for each in live if self._difference(each) is Difference.DESTRUCTIVE]
+        keeper = self._settle(current)
+        if keeper is not None:
+            self._keep(keeper, outdated, lost)
+        elif outdated:
+            self._outdate(outdated, wanted, lost)
+        elif not held:
+            self._fill(index, everything, wanted, lost)
+
+    def _say_agent_down(self, allocation: Allocation, node: Node) -> None:
+        left = max(node.status_updated_at_ns + AGENT_GRACE_NS - self.now_ns, 0)
+        self.result.wait(
+            self.group.name,
+            f"{self._name(allocation.index)} stays on node {node.name}, whose agent is down"
+            f" ({_seconds(left)} s until it counts as dead)",
+        )
+
+    def _waits_for(self, allocation: Allocation, node: Node) -> bool:
+        """Whether an allocation of a silent node is left alone, for now or until the node returns."""
+        name, rules = self._name(allocation.index), self.group.disconnect
+        if self.group.is_bound_to_its_node():
+            self.result.wait(self.group.name, f"{name} waits for node {node.name} (its data is there)")
+        elif not rules.replace:
+            self.result.wait(
+                self.group.name, f"{name} waits for node {node.name} (disconnect: replace = false)"
+            )
+        else:
+            stopping = rules.stop_on_client_after_ns
+            if stopping:
+                kill = max((task.kill_timeout_ns for task in self.group.tasks), default=0)
+                stopping += stopping // 100 + STOP_MARGIN_NS + kill
+            patience = max(stopping, rules.lost_after_ns)
+            due = node.status_updated_at_ns + patience
+            if not patience or due <= self.now_ns:
+                return False
+            self.result.look_again(due)
+            self.result.wait(
+                self.group.name,
+                f"{name} waits {_seconds(due - self.now_ns)} s more for node {node.name} before it is replaced",
+            )
+        self._mark_unknown(allocation, node)
+        return True
+
+    def _mark_unknown(self, allocation: Allocation, node: Node) -> None:
+        if allocation.client_status is not ClientStatus.UNKNOWN:
+            self.result.marks.append(
+                Mark(
+                    allocation_id=allocation.id,
+                    client=ClientStatus.UNKNOWN,
+                    description=f"node {node.name} is down",
+                )
+            )
+
+    def _settle(self, current: list[Allocation]) -> Allocation | None:
+        """Of several allocations that could hold the index, which one does; the others stop as soon as they may."""
+        ordered = sorted(current, key=lambda each: (each.create_index, each.create_time_ns))
+        keeper: Allocation | None = None
+        for allocation in ordered:
+            keeper = allocation if keeper is None else self._settle_pair(keeper, allocation)
+        return keeper
+
+    def _settle_pair(self, original: Allocation, replacement: Allocation) -> Allocation:
+        if original.transition.migrate != replacement.transition.migrate:
+            if original.transition.migrate:
+                leaving, staying = original, replacement
+            else:
+                leaving, staying = replacement, original
+            if self._is_up(staying):
+                self.result.stop(leaving, "moved to another node")
+            else:
+                self.result.look_again(self.now_ns + self._min_healthy)
+            return staying
+        if self._is_up(replacement):
+            self.result.stop(original, "its replacement is healthy")
+            return replacement
+        node = self.view.node(original.node_id)
+        is_back = node is not None and node.status is NodeStatus.READY
+        if is_back and original.client_status is ClientStatus.RUNNING:
+            self.result.stop(replacement, "the original is back")
+            return original
+        # Its node has not reported yet (or its agent is down): decide when one of the two is known to run.
+        self.result.look_again(self.now_ns + LOOK_AGAIN_NS)
+        return replacement
+
+    def _keep(self, keeper: Allocation, outdated: list[Allocation], lost: list[Allocation]) -> None:
+        if keeper.job_version != self.job.version and keeper.id not in self.result.leaving:
+            self.result.updates.append(InPlaceUpdate(allocation_id=keeper.id, job_version=self.job.version))
+            self.in_place += 1
+        if self._is_up(keeper):
+            for old in outdated:
+                self.result.stop(old, f"replaced by version {self.job.version}")
+        else:
+            self.result.leaving.update(old.id for old in outdated)
+            if outdated and keeper.client_status is ClientStatus.RUNNING:
+                self._look_again_when_up(keeper)
+        self._bury(lost, keeper)
+        if keeper.transition.migrate:
+            self._migrate(keeper)
+
+    def _look_again_when_up(self, allocation: Allocation) -> None:
+        """Health of a deployment's allocations is reported; that of others is a matter of time."""
+        if allocation.deployment_id is None or self.deployment is None or not self.deployment.is_active():
+            self.result.look_again(self.now_ns + self._min_healthy)
+
+    def _bury(self, lost: list[Allocation], keeper: Allocation) -> None:
+        """Give up originals on silent nodes once their replacement is up; until then they may come back."""
+        for original in lost:
+            if original.id in self.result.leaving:
+                continue
+            if self._is_up(keeper):
+                self.result.stop(original, "its node is down and its replacement runs", ClientStatus.LOST)
+            else:
+                self.result.look_again(self.now_ns + LOST_LOOK_AGAIN_NS)
+
+    def _migrate(self, allocation: Allocation) -> None:
+        """Asked to move: start first when its node drains, stop first when a user asked."""
+        node = self.view.node(allocation.node_id)
+        is_draining = node is not None and node.drain is not None
+        if is_draining and not self.group.is_bound_to_its_node() and self.job.type is JobType.SERVICE:
+            self.requests.append(
+                PlaceRequest(allocation.index, previous=allocation, avoid=allocation.node_id)
+            )
+            self.result.leaving.add(allocation.id)
+            return
+        self.result.stop(allocation, "its node is draining" if is_draining else "stopped by request")
+        self._request_missing(allocation.index, allocation, [allocation])
+
+    def _outdate(self, outdated: list[Allocation], wanted: list[Allocation], lost: list[Allocation]) -> None:
+        best = max(
+            outdated,
+            key=lambda each: (
+                is_running_well(each, self._min_healthy, self.now_ns),
+                each.client_status is ClientStatus.RUNNING,
+                -each.create_index,
+            ),
+        )
+        for old in outdated:
+            if old is not best:
+                self.result.stop(old, f"replaced by version {self.job.version}")
+        self._bury(lost, best)
+        failures = [
+            each
+            for each in wanted
+            if each.client_status is ClientStatus.FAILED and each.job_version == self.job.version
+        ]
+        failed = max(failures, key=lambda each: each.create_index, default=None)
+        if failed is not None and not self._is_due(failed):
+            self.result.leaving.add(best.id)
+            self.unhealthy += 1
+            return
+        self.outdated.append((best, failed))
+
+    def _is_due(self, failed: Allocation) -> bool:
+        """Whether a failed allocation may be tried again now; if later, a follow-up is asked for."""
+        if failed.transition.reschedule or failed.transition.migrate:
+            return True
+        policy = reschedule.policy_of(self.group, self.job.type)
+        due = reschedule.next_attempt_ns(failed, policy)
+        name = self._name(failed.index)
+        if due is None:
+            self.result.wait(
+                self.group.name,
+                f"{name} failed and its {policy.attempts} reschedule attempts are used up",
+            )
+            return False
+        if due <= self.now_ns:
+            return True
+        self.result.wait(
+            self.group.name, f"{name} failed and is tried again in {_seconds(due - self.now_ns)} s"
+        )
+        self.result.look_again(due)
+        self.result.delayed.append(failed)
+        return False
+
+    def _fill(
+        self,
+        index: int,
+        everything: list[Allocation],
+        wanted: list[Allocation],
+        lost: list[Allocation],
+    ) -> None:
+        """Nothing holds the index: find out what was there last, and whether a new one is due."""
+        last = max(
+            (each for each in wanted if each.is_client_terminal() or each in lost),
+            key=lambda each: (each.create_index, each.create_time_ns),
+            default=None,
+        )
+        for original in lost:
+            node = self.view.node(original.node_id)
+            if node is not None and original.id not in self.result.leaving:
+                self._mark_unknown(original, node)
+                self.result.leaving.add(original.id)
+                self.result.look_again(self.now_ns + LOST_LOOK_AGAIN_NS)
+        if last is not None and last.client_status is ClientStatus.COMPLETE:
+            is_done = self.job.type is JobType.BATCH
+            if is_done and self._difference(last) is not Difference.DESTRUCTIVE:
+                return
+        is_failed = last is not None and last.client_status is ClientStatus.FAILED
+        if last is not None and is_failed and self._difference(last) is not Difference.DESTRUCTIVE:
+            if self._is_due(last):
+                self._retry(index, last, everything)
+            return
+        self._request_missing(index, last, everything)
+
+    def _retry(self, index: int, failed: Allocation, everything: list[Allocation]) -> None:
+        policy = reschedule.policy_of(self.group, self.job.type)
+        events = reschedule.successor_history(failed, policy, self.now_ns)
+        self._request_missing(index, failed, everything, events)
+
+    def _request_missing(
+        self,
+        index: int,
+        previous: Allocation | None,
+        everything: list[Allocation],
+        events: tuple[RescheduleEvent, ...] = (),
+    ) -> None:
+        """Ask for a new allocation of `index`; of a group with data only where the data is, once nobody uses it."""
+        only: NodeId | None = None
+        hold = ""
+        if self.group.is_bound_to_its_node():
+            owner = max(everything, key=lambda each: (each.create_index, each.create_time_ns), default=None)
+            node = self.view.node(owner.node_id) if owner is not None else None
+            if owner is not None and node is not None and node.status is not NodeStatus.LEFT:
+                if not owner.is_client_terminal():
+                    hold = f"{self._name(index)} starts once its predecessor on node {node.name} has stopped"
+                elif node.drain is None and not self.ask.never_here(node):
+                    only = node.id
+                    if node.status is not NodeStatus.READY:
+                        self.result.wait(
+                            self.group.name,
+                            f"{self._name(index)} waits for node {node.name} (its data is there)",
+                        )
+        avoid = previous.node_id if previous is not None and events and only is None else None
+        if hold:
+            self.result.wait(self.group.name, hold)
+        self.requests.append(PlaceRequest(index, previous, events, avoid=avoid, only=only, hold=hold))
+
+    def _replace(self, old: Allocation, failed: Allocation | None) -> None:
+        """One step of the rollout: the new one first, except where both would use the same data."""
+        if self.group.is_bound_to_its_node():
+            self.result.stop(old, f"replaced by version {self.job.version}")
+            self._request_missing(old.index, old, [old])
+            return
+        events: tuple[RescheduleEvent, ...] = ()
+        if failed is not None:
+            policy = reschedule.policy_of(self.group, self.job.type)
+            events = reschedule.successor_history(failed, policy, self.now_ns)
+        self.requests.append(
+            PlaceRequest(
+                old.index,
+                previous=failed or old,
+                reschedule_events=events,
+                avoid=failed.node_id if failed is not None else None,
+                replaces=old,
+            )
+        )
+
+    def _hold_back(self, verb: str) -> None:
+        """A rollout that failed or is paused starts nothing new of its version, but replaces what was healthy.
+
+        Where no older version is left there is nothing better to run: healing goes on.
+        """
+        if not self.outdated:
+            return
+        self.requests = [each for each in self.requests if _was_healthy(each.previous, self.job.version)]
+        self.result.wait(
+            self.group.name,
+            f"deployment of version {self.job.version} {verb}: nothing more of it is started",
+        )
+
+
+def joined_in_place(allocation: Allocation, deployment: Deployment) -> bool:
+    """Whether it ran before the deployment began and waits for a first verdict: it is judged by its running time."""
+    return allocation.health is None and allocation.create_index < deployment.create_index
+
+
+def _was_healthy(allocation: Allocation | None, version: int) -> bool:
+    return (
+        allocation is not None
+        and allocation.job_version == version
+        and allocation.health is not None
+        and allocation.health.is_healthy
+    )
+
+
+def _seconds(duration_ns: int) -> int:
+    """Rounded up, for sentences."""
+    return -(-duration_ns // SECOND_NS)
+
+
+def follow_ups_pending(view: View, evaluation: Evaluation, now_ns: int) -> Iterator[Evaluation]:
+    """Other evaluations of the job that are waiting for their time."""
+    for other in view.evaluations_of_job(evaluation.namespace, evaluation.job_id):
+        if other.id != evaluation.id and not other.is_terminal() and other.wait_until_ns > now_ns:
+            yield other

@@ -1,0 +1,262 @@
+"""One evaluation in, one plan out: reconcile, place, and say what could not be placed. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from swarmlet.ids import EvaluationId, NodeId, derive
+from swarmlet.model.allocation import Allocation
+from swarmlet.model.evaluation import Evaluation, EvaluationStatus, PlacementFailure, Trigger
+from swarmlet.model.fit import shortages
+from swarmlet.model.job import Job, TaskGroup
+from swarmlet.model.plan import GroupPlacement, IndexRange, Mark, Plan, Replacement, Run, Stop
+from swarmlet.model.resources import Quantity
+from swarmlet.placement.binpack import place
+from swarmlet.placement.cluster import Cluster
+from swarmlet.placement.feasibility import Ask
+from swarmlet.scheduler.reconcile import PlaceRequest, Reconciliation, follow_ups_pending, reconcile
+from swarmlet.state.view import View
+
+#: Placements per plan, so that its entry stays far below 4 MiB and its apply short; the rest follows at once.
+PLACEMENTS_MAX = 20_000
+
+
+def schedule(view: View, evaluation: Evaluation, now_ns: int) -> Plan:
+    """What should be done about `evaluation`, from the state in `view`. `now_ns` is wall time.
+
+    The plan ends the evaluation as complete; what could not be placed waits in a blocked evaluation that the
+    plan creates, what must wait for its time in a delayed one. The same inputs give the same plan.
+    """
+    difference = reconcile(view, evaluation, now_ns)
+    job = view.job(evaluation.namespace, evaluation.job_id)
+    is_cut = _cut(difference)
+    work = _Placement(view, difference)
+    if job is not None and difference.requests:
+        work.place_job(job)
+    evaluations: list[Evaluation] = []
+    marks = list(difference.marks)
+    if difference.look_again_ns is not None:
+        delayed = _follow_up(view, evaluation, difference.look_again_ns, now_ns)
+        if isinstance(delayed, Evaluation):
+            evaluations.append(delayed)
+        follow_up_id = delayed.id if isinstance(delayed, Evaluation) else delayed
+        marks += [
+            Mark(allocation_id=each.id, followup_evaluation=follow_up_id)
+            for each in difference.delayed
+            if each.followup_evaluation != follow_up_id
+        ]
+    if is_cut:
+        evaluations.append(_successor(evaluation, "rest", Trigger.QUEUED_ALLOCS, now_ns))
+    is_new = difference.deployment is not None and view.deployment(difference.deployment.id) is None
+    if work.queued:
+        evaluations.append(_blocked(view, evaluation, work, now_ns))
+    return Plan(
+        evaluation_id=evaluation.id,
+        attempt=evaluation.attempt,
+        snapshot_index=view.index,
+        job_version=job.version if job is not None else 0,
+        placements=tuple(work.placements),
+        stops=tuple(difference.stops),
+        marks=tuple(marks),
+        updates=tuple(difference.updates),
+        deployment=difference.deployment if is_new or work.placements or difference.updates else None,
+        deployment_updates=tuple(difference.deployment_updates),
+        failed_groups=work.failures,
+        queued=work.queued,
+        waiting=difference.waiting,
+        evaluations=tuple(evaluations),
+    )
+
+
+def _cut(difference: Reconciliation) -> bool:
+    """Keep what one plan may place; whether anything was left out."""
+    room = PLACEMENTS_MAX
+    is_cut = False
+    for group, requests in difference.requests.items():
+        is_cut = is_cut or len(requests) > room
+        difference.requests[group] = requests[:room]
+        room -= len(difference.requests[group])
+    return is_cut
+
+
+@dataclass
+class _Placement:
+    """Finds nodes for the requests of one job, group by group."""
+
+    view: View
+    difference: Reconciliation
+    placements: list[GroupPlacement] = field(default_factory=list)
+    failures: dict[str, PlacementFailure] = field(default_factory=dict)
+    queued: dict[str, int] = field(default_factory=dict)
+    #: What was asked for by groups that are not whole: decides which node classes can end the wait.
+    unmet: list[Ask] = field(default_factory=list)
+    is_holding: bool = False
+
+    def place_job(self, job: Job) -> None:
+        """Place every group's requests on one scratch copy of the cluster."""
+        cluster = Cluster.of(self.view)
+        cluster.count_job(
+            job.namespace,
+            job.id,
+            self.view.allocations_of_job(job.namespace, job.id),
+            self.difference.leaving,
+        )
+        for group in job.groups:
+            requests = self.difference.requests.get(group.name, [])
+            if requests:
+                self._place_group(cluster, job, group, requests)
+
+    def _place_group(
+        self, cluster: Cluster, job: Job, group: TaskGroup, requests: list[PlaceRequest]
+    ) -> None:
+        ask = Ask.of(job, group)
+        chosen = _Chosen(group.name, cluster)
+        missed: list[PlaceRequest] = []
+        failure: PlacementFailure | None = None
+        held = [each for each in requests if each.hold]
+        particular = [each for each in requests if not each.hold and (each.only or each.avoid)]
+        alike = [each for each in requests if not each.hold and not each.only and not each.avoid]
+        for request in particular:
+            avoid: frozenset[NodeId] = frozenset({request.avoid}) if request.avoid else frozenset()
+            placed = place(cluster, ask, 1, avoid=avoid, only=request.only)
+            chosen.add([request], placed.runs)
+            if placed.failure is not None:
+                failure = failure or placed.failure
+                missed.append(request)
+        if alike:
+            placed = place(cluster, ask, len(alike))
+            chosen.add(alike[: placed.count], placed.runs)
+            failure = failure or placed.failure
+            missed += alike[placed.count :]
+        if chosen.runs:
+            self.placements.append(chosen.placement())
+        if missed and failure is not None:
+            self.failures[group.name] = msgspec.structs.replace(failure, coalesced_failures=len(missed) - 1)
+            self.unmet.append(ask)
+            self._make_way(cluster, ask, missed)
+        self.is_holding = self.is_holding or bool(held)
+        if missed or held:
+            self.queued[group.name] = len(missed) + len(held)
+
+    def _make_way(self, cluster: Cluster, ask: Ask, missed: list[PlaceRequest]) -> None:
+        """Where only the old allocation is in the new one's way, stop it first; the blocked evaluation goes on."""
+        for request in missed:
+            old = request.replaces
+            if old is None or old.id in {stop.allocation_id for stop in self.difference.stops}:
+                continue
+            if _would_fit_without(cluster, ask, old):
+                self.difference.stops.append(
+                    Stop(
+                        allocation_id=old.id,
+                        description="stopped first: the new version needs its room or port",
+                    )
+                )
+
+
+@dataclass
+class _Chosen:
+    """Collects which indexes go where, as ranges and runs."""
+
+    group: str
+    cluster: Cluster
+    ranges: list[IndexRange] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    replacements: list[Replacement] = field(default_factory=list)
+
+    def add(self, requests: list[PlaceRequest], runs: tuple[tuple[int, int], ...]) -> None:
+        """`runs` cover `requests` in order."""
+        if not runs:
+            return
+        for request in requests:
+            last = self.ranges[-1] if self.ranges else None
+            if last is not None and last.start + last.count == request.index:
+                self.ranges[-1] = IndexRange(start=last.start, count=last.count + 1)
+            else:
+                self.ranges.append(IndexRange(start=request.index))
+            if request.previous is not None:
+                self.replacements.append(
+                    Replacement(
+                        group=self.group,
+                        index=request.index,
+                        previous=request.previous.id,
+                        reschedule_events=request.reschedule_events,
+                    )
+                )
+        self.runs += [
+            Run(group=self.group, node_id=self.cluster.nodes[slot].id, count=count) for slot, count in runs
+        ]
+
+    def placement(self) -> GroupPlacement:
+        """In the form that goes through the log."""
+        return GroupPlacement(
+            group=self.group,
+            ranges=tuple(self.ranges),
+            runs=tuple(self.runs),
+            replacements=tuple(self.replacements),
+        )
+
+
+def _would_fit_without(cluster: Cluster, ask: Ask, old: Allocation) -> bool:
+    """Whether the old allocation's node could take the new one once the old one has ended."""
+    slot = cluster.slots.get(old.node_id)
+    if slot is None or ask.refusal(cluster.nodes[slot]):
+        return False
+    node = cluster.nodes[slot]
+    free = Quantity(
+        cpu=cluster.free_cpu[slot], memory=cluster.free_memory[slot], disk=cluster.free_disk[slot]
+    )
+    used = node.available().minus(free).minus(old.resources)
+    if shortages(node, used, ask.demand):
+        return False
+    others = cluster.ports[slot] - {port.value for port in old.ports}
+    return not any(port in others for port in ask.static_ports)
+
+
+def _follow_up(view: View, evaluation: Evaluation, at_ns: int, now_ns: int) -> Evaluation | EvaluationId:
+    """A delayed evaluation of the same job; an id where one that is soon enough exists already."""
+    for other in follow_ups_pending(view, evaluation, now_ns):
+        if other.wait_until_ns <= at_ns:
+            return other.id
+    return _successor(evaluation, "follow-up", Trigger.ALLOC_FAILURE, now_ns, wait_until_ns=at_ns)
+
+
+def _blocked(view: View, evaluation: Evaluation, work: _Placement, now_ns: int) -> Evaluation:
+    """Waits for capacity, and remembers which classes of nodes can never help."""
+    classes: dict[str, bool] = {}
+    for node in view.nodes():
+        if node.computed_class:
+            may_help = work.is_holding or any(
+                not ask.is_class_bound or not ask.never_here(node) for ask in work.unmet
+            )
+            classes[node.computed_class] = classes.get(node.computed_class, False) or may_help
+    blocked = _successor(evaluation, "blocked", Trigger.QUEUED_ALLOCS, now_ns)
+    return msgspec.structs.replace(
+        blocked,
+        status=EvaluationStatus.BLOCKED,
+        status_description="waits for capacity",
+        failed_groups=work.failures,
+        queued=work.queued,
+        eligible_classes=tuple(sorted(name for name, may_help in classes.items() if may_help)),
+        ineligible_classes=tuple(sorted(name for name, may_help in classes.items() if not may_help)),
+        snapshot_index=view.index,
+    )
+
+
+def _successor(
+    evaluation: Evaluation, what: str, trigger: Trigger, now_ns: int, *, wait_until_ns: int = 0
+) -> Evaluation:
+    return Evaluation(
+        id=EvaluationId(derive(evaluation.id, evaluation.attempt, what)),
+        namespace=evaluation.namespace,
+        job_id=evaluation.job_id,
+        type=evaluation.type,
+        priority=evaluation.priority,
+        trigger=trigger,
+        job_modify_index=evaluation.job_modify_index,
+        wait_until_ns=wait_until_ns,
+        previous_evaluation=evaluation.id,
+        create_time_ns=now_ns,
+        modify_time_ns=now_ns,
+    )
