@@ -57,7 +57,8 @@ def parse_job(
     section = _job_section(reading, root)
     given = Given(variables or {}, variable_files, environment or {})
     bind_variables(reading, root, given)
-    bind_locals(reading, root)
+    if not reading.problems:
+        bind_locals(reading, root)
     if reading.problems or section is None:
         # What the job says depends on these: later messages would only repeat them.
         raise InvalidJobFile(reading.problems)

@@ -47,9 +47,9 @@ from swarmlet.jobspec.value import (
     weight,
 )
 
-#: Nodes evaluated and elements handed to functions, for one file: about a second of work. Nested loops reach it,
+#: Nodes evaluated and elements handed to functions, for one file: under a second of work. Nested loops reach it,
 #: job files do not.
-STEPS_MAX = 1_000_000
+STEPS_MAX = 200_000
 #: How deep evaluation may nest (locals that use locals, long sums): two Python frames per level.
 EVALUATION_DEPTH_MAX = 120
 
@@ -236,7 +236,8 @@ class _Run:
     def _member(self, node: GetAttribute, members: Members) -> Value:
         if node.name not in members.names:
             raise self._source.fault(
-                node.start, f"there is no {members.what} {node.name}{suggestion(node.name, members.names)}"
+                node.start,
+                f"there is no {members.what} {node.name}; expected a declared one{suggestion(node.name, members.names)}",
             )
         return members.get(node.name)
 
@@ -302,7 +303,7 @@ class _Run:
             if not isinstance(number, int) or not 0 <= number < len(source):
                 raise self._source.fault(
                     node.key.start,
-                    f"index {to_text(number)} is outside of this list of {len(source)} elements",
+                    f"index {to_text(number)} is outside of this list; expected less than {len(source)}",
                 )
             return source[number]
         raise self._source.fault(node.start, f"{describe(source)} has no index; expected a list or a map")
@@ -344,7 +345,9 @@ class _Run:
         try:
             return bounded(_arithmetic(node.operator, left_number, right_number))
         except (ZeroDivisionError, OverflowError) as error:
-            raise self._source.fault(node.at, f"{node.operator} by zero or out of range") from error
+            raise self._source.fault(
+                node.at, f"{node.operator} by zero or out of range; expected another divisor"
+            ) from error
 
     # Collections ----------------------------------------------------------------------------------------
 
@@ -413,7 +416,9 @@ class _Run:
             if reason is not None:
                 raise self._source.fault(node.start, f"{node.name}() is not supported: {reason}")
             hint = suggestion(node.name, self._evaluator.function_names())
-            raise self._source.fault(node.start, f"there is no function {node.name}{hint}")
+            raise self._source.fault(
+                node.start, f"there is no function {node.name}; expected a known one{hint}"
+            )
         arguments = [self.value(argument, scope) for argument in node.arguments]
         if node.is_expanded:
             last = arguments.pop()

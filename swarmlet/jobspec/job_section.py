@@ -85,7 +85,10 @@ def read_job(section: Section, source_text: str) -> Job:
 def _type(section: Section) -> JobType:
     written = section.text("type")
     if written in TYPES_REFUSED:
-        section.problem(section.place("type"), f'type "{written}" is not supported: {TYPES_REFUSED[written]}')
+        section.problem(
+            section.place("type"),
+            f'type "{written}" is not supported: {TYPES_REFUSED[written]}; expected service or batch',
+        )
         return JobType.SERVICE
     chosen = section.choice("type", tuple(JobType)) if written is not None else None
     return JobType(chosen) if chosen else JobType.SERVICE

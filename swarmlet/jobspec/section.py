@@ -257,7 +257,9 @@ class Section:
         for name, start in self._written():
             if name in reasons:
                 self._asked[name] = None
-                self.problem(start, f"{name} is not supported: {reasons[name]}")
+                self.problem(
+                    start, f"{name} is not supported: {reasons[name]}; expected {self.title} without it"
+                )
 
     def ignore(self, reasons: dict[str, str]) -> None:
         """Name each attribute or block of `reasons` that is written as a warning."""
@@ -271,8 +273,9 @@ class Section:
         known = sorted(self._asked)
         for name, start in self._written():
             if name not in self._asked:
-                hint = suggestion(name, known) or (f"; expected one of {', '.join(known)}" if known else "")
-                self.problem(start, f"{name} is unknown in {self.title}{hint}")
+                hint = suggestion(name, known)
+                shown = ", ".join(known) or "nothing" if not hint else "a known name"
+                self.problem(start, f"{name} is unknown in {self.title}; expected {shown}{hint}")
 
     def _written(self) -> list[tuple[str, int]]:
         names = [(attribute.name, attribute.start) for attribute in self.body.attributes.values()]

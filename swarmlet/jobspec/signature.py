@@ -27,7 +27,7 @@ class Function:
         else:
             expected = f"{self.least} to {self.most}"
         noun = "argument" if expected.endswith("1") else "arguments"
-        raise BadValue(f"{name}() takes {expected} {noun}; found {count}")
+        raise BadValue(f"{name}() got {count}; expected {expected} {noun}")
 
     def call(self, arguments: list[Value]) -> Value:
         """The result. Raises BadValue."""

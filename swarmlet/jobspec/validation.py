@@ -79,7 +79,8 @@ def _where(path: tuple[str, ...]) -> str:
             pieces.append(f'{path[at]} "{path[at + 1]}"')
             at += 2
         else:
-            pieces.append(path[at])
+            if path[at] != "0":
+                pieces.append(path[at])
             at += 1
     return ", ".join(pieces) or "job"
 
@@ -253,6 +254,11 @@ def _constraints(path: tuple[str, ...], constraints: tuple[Constraint, ...]) -> 
 def _services(path: tuple[str, ...], services: Iterable[Service], labels: list[str]) -> _Found:
     for number, service in enumerate(services):
         label = service.port_label
+        if not _is_service_name(service.name):
+            yield (
+                (*path, "service", str(number), "name"),
+                f'"{service.name[:40]}" is no service name; {_NAME_EXPECTED}',
+            )
         if label and not label.isdigit() and "${" not in label and label not in labels:
             yield (
                 (*path, "service", str(number), "port"),
@@ -260,12 +266,14 @@ def _services(path: tuple[str, ...], services: Iterable[Service], labels: list[s
             )
 
 
+def _is_service_name(name: str) -> bool:
+    return _NAME.match(name) is not None or "${" in name
+
+
 def _known(label: str, labels: list[str]) -> str:
-    return suggestion(label, labels) or (
-        f"; expected one of {', '.join(labels)}"
-        if labels
-        else '; expected network { port "…" {} } in the group'
-    )
+    if not labels:
+        return '; expected network { port "…" {} } in the group'
+    return f"; expected one of {', '.join(labels)}{suggestion(label, labels)}"
 
 
 def _task(path: tuple[str, ...], task: Task, group: TaskGroup, labels: list[str]) -> _Found:
@@ -334,7 +342,7 @@ def _driver(path: tuple[str, ...], task: Task, labels: list[str]) -> _Found:
         if key not in keys:
             yield (
                 (*here, key),
-                f"{key} is unknown in the configuration of {task.driver}{suggestion(key, keys)}",
+                f"{key} is unknown in the configuration of {task.driver}; expected a known name{suggestion(key, keys)}",
             )
     if needed not in task.config:
         yield here, f'task "{task.name}" has no {needed}; expected config {{ {needed} = "…" }}'

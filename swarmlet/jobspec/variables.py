@@ -314,7 +314,10 @@ def bind_locals(reading: Reading, root: Body) -> None:
         if name not in values:
             if name in pending:
                 cycle = " → ".join([*pending[pending.index(name) :], name])
-                raise reading.source.fault(expressions[name].start, f"locals depend on each other: {cycle}")
+                raise reading.source.fault(
+                    expressions[name].start,
+                    f"locals depend on each other: {cycle}; expected one that does not",
+                )
             pending.append(name)
             try:
                 values[name] = reading.evaluator.evaluate(reading.source, expressions[name], {})

@@ -130,6 +130,7 @@ def test_what_asks_for_too_much_is_refused(text: str) -> None:
         value_of(text)
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(-1000, 1000), min_size=1, max_size=8), st.data())
 def test_sums_and_products_agree_with_python(numbers: list[int], data: st.DataObject) -> None:
     text = str(numbers[0])
@@ -138,6 +139,7 @@ def test_sums_and_products_agree_with_python(numbers: list[int], data: st.DataOb
     assert value_of(text) == eval(text)
 
 
+@pytest.mark.slow
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.text(max_size=9),

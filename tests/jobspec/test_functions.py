@@ -1,6 +1,7 @@
 """Functions: their values, their errors."""
 
 import base64
+import contextlib
 import hashlib
 import ipaddress
 from typing import Any
@@ -98,7 +99,7 @@ def test_function_has_its_value(text: str, expected: Any) -> None:
         ("element([], 0)", "empty"),
         ('cidrhost("x", 1)', "is no network"),
         ('file("x")', "cannot be read here"),
-        ("upper()", "takes 1 argument; found 0"),
+        ("upper()", "got 0; expected 1 argument"),
     ],
 )
 def test_function_says_what_is_wrong(text: str, message: str) -> None:
@@ -114,7 +115,7 @@ def test_a_missing_file_is_an_error_with_its_name() -> None:
     def read(name: str) -> str:
         raise FileNotFoundError(name)
 
-    with pytest.raises(Fault, match="cannot read a.txt"):
+    with pytest.raises(Fault, match=r"cannot read a\.txt"):
         value_of('file("a.txt")', read)
     assert value_of('fileexists("a.txt")', read) is False
 
@@ -144,9 +145,8 @@ _VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.sampled_from(sorted(FUNCTIONS)), st.lists(_VALUES, max_size=4))
 def test_no_function_fails_with_anything_but_a_fault(name: str, arguments: list[Any]) -> None:
-    try:
+    with contextlib.suppress(Fault):
         value_of(f"{name}(arguments...)", arguments=arguments)
-    except Fault:
-        pass

@@ -12,7 +12,6 @@ FILES = sorted((Path(__file__).parent / "malformed").glob("*.hcl"))
 EXPECTATION = re.compile(r"# expect (\d+):(\d+) (.+)")
 #: What HCL itself refuses; the others are valid HCL and no valid job.
 SYNTAX = {
-    "block_as_argument",
     "colon_for_equals",
     "duplicate_argument",
     "json_instead_of_hcl",
@@ -27,7 +26,7 @@ SYNTAX = {
     "unterminated_heredoc",
     "unterminated_string",
     "wrong_escape",
-} - {"block_as_argument"}
+}
 
 
 def test_there_are_at_least_twenty_malformed_files() -> None:
@@ -43,21 +42,19 @@ def test_malformed_file_gives_one_error_with_its_place(path: Path) -> None:
         parse_job(text, filename=path.name)
     line, column, message = expectation.groups()
     assert caught.value.problems == [f"{path.name}:{line}:{column}: {message}"]
-    assert re.search(
-        r"expected|not supported|did you mean|there is no|unknown|by zero|below|twice|outside|depend", message
-    )
+    # A variable's own validation message is the author's.
+    assert "expected" in message or path.stem == "failed_validation"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_hcl_itself_refuses_exactly_the_syntax_errors(path: Path) -> None:
-    """The judge is the parser that Nomad uses."""
+def test_syntax_errors_are_errors_for_the_parser_that_nomad_uses(path: Path) -> None:
     try:
         pygohcl.loads(path.read_text())
         is_refused = False
     except pygohcl.HCLParseError:
         is_refused = True
-    if path.stem in SYNTAX:
-        assert is_refused
+    # It evaluates too, without our variables and functions: beyond syntax it may refuse more.
+    assert is_refused or path.stem not in SYNTAX
 
 
 def test_snippet_points_at_the_column() -> None:

@@ -1,4 +1,4 @@
-# expect 3:16 / by zero or out of range
+# expect 3:16 / by zero or out of range; expected another divisor
 job "web" {
   priority = 1 / 0
   group "g" {

@@ -1,4 +1,4 @@
-# expect 3:16 index 1 is outside of this list of 1 elements
+# expect 3:16 index 1 is outside of this list; expected less than 1
 job "web" {
   name = ["a"][1]
   group "g" {

@@ -1,4 +1,4 @@
-# expect 3:7 locals depend on each other: a → b → a
+# expect 3:7 locals depend on each other: a → b → a; expected one that does not
 locals {
   a = local.b
   b = local.a

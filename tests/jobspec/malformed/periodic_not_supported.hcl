@@ -1,4 +1,4 @@
-# expect 3:3 periodic is not supported: periodic jobs do not exist yet; submit the job from a timer
+# expect 3:3 periodic is not supported: periodic jobs do not exist yet; submit the job from a timer; expected job without it
 job "web" {
   periodic {
     cron = "@daily"

@@ -1,4 +1,4 @@
-# expect 3:3 prioirty is unknown in job; did you mean priority?
+# expect 3:3 prioirty is unknown in job; expected a known name; did you mean priority?
 job "web" {
   prioirty = 70
   group "g" {

@@ -1,4 +1,4 @@
-# expect 4:5 netwrok is unknown in group; did you mean network?
+# expect 4:5 netwrok is unknown in group; expected a known name; did you mean network?
 job "web" {
   group "g" {
     netwrok {

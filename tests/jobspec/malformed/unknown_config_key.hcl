@@ -1,4 +1,4 @@
-# expect 8:18 comand is unknown in the configuration of docker; did you mean command?
+# expect 8:18 comand is unknown in the configuration of docker; expected a known name; did you mean command?
 job "web" {
   group "g" {
     task "t" {

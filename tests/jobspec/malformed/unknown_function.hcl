@@ -1,4 +1,4 @@
-# expect 3:10 there is no function uper; did you mean upper?
+# expect 3:10 there is no function uper; expected a known one; did you mean upper?
 job "web" {
   name = uper("a")
   group "g" {

@@ -1,4 +1,4 @@
-# expect 11:17 port "htpp" is no port of the group; did you mean http?
+# expect 11:17 port "htpp" is no port of the group; expected one of http; did you mean http?
 job "web" {
   group "g" {
     network {

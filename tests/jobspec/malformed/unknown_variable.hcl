@@ -1,4 +1,4 @@
-# expect 7:10 there is no variable nmae; did you mean name?
+# expect 7:10 there is no variable nmae; expected a declared one; did you mean name?
 variable "name" {
   default = "x"
 }

@@ -1,4 +1,4 @@
-# expect 3:10 upper() takes 1 argument; found 2
+# expect 3:10 upper() got 2; expected 1 argument
 job "web" {
   name = upper("a", "b")
   group "g" {
