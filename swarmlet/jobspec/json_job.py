@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from swarmlet.errors import InvalidJob
 from swarmlet.ids import JobId, Namespace
+from swarmlet.jobspec.driver_config import with_texts
 from swarmlet.jobspec.duration import to_duration_ns
 from swarmlet.jobspec.json_writing import job_to_json
 from swarmlet.jobspec.policy_section import (
@@ -370,7 +371,7 @@ def _task(data: _Object, group_restart: Fields) -> Task:
     return Task(
         name=data.text("Name") or "",
         driver=data.text("Driver") or "",
-        config=data.map("Config"),
+        config=with_texts(data.map("Config")),
         env=data.text_map("Env"),
         resources=_resources(data.object("Resources")),
         constraints=_constraints(data),

@@ -134,7 +134,9 @@ def update_fields(section: Section) -> Fields:
     health = block.choice("health_check", tuple(HealthCheckKind))
     canary = block.integer("canary")
     if canary:
-        block.problem(block.place("canary"), "canary is not supported: canary rollouts do not exist yet")
+        block.problem(
+            block.place("canary"), "canary is not supported: canary rollouts do not exist yet; expected 0"
+        )
     if block.boolean("auto_promote"):
         block.warn(block.place("auto_promote"), "auto_promote is ignored: there are no canaries to promote")
     fields = present(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from swarmlet.jobspec.driver_config import with_texts
 from swarmlet.jobspec.policy_section import (
     Fields,
     present,
@@ -25,7 +26,7 @@ def read_task(section: Section, group_restart: Fields, job_name: str, group_name
     task = Task(
         name=section.label,
         driver=section.text("driver") or "",
-        config=config.data() if config else {},
+        config=with_texts(config.data()) if config else {},
         env=section.text_map("env"),
         resources=_resources(section),
         constraints=read_constraints(section),

@@ -114,7 +114,7 @@ def test_a_for_variable_shadows_a_run_time_name() -> None:
         '"${' * 300,
         "range(100000)",
         "range(0, 1e30)",
-        "[for a in range(60000) : [for b in range(60000) : b]]",
+        pytest.param("[for a in range(60000) : [for b in range(60000) : b]]", marks=pytest.mark.slow),
         "9" * 400,
         "pow(10, 4000)",
         'format("%99999d", 1)',

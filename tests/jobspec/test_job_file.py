@@ -190,6 +190,11 @@ def test_blocks_of_a_driver_configuration_become_lists_of_maps() -> None:
     }
 
 
+def test_numbers_among_the_arguments_of_a_command_are_texts() -> None:
+    task = task_of('driver = "raw_exec"\nconfig {\ncommand = "x"\nargs = ["-p", 80, true]\n}')
+    assert task.config == {"command": "x", "args": ["-p", "80", "true"]}
+
+
 def test_a_service_is_stored_and_warned_about() -> None:
     parsed = parse(
         'job "a" {\n  group "g" {\n    network {\n      port "http" {}\n    }\n    service {\n      port = "http"\n      tags = ["x"]\n      check {\n        type = "tcp"\n      }\n    }\n'
