@@ -54,6 +54,7 @@ class TaskSpec(Record):
     task: str
     node_id: NodeId
     cluster_id: ClusterId
+    directories: Directories
     config: dict[str, Any] = {}
     env: dict[str, str] = {}
     #: MHz.
@@ -61,7 +62,6 @@ class TaskSpec(Record):
     #: MiB: the reservation, and the limit (0: the reservation is the limit).
     memory: int = 0
     memory_max: int = 0
-    directories: Directories
     ports: tuple[AllocatedPort, ...] = ()
     network: Network | None = None
     volumes: tuple[VolumeBind, ...] = ()

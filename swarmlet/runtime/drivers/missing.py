@@ -74,8 +74,9 @@ class MissingDriver:
         self, handle: TaskHandle, stream: LogStream, *, tail: int | None = None, follow: bool = False
     ) -> AsyncIterator[bytes]:
         """No line."""
-        return
-        yield b""  # unreachable: makes this an iterator without elements
+        nothing: tuple[bytes, ...] = ()
+        for line in nothing:
+            yield line
 
     def _reason(self) -> str:
         return f"this node has no driver {self.name!r}; there are docker and raw_exec"
