@@ -290,9 +290,8 @@ class Agent:
             for handle in handles:
                 if handle.allocation_id not in self._runners:
                     await self._end_stray(driver, handle)
-        known = set(self._runners)
         for path in sorted(self._site.allocations.iterdir()):
-            if path.name not in known:
+            if path.name not in self._runners:
                 await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
 
     async def _end_stray(self, driver: Driver, handle: TaskHandle) -> None:

@@ -174,7 +174,9 @@ class Docker:
         body = docker_config.container(spec, is_privileged_allowed=self._is_privileged_allowed)
         name = docker_config.container_name(spec)
         found = await self._inspect(name)
-        if found is None or docker_config.is_true(spec.config.get("force_pull", False)):
+        if found is None or (
+            not found["State"]["Running"] and docker_config.is_true(spec.config.get("force_pull", False))
+        ):
             await self._provide_image(spec, notice)
         async with self._starts:
             found = await self._inspect(name)

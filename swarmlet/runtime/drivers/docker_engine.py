@@ -1,4 +1,4 @@
-"""The streams of a Docker Engine over its Unix socket: events and logs. (Single calls go through the SDK.)
+"""The streams (events and logs) of a Docker Engine over its Unix socket; single calls go through the SDK.
 
 The engine's own words: https://docs.docker.com/reference/api/engine/ ("System", "Containers").
 """
