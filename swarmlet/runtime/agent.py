@@ -34,10 +34,15 @@ log = structlog.get_logger()
 #: Finished allocations (their files and logs) are kept for a week, and so many at most.
 FINISHED_KEPT_NS = 7 * 24 * HOUR_NS
 FINISHED_KEPT_MAX = 50
+#: Below a tenth of free disk only the newest few are kept.
+DISK_FREE_SHARE = 10
+FINISHED_KEPT_SHORT_MAX = 5
 #: Garbage and strays are looked for this often; both are also looked for when the state is confirmed.
 COLLECT_SECONDS = 300.0
 #: A contact is checked against `stop_on_client_after` this often: its users count in tens of seconds.
 CONTACT_SECONDS = 0.5
+#: The time of the last contact is kept on disk this often at most.
+CONTACT_KEPT_SECONDS = 2.0
 RECONNECT_SECONDS, RECONNECT_SECONDS_MAX = 0.2, 5.0
 
 JobKey = tuple[Namespace, JobId, int]
@@ -92,7 +97,9 @@ class Agent:
         self._reports = Reports(reporter)
         self._state = LocalState(data_directory / "client")
         self._boot_seconds = boot_seconds
-        self._contact_at = boot_seconds()
+        # An agent that restarts while its node is cut off may not begin to count anew.
+        self._contact_at = self._state.load_contact(self._site.boot_id) or boot_seconds()
+        self._contact_kept_at = 0.0
         self._runners: dict[AllocationId, AllocationRunner] = {}
         self._runs: dict[AllocationId, asyncio.Task[None]] = {}
         #: What the last batch says, by id.
@@ -102,6 +109,12 @@ class Agent:
     def contact(self) -> None:
         """A voter has been heard of just now."""
         self._contact_at = self._boot_seconds()
+        if self._contact_at - self._contact_kept_at < CONTACT_KEPT_SECONDS:
+            return
+        self._contact_kept_at = self._contact_at
+        # Too old a time on disk only stops tasks sooner.
+        with contextlib.suppress(OSError):
+            self._state.save_contact(self._site.boot_id, self._contact_at)
 
     def reports(self) -> list[AllocationReport]:
         """What this node says of its allocations, by id; for `status` and tests."""
@@ -182,17 +195,23 @@ class Agent:
                 self._begin(AllocationRunner(allocation, job, self._site, self._changed), group)
             elif not allocation.is_terminal():
                 log.error("allocation.without_job", allocation_id=allocation.id, job_id=allocation.job_id)
+        if self._site.confirmed.is_set():
+            self._stop_forgotten()
+        self._first_batch.set()
+
+    def _stop_forgotten(self) -> None:
+        """Stop what the confirmed state does not know. An unconfirmed one may simply be older than what runs."""
         for id_, runner in self._runners.items():
             if id_ not in self._wanted:
                 self._reports.forget(id_)
                 runner.stop("the cluster does not know this allocation any more")
-        self._first_batch.set()
 
     async def _wait_confirmed(self) -> None:
         await self._first_batch.wait()
         await self._source.wait_confirmed()
         self.contact()
         self._site.confirmed.set()
+        self._stop_forgotten()
         log.info("allocations.confirmed", allocations=len(self._wanted))
 
     # What runs here.
@@ -254,13 +273,15 @@ class Agent:
         finished = [runner for runner in self._runners.values() if runner.is_dead()]
         finished.sort(key=lambda runner: (runner.finished_at_ns, runner.allocation.id), reverse=True)
         oldest = self._site.now_ns() - FINISHED_KEPT_NS
+        disk = shutil.disk_usage(self._site.allocations)
+        kept_max = FINISHED_KEPT_MAX if disk.free * DISK_FREE_SHARE >= disk.total else FINISHED_KEPT_SHORT_MAX
         return [
             runner.allocation.id
             for position, runner in enumerate(finished)
             if runner.allocation.id not in self._wanted
             or (
                 self._wanted[runner.allocation.id].is_client_terminal()
-                and (position >= FINISHED_KEPT_MAX or runner.finished_at_ns < oldest)
+                and (position >= kept_max or runner.finished_at_ns < oldest)
             )
         ]
 

@@ -72,6 +72,20 @@ class LocalState:
         except OSError as error:
             raise StorageError(f"cannot keep the state of an allocation in {path}: {error}") from error
 
+    def save_contact(self, boot_id: str, boot_seconds: float) -> None:
+        """Remember when a voter was last heard of, on the clock of this boot."""
+        new = self._directory / "contact.new"
+        new.write_text(f"{boot_id} {boot_seconds}", encoding="ascii")
+        new.replace(self._directory / "contact")
+
+    def load_contact(self, boot_id: str) -> float | None:
+        """When a voter was last heard of in this boot; None when that is not known."""
+        try:
+            boot, seconds = (self._directory / "contact").read_text(encoding="ascii").split()
+            return float(seconds) if boot == boot_id else None
+        except (OSError, ValueError):
+            return None
+
     def remove(self, allocation: AllocationId) -> None:
         """Forget it."""
         self._path(allocation).unlink(missing_ok=True)

@@ -7,6 +7,7 @@ import io
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tarfile
 import time
@@ -34,6 +35,12 @@ def busybox() -> Path | None:
     return Path(path) if path else None
 
 
+def is_listening(path: str) -> bool:
+    """Asked apart: the SDK leaks the socket of a failed connect."""
+    with socket.socket(socket.AF_UNIX) as knocking:
+        return knocking.connect_ex(path) == 0
+
+
 class Engine:
     """One dockerd. `restart` keeps its containers running (live restore), as package upgrades do."""
 
@@ -41,6 +48,7 @@ class Engine:
         self.root = root
         self.socket = str(root / "docker.sock")
         self._process: subprocess.Popen[bytes] | None = None
+        self._client: docker.APIClient | None = None
 
     def start(self) -> None:
         root = self.root
@@ -57,14 +65,16 @@ class Engine:
             )
         deadline = time.monotonic() + START_SECONDS_MAX
         while time.monotonic() < deadline and self._process.poll() is None:
-            with contextlib.suppress(Exception):
+            if is_listening(self.socket):
                 self.client().ping()
                 return
             time.sleep(0.05)
         raise AssertionError("no engine: " + (root / "log").read_text()[-2000:])
 
     def client(self) -> docker.APIClient:
-        return docker.APIClient(base_url=f"unix://{self.socket}", version="auto", timeout=10)
+        if self._client is None:
+            self._client = docker.APIClient(base_url=f"unix://{self.socket}", version="1.41", timeout=10)
+        return self._client
 
     def load_image(self) -> None:
         binary = busybox()
@@ -80,13 +90,14 @@ class Engine:
                 entry = tarfile.TarInfo(f"bin/{name}")
                 entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
                 tar.addfile(entry)
-        client = self.client()
-        client.import_image_from_data(data.getvalue(), repository="swarmlet-test", tag="1")
-        client.close()
+        self.client().import_image_from_data(data.getvalue(), repository="swarmlet-test", tag="1")
 
     def end_dockerd(self, number: int) -> None:
         """End the daemon; the containers live on."""
         assert self._process is not None
+        if self._client is not None:
+            self._client.close()
+            self._client = None
         self._process.send_signal(number)
         self._process.wait(30)
 
@@ -95,10 +106,9 @@ class Engine:
         for container in client.containers(all=True):
             with contextlib.suppress(docker.errors.APIError):
                 client.remove_container(container["Id"], force=True, v=True)
-        client.close()
 
     def close(self) -> None:
-        with contextlib.suppress(Exception):
-            self.remove_containers()
         if self._process is not None and self._process.poll() is None:
+            if is_listening(self.socket):
+                self.remove_containers()
             self.end_dockerd(signal.SIGTERM)

@@ -10,7 +10,6 @@ import pytest
 from swarmlet.errors import DriverError
 from swarmlet.model.allocation import ClientStatus
 from swarmlet.model.job import DisconnectStrategy, EphemeralDisk, JobType
-from swarmlet.runtime.agent import FINISHED_KEPT_NS
 from swarmlet.runtime.drivers.driver import TaskExit
 from tests.runtime.world import (
     FakeDriver,
@@ -50,7 +49,9 @@ async def test_nothing_new_starts_before_a_voter_confirms(tmp_path: Path) -> Non
         await reports.wait_until(lambda report: report.client_status is RUNNING)
 
 
-async def test_a_killed_agent_leaves_its_tasks_and_the_next_one_adopts_them_unconfirmed(tmp_path: Path) -> None:
+async def test_a_killed_agent_leaves_its_tasks_and_the_next_one_adopts_them_unconfirmed(
+    tmp_path: Path,
+) -> None:
     machine = Machine()
     job = job_of(fake_task())
     first, reports = Source(), Reports()
@@ -223,12 +224,40 @@ async def test_an_allocation_that_the_cluster_forgot_is_garbage(tmp_path: Path) 
         source.publish(job, stopped(allocation))
         await reports.wait_until(lambda report: report.client_status is ClientStatus.COMPLETE)
         assert agent.garbage() == []
-        source.publish(job)
+        second = allocation_of(job, 1)
+        source.publish(job, second)
+        await reports.wait_until(lambda report: report.id == second.id)
+        assert agent.garbage() == [allocation.id]
+
+
+async def test_what_an_unconfirmed_state_does_not_know_runs_on(tmp_path: Path) -> None:
+    machine, job = Machine(), job_of(fake_task())
+    first, reports = Source(), Reports()
+    first.publish(job, allocation_of(job))
+    async with RunningAgent(tmp_path, FakeDriver(machine), first, reports):
+        await reports.wait_until(lambda report: report.client_status is RUNNING)
+    second, again = Source(is_confirmed=False), Reports()
+    second.publish(job, allocation_of(job, 1))
+    async with RunningAgent(tmp_path, FakeDriver(machine), second, again):
+        await again.wait_until(lambda report: report.id == allocation_of(job, 1).id)
+        assert len(machine.running) == 1
+        second.confirmed.set()
+        await machine.wait_for(
+            lambda: [spec.index for spec in machine.specs] == [0, 1] and len(machine.running) == 1
+        )
+
+
+@pytest.mark.slow
+async def test_a_restart_of_the_agent_does_not_prolong_the_time_without_contact(tmp_path: Path) -> None:
+    machine, source, reports = Machine(), Source(), Reports()
+    job = job_of(fake_task(), disconnect=DisconnectStrategy(stop_on_client_after_ns=60_000_000_000))
+    source.publish(job, allocation_of(job))
+    async with RunningAgent(tmp_path, FakeDriver(machine), source, reports, boot_seconds=lambda: 1_000.0):
+        await reports.wait_until(lambda report: report.client_status is RUNNING)
+    again = Reports()
+    cut_off = Source(is_confirmed=False)
+    async with RunningAgent(tmp_path, FakeDriver(machine), cut_off, again, boot_seconds=lambda: 1_061.0):
         await machine.wait_for(lambda: not machine.running)
-        async with asyncio.timeout(5):
-            while agent.garbage() != [allocation.id]:
-                await asyncio.sleep(0.01)
-    assert FINISHED_KEPT_NS > 0
 
 
 async def test_a_sticky_disk_goes_on_with_the_data_of_its_predecessor(tmp_path: Path) -> None:

@@ -124,7 +124,9 @@ def test_a_stop_during_the_start_stops_what_was_started() -> None:
 
 def test_a_stop_during_the_wait_for_the_next_attempt_ends_at_once() -> None:
     under_test = machine()
-    assert play(under_test, Begin(), Started(handle=HANDLE), exited(), StopRequested(reason="x")) == [Finish()]
+    assert play(under_test, Begin(), Started(handle=HANDLE), exited(), StopRequested(reason="x")) == [
+        Finish()
+    ]
 
 
 def test_a_requested_restart_uses_up_no_attempt() -> None:

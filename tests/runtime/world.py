@@ -189,9 +189,7 @@ class FakeDriver:
         if self.machine.failures:
             raise self.machine.failures.pop(0)
         key = f"{spec.allocation_id}/{spec.task}"
-        handle = TaskHandle(
-            driver="fake", allocation_id=spec.allocation_id, task=spec.task, identifier=key
-        )
+        handle = TaskHandle(driver="fake", allocation_id=spec.allocation_id, task=spec.task, identifier=key)
         async with self.machine.stir:
             if key not in self.machine.running:
                 self.machine.specs.append(spec)

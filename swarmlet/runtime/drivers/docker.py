@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 import docker
+import docker.constants
 import docker.errors
 import requests
 import structlog
@@ -48,6 +50,7 @@ THREADS_MAX = 8
 #: Pulls hold a thread each, and must not take those that stop containers.
 PULLS_MAX = 3
 CALL_SECONDS_MAX = 60.0
+KNOCK_SECONDS_MAX = 5.0
 #: A pull gives up after this long without a byte.
 PULL_SILENCE_SECONDS_MAX = 60
 PULL_TRIES = 3
@@ -71,13 +74,13 @@ class Docker:
     name = NAME
 
     def __init__(
-        self, *, socket: str, node_id: NodeId, cluster_id: ClusterId, is_privileged_allowed: bool = False
+        self, *, socket_path: str, node_id: NodeId, cluster_id: ClusterId, is_privileged_allowed: bool = False
     ) -> None:
-        """`socket` is the engine's socket; nothing is asked before the first call."""
-        self._socket = socket
+        """`socket_path` is the engine's socket; nothing is asked before the first call."""
+        self._socket = socket_path
         self._node_id, self._cluster_id = node_id, cluster_id
         self._is_privileged_allowed = is_privileged_allowed
-        self._streams = Streams(socket)
+        self._streams = Streams(socket_path)
         self._pool = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="docker")
         self._pull_pool = ThreadPoolExecutor(PULLS_MAX, thread_name_prefix="docker-pull")
         self._client: Any = None
@@ -141,10 +144,17 @@ class Docker:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, RECONNECT_SECONDS_MAX)
         finally:
-            self._connected.clear()
-            await self._streams.close()
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pull_pool.shutdown(wait=False, cancel_futures=True)
+            await self.close()
+
+    async def close(self) -> None:
+        """Let go of the engine; the containers run on."""
+        self._connected.clear()
+        await self._streams.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pull_pool.shutdown(wait=False, cancel_futures=True)
+        if self._client is not None:
+            self._client.close()
+            self._client = None
 
     def _filters(self) -> dict[str, list[str]]:
         return {
@@ -436,6 +446,7 @@ class Docker:
         """One call of the SDK in a thread. Raises DriverError (MissingError: no such thing)."""
 
         def call() -> T:
+            self._knock()
             return function(self._client_in_thread(silence))
 
         loop = asyncio.get_running_loop()
@@ -459,13 +470,36 @@ class Docker:
         except requests.exceptions.RequestException as error:
             raise DriverError(f"docker: no engine answers at {self._socket}: {error}") from error
 
+    def _knock(self) -> None:
+        """Raises DriverError when nobody listens. (The SDK would say less, and leak the socket it tried with.)"""
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knocking:
+                knocking.settimeout(KNOCK_SECONDS_MAX)
+                knocking.connect(self._socket)
+        except OSError as error:
+            raise DriverError(f"docker: no engine answers at {self._socket}: {error}") from error
+
     def _client_in_thread(self, silence: int | None) -> Any:
         url = f"unix://{self._socket}"
         if silence is not None:
-            return docker.APIClient(base_url=url, version="auto", timeout=silence)
+            return docker.APIClient(base_url=url, version=self._api_version(), timeout=silence)
         if self._client is None:
-            self._client = docker.APIClient(base_url=url, version="auto", timeout=int(CALL_SECONDS_MAX))
+            client = docker.APIClient(
+                base_url=url, version=self._api_version(), timeout=int(CALL_SECONDS_MAX)
+            )
+            # Two threads may come here at once; either client will do.
+            self._client = client
         return self._client
+
+    def _api_version(self) -> str:
+        """What the engine speaks. Asked apart: the SDK does not close a client that it could not finish making."""
+        asker = docker.APIClient(
+            base_url=f"unix://{self._socket}", version=docker.constants.MINIMUM_DOCKER_API_VERSION, timeout=10
+        )
+        try:
+            return str(asker.version(api_version=False)["ApiVersion"])
+        finally:
+            asker.close()
 
 
 class MissingError(DriverError):

@@ -83,6 +83,19 @@ def wait_for_death_of(pid: int) -> asyncio.Future[None] | None:
     return future
 
 
+def validate(config: dict[str, Any]) -> list[str]:
+    """What is wrong with a config, a sentence each."""
+    problems = []
+    for key, value in config.items():
+        if key not in KEYS:
+            problems.append(f"raw_exec: config key {key!r} is not supported; known: {', '.join(KEYS)}")
+        elif not isinstance(value, KEYS[key]):
+            problems.append(f"raw_exec: config key {key!r} is {value!r}, expected a {KEYS[key].__name__}")
+    if not config.get("command"):
+        problems.append('raw_exec: config needs a command, such as command = "/bin/date"')
+    return problems
+
+
 class RawExec:
     """Plain processes. `allocations` is the directory that holds one directory per allocation."""
 
@@ -115,15 +128,7 @@ class RawExec:
 
     def validate(self, config: dict[str, Any]) -> list[str]:
         """Only `command` is needed."""
-        problems = []
-        for key, value in config.items():
-            if key not in KEYS:
-                problems.append(f"raw_exec: config key {key!r} is not supported; known: {', '.join(KEYS)}")
-            elif not isinstance(value, KEYS[key]):
-                problems.append(f"raw_exec: config key {key!r} is {value!r}, expected a {KEYS[key].__name__}")
-        if not config.get("command"):
-            problems.append('raw_exec: config needs a command, such as command = "/bin/date"')
-        return problems
+        return validate(config)
 
     async def start(self, spec: TaskSpec, notice: Notice) -> TaskHandle:
         """Start the process under a shim; adopt a shim that runs."""
