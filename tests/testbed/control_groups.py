@@ -41,12 +41,16 @@ def remove(prefix: str) -> None:
             _remove_tree(top)
         if present(prefix):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"control groups still busy after {REMOVE_SECONDS_MAX} s: {present(prefix)}")
+                raise TimeoutError(
+                    f"control groups still busy after {REMOVE_SECONDS_MAX} s: {present(prefix)}"
+                )
             time.sleep(0.01)
 
 
 def _remove_tree(top: Path) -> None:
-    directories = sorted((path for path in top.rglob("*") if path.is_dir()), key=lambda path: -len(path.parts))
+    directories = sorted(
+        (path for path in top.rglob("*") if path.is_dir()), key=lambda path: -len(path.parts)
+    )
     for directory in [*directories, top]:
         try:
             directory.rmdir()

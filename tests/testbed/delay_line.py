@@ -34,7 +34,7 @@ class DelayLine:
     """
 
     def __init__(self, seed: int) -> None:
-        self._random = random.Random(seed)  # noqa: S311 -- chance of a test, repeatable by its seed
+        self._random = random.Random(seed)
         self._delay = 0.0
         self._jitter = 0.0
         self._held: list[tuple[float, int, bytes, socket.socket]] = []

@@ -1,82 +1,34 @@
-"""The few calls of the Docker Engine API that the testbed needs, over a Unix socket and without a library.
+"""The few calls of the Docker Engine API that the testbed needs.
 
-Independent of the product's own driver on purpose: what judges must not share code with what is judged.
 Source: Docker Engine API v1.41.
 """
 
 from __future__ import annotations
 
-import http.client
-import json
-import socket
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
-ANSWER_SECONDS_MAX = 30.0
+from tests.testbed import unix_http
 
-
-class EngineError(RuntimeError):
-    """The engine refused or did not answer; the message holds its words."""
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path, timeout: float) -> None:
-        super().__init__("engine", timeout=timeout)
-        self._path = str(path)
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
+PING_SECONDS_MAX = 2.0
 
 
 class Engine:
-    """One Docker Engine, reached through its socket."""
+    """One Docker Engine, reached through its socket. Every call raises unix_http.NoAnswer or Refused."""
 
     def __init__(self, socket_path: Path) -> None:
         self.socket_path = socket_path
 
-    def request(
-        self,
-        method: str,
-        path: str,
-        body: object = None,
-        *,
-        seconds: float = ANSWER_SECONDS_MAX,
-        **query: str | int | bool | dict[str, list[str]],
-    ) -> Any:
-        """Send one request; `bytes` go as they are, other bodies and `query` values that are dicts as JSON.
-
-        Returns the decoded JSON, or the bytes of an answer that is none. Raises EngineError.
-        """
-        texts = {key: json.dumps(value) if isinstance(value, dict | bool) else str(value) for key, value in query.items()}
-        target = f"{path}?{urlencode(texts)}" if texts else path
-        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        kind = "application/x-tar" if isinstance(body, bytes) else "application/json"
-        connection = _UnixConnection(self.socket_path, seconds)
-        try:
-            connection.request(method, target, data, {"Content-Type": kind} if data else {})
-            answer = connection.getresponse()
-            content = answer.read()
-        except (OSError, http.client.HTTPException) as error:
-            raise EngineError(f"{method} {target} on {self.socket_path}: {error!r}") from error
-        finally:
-            connection.close()
-        if answer.status >= 400:  # noqa: PLR2004 -- HTTP's own line between success and error
-            raise EngineError(f"{method} {target}: {answer.status} {content.decode(errors='replace').strip()}")
-        if answer.headers.get_content_type() != "application/json" or not content:
-            return content
-        try:
-            return json.loads(content)
-        except ValueError:  # a progress stream: one JSON object after another
-            return content
+    def request(self, method: str, path: str, body: object = None, **query: unix_http.QueryValue) -> Any:
+        """Send one request, as `unix_http.request`."""
+        return unix_http.request(self.socket_path, method, path, body, query)
 
     def answers(self) -> bool:
         """Whether the engine is ready to serve."""
         try:
-            self.request("GET", "/_ping", seconds=2.0)
-        except EngineError:
+            unix_http.request(self.socket_path, "GET", "/_ping", seconds=PING_SECONDS_MAX)
+        except (unix_http.NoAnswer, unix_http.Refused):
             return False
         return True
 
@@ -86,10 +38,12 @@ class Engine:
         found: list[dict[str, Any]] = self.request("GET", "/containers/json", all=every, filters=filters)
         return found
 
-    def run(self, image: str, *command: str, name: str | None = None, host_config: dict[str, Any] | None = None) -> str:
+    def run(
+        self, image: str, *command: str, name: str = "", host_config: dict[str, Any] | None = None
+    ) -> str:
         """Create and start a container; returns its id."""
         body = {"Image": image, "Cmd": list(command), "HostConfig": host_config or {}}
-        query = {"name": name} if name else {}
+        query: dict[str, unix_http.QueryValue] = {"name": name} if name else {}
         created = self.request("POST", "/containers/create", body, **query)
         identifier: str = created["Id"]
         self.request("POST", f"/containers/{identifier}/start")

@@ -1,4 +1,4 @@
-"""One host: Linux namespaces with their own first process, address, /run, /etc and Docker Engine.
+"""One host: Linux namespaces with their own first process, address, /run, /etc, /var/lib and Docker Engine.
 
 The first process waits on a pipe from the test process, so a killed test run takes its hosts along.
 Source: namespaces(7), pid_namespaces(7); tini as the first process because a dockerd there leaves zombies.
@@ -34,16 +34,21 @@ read -r outer rest </proc/self/stat
 mount --make-rprivate /
 mount -t proc proc /proc
 hostname "$HOST_NAME"
-mkdir -p "$HOST_ROOT/etc" "$HOST_ROOT/etc.work" "$HOST_ROOT/carry"
-mount --rbind /sys/fs/cgroup "$HOST_ROOT/carry"
+cd "$HOST_ROOT"
+mkdir -p etc etc.work lib lib.work carry
+mount --rbind /sys/fs/cgroup carry
 mount -t sysfs sysfs /sys
-mount --rbind "$HOST_ROOT/carry" /sys/fs/cgroup
-umount -l "$HOST_ROOT/carry"
-mount -t overlay -o "lowerdir=/etc,upperdir=$HOST_ROOT/etc,workdir=$HOST_ROOT/etc.work" host-etc /etc
+mount --rbind carry /sys/fs/cgroup
+umount -l carry
+mount -t overlay -o lowerdir=/etc,upperdir=etc,workdir=etc.work host-etc /etc
+mount -t overlay -o lowerdir=/var/lib,upperdir=lib,workdir=lib.work host-lib /var/lib
+mkdir -p /var/lib/swarmlet
+mount --bind swarmlet /var/lib/swarmlet
 mount -t tmpfs tmpfs /run
 mkdir /run/lock
-echo "$outer" >"$HOST_ROOT/first.new"
-mv "$HOST_ROOT/first.new" "$HOST_ROOT/first"
+echo "$outer" >first.new
+mv first.new first
+cd /
 exec tini -- cat >/dev/null
 """
 
@@ -74,7 +79,9 @@ class Process:
 
         def child() -> int | None:
             if self._outside.poll() is not None:
-                raise ProcessLookupError(f"the process of {self.output} has ended with {self._outside.returncode}")
+                raise ProcessLookupError(
+                    f"the process of {self.output} has ended with {self._outside.returncode}"
+                )
             listed = Path(f"/proc/{self._outside.pid}/task/{self._outside.pid}/children")
             numbers = listed.read_text().split()
             return int(numbers[0]) if numbers else None
@@ -114,7 +121,7 @@ class Host:
         self.root = root
         self.network = network
         self.address = network.address(number)
-        #: For the programs under test; survives power-off.
+        #: For the agent under test, which sees it as /var/lib/swarmlet too; survives power-off.
         self.data = root / "swarmlet"
         self.engine = Engine(root / "docker.sock")
         #: Swarm mode refuses an engine that keeps containers over its own restart.
@@ -145,12 +152,21 @@ class Host:
                 env={**os.environ, "HOST_NAME": self.name, "HOST_ROOT": str(self.root)},
                 start_new_session=True,
             )  # fmt: skip
-        wait_for(lambda: first.exists() or self._boot_failed(), f"the first process of {self.name}", BOOT_SECONDS_MAX, 0.002)
+        wait_for(
+            lambda: first.exists() or self._boot_failed(),
+            f"the first process of {self.name}",
+            BOOT_SECONDS_MAX,
+            0.002,
+        )
         self.begin_engine()
 
     def finish_start(self) -> None:
         """Second half: returns when the engine serves."""
-        wait_for(lambda: self.engine.answers() or self._engine_failed(), f"the engine of {self.name}", BOOT_SECONDS_MAX)
+        wait_for(
+            lambda: self.engine.answers() or self._engine_failed(),
+            f"the engine of {self.name}",
+            BOOT_SECONDS_MAX,
+        )
 
     def start(self) -> None:
         """Boot, and wait until the engine serves."""
@@ -258,14 +274,23 @@ class Host:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command inside to its end."""
         return subprocess.run(
-            [*self._inside(), *command], capture_output=True, text=True, timeout=seconds, check=check, input=stdin
+            [*self._inside(), *command],
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=check,
+            input=stdin,
         )
 
-    def python(self, code: str, *arguments: str, seconds: float = RUN_SECONDS_MAX) -> subprocess.CompletedProcess[str]:
+    def python(
+        self, code: str, *arguments: str, seconds: float = RUN_SECONDS_MAX
+    ) -> subprocess.CompletedProcess[str]:
         """Run Python code inside, with this interpreter."""
         return self.run(sys.executable, "-c", code, *arguments, seconds=seconds)
 
-    def spawn(self, *command: str, output: Path | None = None, environment: Mapping[str, str] | None = None) -> Process:
+    def spawn(
+        self, *command: str, output: Path | None = None, environment: Mapping[str, str] | None = None
+    ) -> Process:
         """Start a long-running command inside; its output is appended to a file under `root` if none is named."""
         self._count += 1
         path = output or self.root / f"output-{self._count}.log"
@@ -291,5 +316,7 @@ class Host:
 
     def _grouped(self) -> list[str]:
         """A prefix that puts the command into the host's control groups."""
-        writes = "; ".join(f"echo 0 >{shlex.quote(path)}" for path in control_groups.process_files(self.group))
+        writes = "; ".join(
+            f"echo 0 >{shlex.quote(path)}" for path in control_groups.process_files(self.group)
+        )
         return ["sh", "-ec", f'{writes}; exec "$@"', "sh"]

@@ -71,7 +71,13 @@ class GoldenData:
             host.start()
             repository, tag = IMAGE.split(":")
             host.engine.request(
-                "POST", "/images/create", busybox_root(), fromSrc="-", repo=repository, tag=tag, changes='CMD ["sh"]'
+                "POST",
+                "/images/create",
+                busybox_root(),
+                fromSrc="-",
+                repo=repository,
+                tag=tag,
+                changes='CMD ["sh"]',
             )
             host.stop_engine()
         finally:

@@ -26,7 +26,11 @@ class CommandFailed(RuntimeError):
 
 
 def run_command(
-    command: list[str], *, stdin: str | None = None, pass_fds: tuple[int, ...] = (), seconds: float = COMMAND_SECONDS_MAX
+    command: list[str],
+    *,
+    stdin: str | None = None,
+    pass_fds: tuple[int, ...] = (),
+    seconds: float = COMMAND_SECONDS_MAX,
 ) -> str:
     """Run a command and return what it printed; raises `CommandFailed` with its error output."""
     done = subprocess.run(

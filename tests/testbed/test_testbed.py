@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
@@ -143,6 +144,13 @@ def test_etc_belongs_to_one_host(healthy: Testbed) -> None:
     assert not Path("/etc/testbed-mark").exists()
 
 
+def test_the_default_data_directory_is_the_hosts_own(healthy: Testbed) -> None:
+    healthy[1].run("touch", "/var/lib/swarmlet/testbed-mark", check=True)
+    assert (healthy[1].data / "testbed-mark").exists()
+    assert healthy[2].run("test", "-e", "/var/lib/swarmlet/testbed-mark").returncode != 0
+    assert not Path("/var/lib/swarmlet/testbed-mark").exists()
+
+
 def test_a_containers_memory_limit_is_enforced(healthy: Testbed) -> None:
     """The engine works with the control groups of this machine: an OOM kill is seen as one."""
     engine = healthy[1].engine
@@ -203,7 +211,11 @@ def test_a_one_way_cut_lets_the_other_direction_pass(healthy: Testbed) -> None:
 
 
 def received_datagrams(host: Host) -> int:
-    lines = [line.split() for line in host.run("cat", "/proc/net/snmp").stdout.splitlines() if line.startswith("Udp:")]
+    lines = [
+        line.split()
+        for line in host.run("cat", "/proc/net/snmp").stdout.splitlines()
+        if line.startswith("Udp:")
+    ]
     return int(dict(zip(*lines, strict=True))["InDatagrams"])
 
 
@@ -308,7 +320,9 @@ def test_two_testbeds_coexist_and_leave_nothing(golden_data: GoldenData) -> None
 
 def traces() -> dict[str, list[str]]:
     """Everything that a testbed could leave on this machine."""
-    namespaces = subprocess.run(["lsns", "-rno", "NS,TYPE"], capture_output=True, text=True, check=True).stdout
+    namespaces = subprocess.run(
+        ["lsns", "-rno", "NS,TYPE"], capture_output=True, text=True, check=True
+    ).stdout
     prefix = f"swl-{os.getpid()}-"
     return {
         "children": sorted(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()),
@@ -317,17 +331,14 @@ def traces() -> dict[str, list[str]]:
         "control groups": [str(path) for path in control_groups.present(prefix)],
         "mounts": sorted(Path("/proc/self/mounts").read_text().splitlines()),
         "folders": sorted(str(path) for path in Path(gettempdir()).glob(f"{prefix}*")),
-        "descriptors": sorted(os.readlink(path) for path in descriptors() if path.is_symlink()),
+        "descriptors": sorted(name for name in descriptors() if name.startswith("net:")),
     }
 
 
-def descriptors() -> list[Path]:
-    """Open network namespaces and packet sockets of this process (others, such as pytest's, come and go)."""
-    return [path for path in Path("/proc/self/fd").iterdir() if _is_net(path)]
-
-
-def _is_net(path: Path) -> bool:
-    try:
-        return path.readlink().name.startswith("net:")
-    except OSError:
-        return False
+def descriptors() -> list[str]:
+    """What this process holds open."""
+    names = []
+    for path in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the one of this listing
+            names.append(str(path.readlink()))
+    return names

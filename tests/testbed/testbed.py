@@ -32,7 +32,9 @@ def why_not() -> str | None:
     """Why no testbed can be started here, in words for a person; None when it can."""
     if os.geteuid() != 0:
         return "the testbed needs root (network namespaces, mounts): run as root"
-    absent = [f"{program} (package {package})" for program, package in PROGRAMS.items() if not shutil.which(program)]
+    absent = [
+        f"{program} (package {package})" for program, package in PROGRAMS.items() if not shutil.which(program)
+    ]
     if absent:
         return f"the testbed needs {', '.join(absent)}"
     if hierarchies := control_groups.missing():
