@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tests.testbed import unix_http
@@ -32,8 +32,9 @@ class CommandRefused(RuntimeError):
 class Cluster:
     """The agents of a testbed. Each keeps its data in its host's `data`, where its API socket is too."""
 
-    def __init__(self, testbed: Testbed) -> None:
+    def __init__(self, testbed: Testbed, program: Sequence[str] = SWARMLET) -> None:
         self.testbed = testbed
+        self._program = program
         self.token = ""
         self._agents: dict[str, Process] = {}
 
@@ -47,7 +48,7 @@ class Cluster:
         for host in others:
             self._launch(host, "join", self.token, "--advertise", host.address)
         self.wait_until(
-            lambda: len(self.ready_nodes(first)) == len(self.testbed),
+            lambda: self._all_run() and len(self.ready_nodes(first)) == len(self.testbed),
             FORM_SECONDS_MAX,
             "every node to be ready",
         )
@@ -81,11 +82,17 @@ class Cluster:
     def _launch(self, host: Host, *arguments: str) -> Process:
         command, *rest = arguments
         agent = host.spawn(
-            *SWARMLET, command, *rest, "--data-dir", str(host.data),
+            *self._program, command, *rest, "--data-dir", str(host.data),
             output=host.root / "agent.log", environment=UNBUFFERED,
         )  # fmt: skip
         self._agents[host.name] = agent
         return agent
+
+    def _all_run(self) -> bool:
+        for host in self.testbed:
+            if not self._agents[host.name].is_running():
+                raise CommandRefused(f"the agent on {host.name} ended: {self.agent_log(host)[-2000:]}")
+        return True
 
     def _read_join_token(self, host: Host, agent: Process) -> str:
         def printed() -> bool:
@@ -104,7 +111,7 @@ class Cluster:
         self, host: Host, *arguments: str, check: bool = False, seconds: float = 60.0
     ) -> subprocess.CompletedProcess[str]:
         """Run a swarmlet command on a host, as its admin would; `check` raises CommandRefused on failure."""
-        done = host.run(*SWARMLET, *arguments, seconds=seconds)
+        done = host.run(*self._program, *arguments, seconds=seconds)
         if check and done.returncode:
             raise CommandRefused(
                 f"swarmlet {' '.join(arguments)} on {host.name}: exit {done.returncode}: {done.stderr}"

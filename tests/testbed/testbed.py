@@ -14,6 +14,7 @@ from typing import Self
 from tests.testbed import control_groups
 from tests.testbed.host import Host
 from tests.testbed.images import GoldenData
+from tests.testbed.namespace import NetworkNamespace
 from tests.testbed.network import Network
 
 PROGRAMS = {
@@ -39,6 +40,10 @@ def why_not() -> str | None:
         return f"the testbed needs {', '.join(absent)}"
     if hierarchies := control_groups.missing():
         return f"the testbed needs the cgroup v1 hierarchies {', '.join(hierarchies)} under {control_groups.ROOT}"
+    try:
+        NetworkNamespace().close()
+    except OSError as error:
+        return f"the testbed needs to make network namespaces, and may not here: {error}"
     return None
 
 

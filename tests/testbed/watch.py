@@ -21,6 +21,8 @@ class RunningWatch:
         self._engines = engines
         self._label = label
         self._running: list[set[str]] = [set() for _ in engines]
+        #: Ids of the containers that have ended since the watch began (they may run again).
+        self.ended: set[str] = set()
         self._changed = threading.Condition()
         self._streams: list[unix_http.UnixConnection] = []
         self._threads: list[threading.Thread] = []
@@ -68,7 +70,11 @@ class RunningWatch:
                 event = json.loads(line)
                 with self._changed:
                     ids = self._running[place]
-                    (ids.add if event["Action"] == "start" else ids.discard)(event["id"])
+                    if event["Action"] == "start":
+                        ids.add(event["id"])
+                    else:
+                        ids.discard(event["id"])
+                        self.ended.add(event["id"])
                     self._changed.notify_all()
         except (OSError, http.client.HTTPException):  # the engine is gone, and its containers with the host
             pass
