@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.testbed import cluster as cluster_module
 from tests.testbed import unix_http
-from tests.testbed.cluster import Cluster
+from tests.testbed.cluster import Cluster, CommandRefused
 from tests.testbed.host import Host, wait_for
 from tests.testbed.images import IMAGE, GoldenData
 from tests.testbed.testbed import Testbed, why_not
@@ -391,6 +391,9 @@ def main() -> int:
                     measure(Swarmlet(testbed), testbed, run, cases, own)
                 if peer is not None:
                     measure(Swarm(testbed), testbed, run, cases, peer[1])
+    except (CommandRefused, TimeoutError, unix_http.NoAnswer, unix_http.Refused) as error:
+        print(f"the measurement ended early: {error}", file=sys.stderr)
+        return 1
     finally:
         golden.close()
     if own is not None:
