@@ -6,7 +6,7 @@ Three hosts, six replicas. Cases, in seconds:
 The host cases also count the replicas that run twice five seconds after the host's return (metric duplicates).
 Each run has new hosts and new clusters on them: a node that dies again and again is trusted less, by design.
 
-    sudo scripts/bench_failover.py --runs 5 --peer swarm --json failover.json
+    sudo .venv/bin/python scripts/bench_failover.py --runs 5 --peer swarm --json failover.json
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Swarmlet:
     """This project, through its command line; the job file is all that it is told."""
 
     name = "swarmlet"
-    label = cluster_module.JOB_LABEL
+    label = f"{cluster_module.JOB_LABEL}=bench"
 
     def __init__(self, testbed: Testbed) -> None:
         self._testbed = testbed
