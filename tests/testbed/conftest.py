@@ -36,3 +36,10 @@ def testbed(golden_data: GoldenData) -> Iterator[Testbed]:
     """Three hosts, fresh for this test."""
     with Testbed(hosts=3, golden=golden_data) as bed:
         yield bed
+
+
+@pytest.fixture
+def pair(golden_data: GoldenData) -> Iterator[Testbed]:
+    """Two hosts, fresh for this test, where a third would only cost time."""
+    with Testbed(hosts=2, golden=golden_data) as bed:
+        yield bed

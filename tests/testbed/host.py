@@ -28,6 +28,7 @@ RUN_SECONDS_MAX = 60.0
 
 # /proc still shows the outer namespace in the first line: that is how the host's first process learns the
 # number by which the test process knows it. A fresh sysfs hides the control groups, so they are carried over.
+# /etc/docker is not only laid over: an engine of this machine keeps its identity and its settings there.
 INIT = """
 set -e
 read -r outer rest </proc/self/stat
@@ -35,12 +36,14 @@ mount --make-rprivate /
 mount -t proc proc /proc
 hostname "$HOST_NAME"
 cd "$HOST_ROOT"
-mkdir -p etc etc.work lib lib.work carry
+mkdir -p etc etc.work etc.docker lib lib.work carry
 mount --rbind /sys/fs/cgroup carry
 mount -t sysfs sysfs /sys
 mount --rbind carry /sys/fs/cgroup
 umount -l carry
 mount -t overlay -o lowerdir=/etc,upperdir=etc,workdir=etc.work host-etc /etc
+mkdir -p /etc/docker
+mount --bind etc.docker /etc/docker
 mount -t overlay -o lowerdir=/var/lib,upperdir=lib,workdir=lib.work host-lib /var/lib
 mkdir -p /var/lib/swarmlet
 mount --bind swarmlet /var/lib/swarmlet

@@ -46,20 +46,20 @@ def test_a_cluster_starts_loses_an_agent_and_gets_it_back(testbed: Testbed) -> N
     cluster.stop()
 
 
-def test_a_cluster_that_cannot_start_says_what_its_first_agent_said(testbed: Testbed) -> None:
-    cluster = Cluster(testbed, program=(sys.executable, "-c", "raise SystemExit('no port is free')"))
+def test_a_cluster_that_cannot_start_says_what_its_first_agent_said(pair: Testbed) -> None:
+    cluster = Cluster(pair, program=(sys.executable, "-c", "raise SystemExit('no port is free')"))
     with pytest.raises(CommandRefused, match="no port is free"):
         cluster.start()
 
 
-def test_a_join_that_fails_ends_the_start_with_its_words(testbed: Testbed) -> None:
-    (testbed[3].data / "refuse").touch()
-    with pytest.raises(CommandRefused, match=r"(?s)h3 .*expired"):
-        Cluster(testbed, program=FAKE).start()
+def test_a_join_that_fails_ends_the_start_with_its_words(pair: Testbed) -> None:
+    (pair[2].data / "refuse").touch()
+    with pytest.raises(CommandRefused, match=r"(?s)h2 .*expired"):
+        Cluster(pair, program=FAKE).start()
 
 
-def test_a_watch_sees_starts_and_ends_on_several_engines(testbed: Testbed) -> None:
-    one, two, _ = testbed
+def test_a_watch_sees_starts_and_ends_on_several_engines(pair: Testbed) -> None:
+    one, two = pair
     labelled = {"Image": IMAGE, "Cmd": ["sleep", "100"], "Labels": {"kind": "watched"}}
     ids = [host.engine.request("POST", "/containers/create", labelled)["Id"] for host in (one, two)]
     one.engine.request("POST", f"/containers/{ids[0]}/start")
