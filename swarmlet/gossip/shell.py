@@ -84,11 +84,16 @@ class Gossip:
         bind: Address,
         random_bytes: Callable[[int], bytes],
         clock: Callable[[], float] = time.monotonic,
+        foreign: tuple[bytes, Callable[[bytes], None]] | None = None,
     ) -> None:
-        """`bind`: where to listen; port 0 lets the kernel choose. `random_bytes`: the system's generator."""
+        """`bind`: where to listen; port 0 lets the kernel choose. `random_bytes`: the system's generator.
+
+        `foreign`: datagrams that begin with these bytes share the port and go to that callback (joining's probes).
+        """
         self.send_errors = 0
         self._clock = clock
         self._bind = bind
+        self._foreign = foreign
         self._streams = streams
         self._subscribers: list[Callable[[MemberEvent], None]] = []
         self._transport: asyncio.DatagramTransport | None = None
@@ -204,6 +209,9 @@ class Gossip:
 
     def on_datagram(self, data: bytes, source: Address) -> None:
         """One packet from the socket. asyncio reads one per turn of the loop, so a flood starves nobody."""
+        if self._foreign is not None and data.startswith(self._foreign[0]):
+            self._foreign[1](data)
+            return
         self.feed(lambda now: self.core.on_packet(now, data, source))
 
     def feed(self, function: Callable[[float], object]) -> None:
@@ -252,6 +260,10 @@ class Gossip:
             self._transport.sendto(effect.data, effect.address)
         except (OSError, ValueError):
             self.send_errors += 1
+
+    def send_raw(self, data: bytes, address: Address) -> None:
+        """Send bytes that are not gossip's from gossip's socket."""
+        self._send(Send(address, data))
 
     def _begin(
         self, work: Callable[[], Coroutine[None, None, None]], refuse: Callable[[float], object]

@@ -68,7 +68,7 @@ class LocalState:
         new = path.with_suffix(".new")
         try:
             new.write_bytes(codec.encode(state))
-            os.replace(new, path)  # noqa: PTH105 (Path.replace is the same call)
+            os.replace(new, path)
         except OSError as error:
             raise StorageError(f"cannot keep the state of an allocation in {path}: {error}") from error
 

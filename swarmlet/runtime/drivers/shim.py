@@ -39,7 +39,7 @@ MIB = 1024 * 1024
 def start_time(pid: int) -> str:
     """When the kernel started `pid` (ticks since boot), empty when there is no such process. A pid alone may be reused."""
     try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:  # noqa: PTH123 (pathlib is 1 MiB)
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
             return file.read().rpartition(")")[2].split()[START_TIME_FIELD]
     except (OSError, IndexError):
         return ""
@@ -48,17 +48,17 @@ def start_time(pid: int) -> str:
 def write_json(path: str, value: Any) -> None:
     """Write atomically and durably: a reader sees all of it or none."""
     temporary = path + ".new"
-    with open(temporary, "w", encoding="utf-8") as file:  # noqa: PTH123
+    with open(temporary, "w", encoding="utf-8") as file:
         json.dump(value, file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)  # noqa: PTH105
+    os.replace(temporary, path)
 
 
 def read_number(path: str, key: str) -> int:
     """The number after `key` in a cgroup file of "key number" lines; 0 where there is none."""
     try:
-        with open(path, encoding="ascii") as file:  # noqa: PTH123
+        with open(path, encoding="ascii") as file:
             for line in file:
                 name, _, number = line.partition(" ")
                 if name == key:
@@ -80,7 +80,7 @@ class RotatingLog:
 
     def _numbers(self) -> list[int]:
         directory, name = os.path.split(self._prefix)
-        ends = (entry[len(name) + 1 :] for entry in os.listdir(directory) if entry.startswith(name + "."))  # noqa: PTH208
+        ends = (entry[len(name) + 1 :] for entry in os.listdir(directory) if entry.startswith(name + "."))
         return sorted(int(end) for end in ends if end.isdigit())
 
     def _open(self) -> None:
@@ -112,13 +112,13 @@ class RotatingLog:
         self._open()
         for number in self._numbers()[: -self._files_max]:
             with contextlib.suppress(OSError):
-                os.unlink(f"{self._prefix}.{number}")  # noqa: PTH108
+                os.unlink(f"{self._prefix}.{number}")
 
 
 def become(request: dict[str, Any]) -> None:
     """Turn this forked child into the task. Does not return."""
     for directory in request["cgroups"]:
-        with contextlib.suppress(OSError), open(directory + "/cgroup.procs", "w", encoding="ascii") as file:  # noqa: PTH123
+        with contextlib.suppress(OSError), open(directory + "/cgroup.procs", "w", encoding="ascii") as file:
             file.write("0")
     os.chdir(request["directory"])
     if request["uid"] is not None:
@@ -149,7 +149,7 @@ def spawn(request: dict[str, Any], outputs: list[int]) -> int:
             os.write(tell, f"{type(error).__name__}: {error}".encode())
         os._exit(127)
     os.close(tell)
-    with open(told, "rb") as file:  # noqa: PTH123
+    with open(told, "rb") as file:
         reason = file.read()
     if reason:
         os.waitpid(pid, 0)
@@ -192,7 +192,7 @@ def kill_group(pid: int, cgroups: list[str]) -> None:
     for directory in cgroups:
         for _ in range(10):
             try:
-                with open(directory + "/cgroup.procs", encoding="ascii") as file:  # noqa: PTH123
+                with open(directory + "/cgroup.procs", encoding="ascii") as file:
                     pids = [int(line) for line in file]
             except (OSError, ValueError):
                 break
@@ -200,7 +200,7 @@ def kill_group(pid: int, cgroups: list[str]) -> None:
                 with contextlib.suppress(OSError):
                     os.kill(left, signal.SIGKILL)
             try:
-                os.rmdir(directory)  # noqa: PTH106
+                os.rmdir(directory)
             except OSError:
                 # The kernel takes a moment to bury what was killed.
                 time.sleep(0.02)
@@ -263,12 +263,12 @@ def supervise(directory: str, request: dict[str, Any], tell: int) -> None:
 def main() -> int:
     """Fork the shim, wait until it has started the task or failed, report which."""
     directory = sys.argv[1]
-    with open(directory + "/request.json", encoding="utf-8") as file:  # noqa: PTH123
+    with open(directory + "/request.json", encoding="utf-8") as file:
         request = json.load(file)
     told, tell = os.pipe()
     if os.fork() > 0:
         os.close(tell)
-        with open(told, "rb") as file:  # noqa: PTH123
+        with open(told, "rb") as file:
             reason = file.read()
         sys.stderr.buffer.write(reason)
         return 1 if reason else 0
