@@ -1,0 +1,233 @@
+"""The allocation table: runs of identical allocations plus what became different about single ones.
+
+Callers insert whole runs and replace single allocations; they see one `Allocation` per id and never how it is
+kept. This first form keeps one row each; a run-length form may take its place without a change elsewhere.
+Beside the rows it keeps, up to date with every change, what each node's allocations take (the same as
+`model.fit.Usage.of` would count), so that a check at apply costs what is asked, not what runs there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import immutables
+import msgspec
+
+from swarmlet.ids import AllocationId, JobId, Namespace, NodeId
+from swarmlet.model.allocation import Allocation
+from swarmlet.model.fit import Usage
+from swarmlet.model.node import Node
+from swarmlet.model.resources import AllocatedPort, Quantity
+from swarmlet.state.ordered import Ordered, with_prefix, with_text_prefix
+
+
+class NodeUsage(msgspec.Struct, frozen=True, gc=False):
+    """What the allocations of one node hold. A port may have two holders after a lost allocation came back."""
+
+    quantity: Quantity = Quantity()
+    holders: immutables.Map[int, int] = immutables.Map()
+    count: int = 0
+
+    def changed(self, allocation: Allocation, by: int) -> NodeUsage:
+        """With `allocation` counted once more (`by` 1) or once less (-1)."""
+        holders = self.holders
+        for port in allocation.ports:
+            left = holders.get(port.value, 0) + by
+            holders = holders.set(port.value, left) if left else holders.delete(port.value)
+        taken = allocation.resources
+        quantity = self.quantity.plus(taken) if by > 0 else self.quantity.minus(taken)
+        return NodeUsage(quantity, holders, self.count + by)
+
+
+NOTHING = NodeUsage()
+
+
+class AllocationRun(msgspec.Struct, frozen=True, gc=False):
+    """Allocations on one node that are alike but for id, index and ports."""
+
+    template: Allocation
+    #: Id and index of each.
+    members: tuple[tuple[AllocationId, int], ...]
+    #: The ports of each; as long as `members`.
+    ports: tuple[tuple[AllocatedPort, ...], ...]
+
+    def allocations(self) -> Iterator[Allocation]:
+        """Each as a row of its own."""
+        replace = msgspec.structs.replace
+        for (key, index), ports in zip(self.members, self.ports, strict=True):
+            yield replace(self.template, id=key, index=index, ports=ports)
+
+
+class AllocationTable:
+    """All allocations. Changing methods change this holder alone; a `copy` is O(1) and stays as it is."""
+
+    __slots__ = (
+        "_by_job",
+        "_by_node",
+        "_cursors",
+        "_finished",
+        "_held",
+        "_ids",
+        "_rows",
+        "_usage",
+        "_wanted",
+    )
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._rows: immutables.Map[str, Allocation] = immutables.Map()
+        self._ids: Ordered[str] = Ordered()
+        # (namespace, job, create index, group, index, id) and (node, create index, id).
+        self._by_job: Ordered[tuple[Any, ...]] = Ordered()
+        self._by_node: Ordered[tuple[Any, ...]] = Ordered()
+        # (modify index, id) of those that ended: the oldest are collected first.
+        self._finished: Ordered[tuple[int, str]] = Ordered()
+        self._usage: immutables.Map[NodeId, NodeUsage] = immutables.Map()
+        self._cursors: immutables.Map[NodeId, int] = immutables.Map()
+        # (namespace, job, version) -> allocations that still hold resources under that version.
+        self._held: immutables.Map[tuple[str, str, int], int] = immutables.Map()
+        # (namespace, job) -> allocations that are not terminal.
+        self._wanted: immutables.Map[tuple[str, str], int] = immutables.Map()
+
+    def copy(self) -> AllocationTable:
+        """The table as it is now."""
+        fresh = AllocationTable.__new__(AllocationTable)
+        for name in self.__slots__:
+            setattr(fresh, name, getattr(self, name))
+        return fresh
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    # Reading.
+
+    def get(self, allocation_id: AllocationId) -> Allocation | None:
+        """An allocation by id."""
+        return self._rows.get(allocation_id)
+
+    def with_id_prefix(self, prefix: str) -> Iterator[Allocation]:
+        """Those whose id begins with `prefix`, by id."""
+        return (self._rows[key] for key in with_text_prefix(self._ids, prefix))
+
+    def of_job(self, namespace: Namespace, job_id: JobId) -> Iterator[Allocation]:
+        """By creation index, then group and index."""
+        return (self._rows[key[-1]] for key in with_prefix(self._by_job, (namespace, job_id)))
+
+    def on_node(self, node_id: NodeId) -> Iterator[Allocation]:
+        """By creation index."""
+        return (self._rows[key[-1]] for key in with_prefix(self._by_node, (node_id,)))
+
+    def finished(self) -> Iterator[Allocation]:
+        """Those that ended on their node (or are lost), the one changed longest ago first."""
+        return (self._rows[key] for _, key in self._finished)
+
+    def held_count(self, namespace: Namespace, job_id: JobId, version: int) -> int:
+        """How many allocations still run (or may) under this version of a job."""
+        return self._held.get((namespace, job_id, version), 0)
+
+    def wanted_count(self, namespace: Namespace, job_id: JobId) -> int:
+        """How many allocations of a job are not terminal."""
+        return self._wanted.get((namespace, job_id), 0)
+
+    def quantity_on(self, node_id: NodeId) -> Quantity:
+        """What is held on a node. O(1)."""
+        return self._usage.get(node_id, NOTHING).quantity
+
+    def held_on(self, node_id: NodeId) -> int:
+        """How many allocations hold resources on a node. O(1)."""
+        return self._usage.get(node_id, NOTHING).count
+
+    def usage(self, node: Node) -> Usage:
+        """A fresh scratch copy of what is taken on a node, its reserved ports included."""
+        held = self._usage.get(node.id, NOTHING)
+        return Usage(held.quantity, (*node.reserved_ports, *held.holders))
+
+    def port_cursor(self, node_id: NodeId) -> int:
+        """Where the search for a free dynamic port begins."""
+        return self._cursors.get(node_id, 0)
+
+    def port_cursors(self) -> list[tuple[NodeId, int]]:
+        """All cursors that moved, by node."""
+        return sorted(self._cursors.items())
+
+    # Changing.
+
+    def insert_runs(self, runs: Iterable[AllocationRun]) -> list[Allocation]:
+        """Add runs, in one pass over the indexes. The ids must be new. Gives back the allocations."""
+        fresh = [row for run in runs for row in run.allocations()]
+        self.insert_all(fresh)
+        return fresh
+
+    def insert_all(self, allocations: Iterable[Allocation]) -> None:
+        """Add allocations whose ids are new, in one pass over the indexes."""
+        fresh = list(allocations)
+        rows = self._rows.mutate()
+        for row in fresh:
+            assert row.id not in rows, f"allocation {row.id} is there already"
+            rows[row.id] = row
+        self._rows = rows.finish()
+        self._ids = self._ids.union([row.id for row in fresh])
+        self._by_job = self._by_job.union([_job_key(row) for row in fresh])
+        self._by_node = self._by_node.union([_node_key(row) for row in fresh])
+        self._finished = self._finished.union(
+            [(row.modify_index, row.id) for row in fresh if row.is_client_terminal()]
+        )
+        for row in fresh:
+            self._count(row, 1)
+
+    def replace(self, allocation: Allocation) -> None:
+        """Override one allocation. Its node, job, group, index and creation index never change."""
+        before = self._rows[allocation.id]
+        self._count(before, -1)
+        self._rows = self._rows.set(allocation.id, allocation)
+        if before.is_client_terminal():
+            self._finished = self._finished.discard((before.modify_index, before.id))
+        if allocation.is_client_terminal():
+            self._finished = self._finished.add((allocation.modify_index, allocation.id))
+        self._count(allocation, 1)
+
+    def delete(self, allocation_id: AllocationId) -> None:
+        """Forget one."""
+        row = self._rows[allocation_id]
+        self._count(row, -1)
+        self._rows = self._rows.delete(allocation_id)
+        self._ids = self._ids.discard(allocation_id)
+        self._by_job = self._by_job.discard(_job_key(row))
+        self._by_node = self._by_node.discard(_node_key(row))
+        self._finished = self._finished.discard((row.modify_index, row.id))
+
+    def move_port_cursor(self, node_id: NodeId, cursor: int) -> None:
+        """Let the next search begin at `cursor`."""
+        self._cursors = self._cursors.set(node_id, cursor)
+
+    def forget_node(self, node_id: NodeId) -> None:
+        """Drop the cursor of a node that is gone."""
+        if node_id in self._cursors:
+            self._cursors = self._cursors.delete(node_id)
+
+    def _count(self, row: Allocation, by: int) -> None:
+        """Count `row` in or out of what is kept per node, version and job."""
+        if row.holds_resources():
+            usage = self._usage.get(row.node_id, NOTHING).changed(row, by)
+            if usage.count:
+                self._usage = self._usage.set(row.node_id, usage)
+            else:
+                self._usage = self._usage.delete(row.node_id)
+            self._held = _counted(self._held, (row.namespace, row.job_id, row.job_version), by)
+        if not row.is_terminal():
+            self._wanted = _counted(self._wanted, (row.namespace, row.job_id), by)
+
+
+def _counted(counts: immutables.Map[Any, int], key: Any, by: int) -> immutables.Map[Any, int]:
+    """A counter moved; zero is not kept."""
+    left = counts.get(key, 0) + by
+    return counts.set(key, left) if left else counts.delete(key)
+
+
+def _job_key(row: Allocation) -> tuple[Any, ...]:
+    return (row.namespace, row.job_id, row.create_index, row.group, row.index, row.id)
+
+
+def _node_key(row: Allocation) -> tuple[Any, ...]:
+    return (row.node_id, row.create_index, row.id)

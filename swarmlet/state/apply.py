@@ -1,0 +1,188 @@
+"""The replicated state machine: a command in, the same new state, answer and changes on every replica.
+
+No clock, no randomness, no iteration over hash maps. A command that breaks a rule changes nothing and its
+`Applied` names the error; the log position and the state's time move on all the same. A command of an unknown
+kind raises: skipping it would let replicas drift apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import assert_never
+
+from swarmlet.errors import InvalidInput, JoinRefused, StorageError, SwarmletError, WireError
+from swarmlet.state import (
+    apply_allocations,
+    apply_cluster,
+    apply_deployments,
+    apply_evaluations,
+    apply_jobs,
+    apply_nodes,
+    apply_plan,
+    apply_tokens,
+    collect,
+    snapshot_bytes,
+)
+from swarmlet.state import command as commands
+from swarmlet.state.command import ENVELOPE_VERSION, Applied, Body, Command, command_codec
+from swarmlet.state.snapshot import Snapshot
+from swarmlet.state.step import Step
+from swarmlet.state.store import Store
+from swarmlet.state.view import Change
+
+
+def decode_entry(index: int, data: bytes) -> Command:
+    """The command in a log entry. Raises StorageError when this build does not understand it: it must stop."""
+    try:
+        command = command_codec.decode(data)
+    except WireError as error:
+        raise StorageError(
+            f"log entry {index} holds no command that this version understands ({error}); "
+            "run the version of swarmlet that the other nodes run"
+        ) from error
+    if command.version > ENVELOPE_VERSION:
+        raise StorageError(
+            f"log entry {index} has envelope version {command.version}, this build knows {ENVELOPE_VERSION}; "
+            "run the version of swarmlet that the other nodes run"
+        )
+    return command
+
+
+class StateMachine:
+    """One replica's state. Not thread-safe: one owner applies, readers take snapshots."""
+
+    def __init__(self, store: Store | None = None) -> None:
+        """Start empty, or from a store that was loaded."""
+        self._store = store or Store()
+
+    @property
+    def index(self) -> int:
+        """The log index of the last command applied."""
+        return self._store.index
+
+    def snapshot(self) -> Snapshot:
+        """The state now, for readers. O(1)."""
+        return self._store.snapshot()
+
+    def apply(self, index: int, command: Command) -> tuple[Applied, tuple[Change, ...]]:
+        """Apply the command at log position `index` (rising). Never fails halfway.
+
+        A request id that was applied already gives its first answer again. Raises StorageError for a kind of
+        command that this build does not know.
+        """
+        assert index > self._store.index, f"entry {index} after entry {self._store.index}"
+        first = self._store.outcome(command.request_id)
+        if first is not None:
+            self._store = self._begin(index, command.wall_time_ns)
+            return first, ()
+        work = self._begin(index, command.wall_time_ns)
+        step = Step(work, command.request_id, command.actor)
+        try:
+            if not command.request_id:
+                raise InvalidInput("a command needs a request id")
+            _dispatch(step, command.body)
+        except StorageError:
+            raise
+        except SwarmletError as error:
+            work = self._begin(index, command.wall_time_ns)
+            applied = Applied(index=index, error=_error_name(error), message=str(error))
+        else:
+            applied = step.applied()
+            collect.forget_purged(step)
+            work.drop_surplus()
+        if command.request_id:
+            work.remember(command.request_id, applied)
+        changes = tuple(work.changes)
+        work.changes = []
+        self._store = work
+        return applied, changes
+
+    def _begin(self, index: int, wall_time_ns: int) -> Store:
+        """A copy of the store, at this entry."""
+        work = self._store.copy()
+        work.index = index
+        work.time_ns = max(work.time_ns, wall_time_ns)
+        return work
+
+    def save(self) -> Iterator[bytes]:
+        """The state as bytes, in bounded pieces. Equal states give equal bytes."""
+        return snapshot_bytes.save(self._store.snapshot())
+
+    @classmethod
+    def load(cls, pieces: Iterable[bytes]) -> StateMachine:
+        """The state in `pieces`, cut anywhere. Raises StorageError when they are not a whole snapshot."""
+        return cls(snapshot_bytes.load(pieces))
+
+    def digest(self) -> str:
+        """A hash of everything, to compare replicas at the same index."""
+        digest = hashlib.blake2b(digest_size=16)
+        for piece in self.save():
+            digest.update(piece)
+        return digest.hexdigest()
+
+
+def _error_name(error: SwarmletError) -> str:
+    name = type(error).__name__
+    return f"{name}:{error.code}" if isinstance(error, JoinRefused) else name
+
+
+def _dispatch(step: Step, body: Body) -> None:
+    """Hand the body to the handler of its noun."""
+    match body:
+        case commands.InitializeCluster():
+            apply_cluster.initialize(step, body)
+        case commands.RegisterJob():
+            apply_jobs.register(step, body)
+        case commands.DeregisterJob():
+            apply_jobs.deregister(step, body)
+        case commands.EvaluateJob():
+            apply_jobs.evaluate(step, body)
+        case commands.MarkJobStable():
+            apply_jobs.mark_stable(step, body)
+        case commands.RegisterNode():
+            apply_nodes.register(step, body)
+        case commands.UpdateNodeStatus():
+            apply_nodes.update_status(step, body)
+        case commands.UpdateNodeEligibility():
+            apply_nodes.update_eligibility(step, body)
+        case commands.UpdateNodeDrain():
+            apply_nodes.update_drain(step, body)
+        case commands.RemoveNode():
+            apply_nodes.remove(step, body)
+        case commands.UpdateAllocations():
+            apply_allocations.update(step, body)
+        case commands.TransitionAllocations():
+            apply_allocations.transition(step, body)
+        case commands.RestartAllocation():
+            apply_allocations.restart(step, body)
+        case commands.ApplyPlan():
+            apply_plan.apply_plan(step, body.plan)
+        case commands.UpsertEvaluations():
+            apply_evaluations.upsert(step, body)
+        case commands.UnblockEvaluations():
+            apply_evaluations.unblock(step, body)
+        case commands.FailEvaluation():
+            apply_evaluations.fail(step, body)
+        case commands.UpdateDeployment():
+            apply_deployments.update(step, body)
+        case commands.SetAllocationHealth():
+            apply_deployments.set_health(step, body)
+        case commands.CreateJoinToken():
+            apply_tokens.create(step, body)
+        case commands.RevokeJoinToken():
+            apply_tokens.revoke(step, body)
+        case commands.UseJoinToken():
+            apply_tokens.use(step, body)
+        case commands.UpsertNamespace():
+            apply_cluster.upsert_namespace(step, body)
+        case commands.DeleteNamespace():
+            apply_cluster.delete_namespace(step, body)
+        case commands.UpdateSettings():
+            apply_cluster.update_settings(step, body)
+        case commands.CollectGarbage():
+            collect.collect_garbage(step, body)
+        case commands.Noop():
+            pass
+        case _:
+            assert_never(body)

@@ -1,0 +1,68 @@
+"""Commands about the cluster itself: its settings and its namespaces."""
+
+from __future__ import annotations
+
+import msgspec
+
+from swarmlet.errors import Conflict, InvalidInput, NotFound, Overloaded
+from swarmlet.ids import DEFAULT_NAMESPACE
+from swarmlet.model.cluster import NamespaceRecord
+from swarmlet.state.command import DeleteNamespace, InitializeCluster, UpdateSettings, UpsertNamespace
+from swarmlet.state.step import Step, check_name
+from swarmlet.state.store import NAMESPACES_MAX
+
+
+def initialize(step: Step, body: InitializeCluster) -> None:
+    """Keep the settings and create the default namespace. Once."""
+    settings = step.store.settings()
+    if settings is not None:
+        raise Conflict(f"the cluster is initialised already, as {settings.cluster_id}")
+    check_name("a cluster id", body.settings.cluster_id)
+    step.store.put_settings(body.settings)
+    step.store.put_namespace(
+        NamespaceRecord(name=DEFAULT_NAMESPACE, description="Where jobs live by default")
+    )
+
+
+def update_settings(step: Step, body: UpdateSettings) -> None:
+    """Change what is given. The feature level never goes back: older forms may be gone from the log."""
+    settings = step.store.settings()
+    if settings is None:
+        raise Conflict("the cluster is not initialised yet")
+    changed = settings
+    if body.gossip_keys_sealed is not None:
+        changed = msgspec.structs.replace(changed, gossip_keys_sealed=body.gossip_keys_sealed)
+    if body.admin_token_hash is not None:
+        changed = msgspec.structs.replace(changed, admin_token_hash=body.admin_token_hash)
+    if body.feature_level is not None:
+        if body.feature_level < settings.feature_level:
+            raise Conflict(
+                f"the feature level is {settings.feature_level} and never goes back to {body.feature_level}"
+            )
+        changed = msgspec.structs.replace(changed, feature_level=body.feature_level)
+    if changed != settings:
+        step.store.put_settings(changed)
+
+
+def upsert_namespace(step: Step, body: UpsertNamespace) -> None:
+    """Create a namespace, or change its description."""
+    check_name("a namespace's name", body.name)
+    if "/" in body.name:
+        raise InvalidInput(f'a namespace\'s name has no "/", unlike "{body.name}"')
+    before = step.store.namespace(body.name)
+    if before is None and sum(1 for _ in step.store.namespaces()) >= NAMESPACES_MAX:
+        raise Overloaded(f"there are {NAMESPACES_MAX} namespaces already; delete one first")
+    if before is None or before.description != body.description:
+        step.store.put_namespace(NamespaceRecord(name=body.name, description=body.description))
+
+
+def delete_namespace(step: Step, body: DeleteNamespace) -> None:
+    """Forget a namespace without jobs."""
+    if body.name == DEFAULT_NAMESPACE:
+        raise Conflict("the default namespace cannot be deleted")
+    if step.store.namespace(body.name) is None:
+        raise NotFound(f'there is no namespace "{body.name}"')
+    job = next(step.store.jobs(body.name), None)
+    if job is not None:
+        raise Conflict(f'namespace "{body.name}" still has job "{job.id}"; stop it with -purge first')
+    step.store.delete_namespace(body.name)

@@ -1,0 +1,113 @@
+"""Commands about deployments, and the counting of healthy allocations that others call."""
+
+from __future__ import annotations
+
+import msgspec
+
+from swarmlet.errors import Conflict, NotFound
+from swarmlet.ids import DeploymentId
+from swarmlet.model.allocation import Allocation, DeploymentHealth
+from swarmlet.model.deployment import Deployment, DeploymentGroup, DeploymentStatus
+from swarmlet.model.evaluation import Trigger
+from swarmlet.state.apply_jobs import put_definition, set_stable
+from swarmlet.state.command import SetAllocationHealth, UpdateDeployment
+from swarmlet.state.step import NAME_CHARS_MAX, Step, found_job
+
+
+def update(step: Step, body: UpdateDeployment) -> None:
+    """Move a deployment on; with `revert_to_version` the job goes back in the same entry."""
+    deployment = _found(step, body.deployment_id)
+    if not deployment.is_active():
+        raise Conflict(f"deployment {deployment.id} has ended already: {deployment.status}")
+    if body.revert_to_version is not None:
+        _revert(step, deployment, body.revert_to_version)
+    groups = {
+        name: msgspec.structs.replace(group, require_progress_by_ns=body.require_progress_by_ns[name])
+        if name in body.require_progress_by_ns
+        else group
+        for name, group in deployment.groups.items()
+    }
+    step.store.put_deployment(
+        msgspec.structs.replace(
+            deployment,
+            status=body.status,
+            status_description=body.description[: 4 * NAME_CHARS_MAX],
+            groups=groups,
+        )
+    )
+    if body.status is DeploymentStatus.SUCCESSFUL:
+        set_stable(step, deployment.namespace, deployment.job_id, deployment.job_version, is_stable=True)
+    step.open_evaluation(
+        deployment.namespace, deployment.job_id, Trigger.DEPLOYMENT_WATCHER, deployment_id=deployment.id
+    )
+
+
+def _found(step: Step, deployment_id: DeploymentId) -> Deployment:
+    deployment = step.store.deployment(deployment_id)
+    if deployment is None:
+        raise NotFound(f'there is no deployment "{deployment_id}"')
+    return deployment
+
+
+def _revert(step: Step, deployment: Deployment, version: int) -> None:
+    """Register an old version again, as a new version. A job that changed or stopped meanwhile stays."""
+    current = found_job(step, deployment.namespace, deployment.job_id)
+    if current.is_stopped or current.version != deployment.job_version:
+        raise Conflict(
+            f'job "{current.id}" is at version {current.version}{" and stopped" if current.is_stopped else ""}; '
+            f"deployment {deployment.id} of version {deployment.job_version} reverts nothing"
+        )
+    old = step.store.job_version(deployment.namespace, deployment.job_id, version)
+    if old is None:
+        raise NotFound(f'version {version} of job "{current.id}" is not kept')
+    stored = put_definition(step, old, current)
+    step.outcome = msgspec.structs.replace(step.outcome, job_modify_index=stored.job_modify_index)
+
+
+def set_health(step: Step, body: SetAllocationHealth) -> None:
+    """Verdicts by an operator, or by the leader at a deadline."""
+    deployment = _found(step, body.deployment_id)
+    if not deployment.is_active():
+        raise Conflict(f"deployment {deployment.id} has ended already: {deployment.status}")
+    for ids, is_healthy in ((body.healthy, True), (body.unhealthy, False)):
+        for allocation_id in ids:
+            row = step.store.allocation(allocation_id)
+            if row is None or row.deployment_id != deployment.id:
+                raise NotFound(f"deployment {deployment.id} has no allocation {allocation_id}")
+            judged = with_verdict(step, row, is_healthy=is_healthy)
+            if judged is not row:
+                step.store.put_allocation(judged, by_leader=True)
+    step.open_evaluation(
+        deployment.namespace, deployment.job_id, Trigger.DEPLOYMENT_WATCHER, deployment_id=deployment.id
+    )
+
+
+def with_verdict(step: Step, row: Allocation, *, is_healthy: bool) -> Allocation:
+    """`row` judged healthy or not, its deployment's counts moved. The caller stores the row."""
+    before = row.health
+    if before is not None and before.is_healthy == is_healthy:
+        return row
+    deployment = step.store.deployment(row.deployment_id) if row.deployment_id else None
+    if deployment is not None and deployment.is_active() and row.group in deployment.groups:
+        group = _judged(deployment.groups[row.group], before, step.now_ns, is_healthy=is_healthy)
+        groups = {**deployment.groups, row.group: group}
+        step.store.put_deployment(msgspec.structs.replace(deployment, groups=groups))
+    return msgspec.structs.replace(row, health=DeploymentHealth(is_healthy=is_healthy, at_ns=step.now_ns))
+
+
+def _judged(
+    group: DeploymentGroup, before: DeploymentHealth | None, now_ns: int, *, is_healthy: bool
+) -> DeploymentGroup:
+    """Counts after one verdict. A newly healthy allocation is progress: its deadline moves on."""
+    healthy, unhealthy = group.healthy, group.unhealthy
+    if before is not None:
+        healthy -= before.is_healthy
+        unhealthy -= not before.is_healthy
+    healthy += is_healthy
+    unhealthy += not is_healthy
+    deadline = group.require_progress_by_ns
+    if is_healthy and group.progress_deadline_ns:
+        deadline = now_ns + group.progress_deadline_ns
+    return msgspec.structs.replace(
+        group, healthy=max(0, healthy), unhealthy=max(0, unhealthy), require_progress_by_ns=deadline
+    )

@@ -1,0 +1,484 @@
+"""ApplyPlan: carries out what the scheduler wants, as far as it still holds.
+
+The plan was made from an older state, so everything is looked at again: the evaluation must wait for exactly
+this attempt; the job must be the one that was planned for; each node must still take work and have room
+(`model.fit`, the same rules as in placement). What no longer fits is dropped, and the evaluation is pending
+again in the same entry. A stopped allocation keeps its room until its node says that it ended; only one that
+is lost gives it up at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from swarmlet.errors import InvalidInput, Overloaded, PlanRejected
+from swarmlet.ids import AllocationId, NodeId, derive
+from swarmlet.model.allocation import RESCHEDULE_EVENTS_MAX, Allocation, ClientStatus, DesiredStatus
+from swarmlet.model.deployment import Deployment, DeploymentGroup, DeploymentStatus
+from swarmlet.model.evaluation import Evaluation, EvaluationStatus
+from swarmlet.model.fit import Usage, asked_ports, assign_ports, shortages
+from swarmlet.model.job import Job, TaskGroup
+from swarmlet.model.node import Node, NodeStatus
+from swarmlet.model.plan import GroupPlacement, IndexRange, InPlaceUpdate, Mark, Plan, Replacement, Run, Stop
+from swarmlet.model.resources import DYNAMIC_PORT_MAX, DYNAMIC_PORT_MIN, AllocatedPort, Quantity
+from swarmlet.state.allocation_table import AllocationRun
+from swarmlet.state.apply_evaluations import put
+from swarmlet.state.apply_jobs import prune_versions
+from swarmlet.state.apply_nodes import GONE
+from swarmlet.state.step import NAME_CHARS_MAX, Step
+from swarmlet.state.store import ALLOCATIONS_MAX, Store
+
+#: Placements in one plan: about a second of work at apply. Larger jobs take several plans.
+PLACEMENTS_MAX = 100_000
+
+
+def apply_plan(step: Step, plan: Plan) -> None:
+    """Carry out `plan`. Raises PlanRejected when the evaluation does not wait for this attempt."""
+    evaluation = step.store.evaluation(plan.evaluation_id)
+    if evaluation is None:
+        raise PlanRejected(f"there is no evaluation {plan.evaluation_id}")
+    if evaluation.status is not EvaluationStatus.PENDING:
+        raise PlanRejected(f"evaluation {evaluation.id} is {evaluation.status}, not pending")
+    if evaluation.attempt != plan.attempt:
+        raise PlanRejected(
+            f"evaluation {evaluation.id} is at attempt {evaluation.attempt}, the plan answers {plan.attempt}"
+        )
+    job = step.store.job(evaluation.namespace, evaluation.job_id)
+    asked = _checked_count(plan)
+    stale = _why_stale(step, plan, evaluation, job)
+    if stale:
+        _requeue(step, evaluation, stale)
+        step.outcome = msgspec.structs.replace(step.outcome, dropped=asked)
+        return
+    _Application(step, plan, evaluation, job).carry_out()
+
+
+def _checked_count(plan: Plan) -> int:
+    """How many placements are asked for. Raises InvalidInput for a plan that makes no sense."""
+    if plan.status is EvaluationStatus.PENDING:
+        raise InvalidInput(f"the plan for evaluation {plan.evaluation_id} leaves it pending")
+    total = 0
+    for placement in plan.placements:
+        counts = [span.count for span in placement.ranges] + [run.count for run in placement.runs]
+        if any(count < 0 for count in counts) or any(span.start < 0 for span in placement.ranges):
+            raise InvalidInput(f'the plan places a negative number of group "{placement.group}"')
+        indexes = sum(span.count for span in placement.ranges)
+        runs = sum(run.count for run in placement.runs)
+        if indexes != runs:
+            raise InvalidInput(
+                f'the plan has {indexes} indexes for {runs} allocations of group "{placement.group}"'
+            )
+        total += runs
+    if total > PLACEMENTS_MAX:
+        raise InvalidInput(f"the plan places {total} allocations, more than {PLACEMENTS_MAX}")
+    return total
+
+
+def _why_stale(step: Step, plan: Plan, evaluation: Evaluation, job: Job | None) -> str:
+    """Why nothing of the plan may take effect; empty when it may."""
+    if job is not None and job.version != plan.job_version:
+        return f"the plan is for version {plan.job_version} of the job, which is at {job.version}"
+    if plan.placements and (job is None or job.is_stopped):
+        return "the job was stopped meanwhile"
+    if step.store.plan_index(evaluation.namespace, evaluation.job_id) > plan.snapshot_index:
+        return "another plan for this job took effect meanwhile"
+    lost = [stop.allocation_id for stop in plan.stops if stop.client is ClientStatus.LOST]
+    lost += [mark.allocation_id for mark in plan.marks if mark.client is ClientStatus.LOST]
+    for allocation_id in lost:
+        row = step.store.allocation(allocation_id)
+        if row is None or row.is_client_terminal():
+            continue
+        node = step.store.node(row.node_id)
+        if node is not None and node.status not in GONE:
+            return f'node "{node.name}", taken for lost, is {node.status}'
+    return ""
+
+
+def _requeue(step: Step, evaluation: Evaluation, why: str) -> None:
+    step.store.put_evaluation(
+        msgspec.structs.replace(
+            evaluation,
+            status=EvaluationStatus.PENDING,
+            status_description=why,
+            attempt=evaluation.attempt + 1,
+        )
+    )
+
+
+class _Room:
+    """What is taken on the nodes of one plan, its own placements included. `fork` to try something."""
+
+    def __init__(self, store: Store, usage: dict[NodeId, Usage], cursors: dict[NodeId, int]) -> None:
+        self._store = store
+        self._usage = usage
+        self._cursors = cursors
+
+    def fork(self) -> _Room:
+        """A copy to try a gang on."""
+        usage = {key: Usage(taken.quantity, taken.ports) for key, taken in self._usage.items()}
+        return _Room(self._store, usage, dict(self._cursors))
+
+    def take(self, node: Node, group: TaskGroup, wanted: int) -> list[tuple[AllocatedPort, ...]]:
+        """Take room for up to `wanted` allocations of `group`: the ports of each that fits."""
+        usage = self._usage.get(node.id)
+        if usage is None:
+            usage = self._usage[node.id] = self._store.usage(node)
+        demand = group.demand()
+        asked = asked_ports(group)
+        fitting = _fitting(node, usage.quantity, demand, wanted)
+        ports: list[tuple[AllocatedPort, ...]] = [()] * fitting
+        if asked:
+            ports = self._take_ports(node, usage, group, fitting)
+        times = len(ports)
+        usage.quantity = usage.quantity.plus(
+            Quantity(cpu=demand.cpu * times, memory=demand.memory * times, disk=demand.disk * times)
+        )
+        return ports
+
+    def _take_ports(
+        self, node: Node, usage: Usage, group: TaskGroup, wanted: int
+    ) -> list[tuple[AllocatedPort, ...]]:
+        asked = asked_ports(group)
+        cursor = self._cursors.get(node.id, self._store.port_cursor(node.id))
+        taken: list[tuple[AllocatedPort, ...]] = []
+        for _ in range(wanted):
+            ports = assign_ports(asked, usage.ports, cursor)
+            if isinstance(ports, str):
+                break
+            usage.ports.update(port.value for port in ports)
+            dynamic = [given.value for given, want in zip(ports, asked, strict=True) if not want.static]
+            if dynamic:
+                cursor = (dynamic[-1] - DYNAMIC_PORT_MIN + 1) % (DYNAMIC_PORT_MAX - DYNAMIC_PORT_MIN + 1)
+            taken.append(ports)
+        self._cursors[node.id] = cursor
+        return taken
+
+    def keep_cursors(self) -> None:
+        """Write the moved cursors to the store."""
+        for node_id, cursor in self._cursors.items():
+            self._store.move_port_cursor(node_id, cursor)
+
+
+def _fitting(node: Node, used: Quantity, demand: Quantity, wanted: int) -> int:
+    """How many times `demand` fits, at most `wanted`. Agrees with `fit.shortages`, without a loop."""
+    if wanted and shortages(node, used, demand):
+        return 0
+    free = node.available().minus(used)
+    room = [wanted]
+    if demand.cpu:
+        room.append(free.cpu // demand.cpu)
+    if demand.memory:
+        room.append(free.memory // demand.memory)
+    if demand.disk:
+        room.append(free.disk // demand.disk)
+    return max(0, min(room))
+
+
+class _Application:
+    """One plan being carried out."""
+
+    def __init__(self, step: Step, plan: Plan, evaluation: Evaluation, job: Job | None) -> None:
+        self.step, self.store = step, step.store
+        self.plan, self.evaluation, self.job = plan, evaluation, job
+        self.deployment, self.is_new_deployment = self._deployment()
+        #: Group -> allocations that joined the deployment.
+        self.joined: dict[str, int] = {}
+        self.placed = self.dropped = 0
+
+    def carry_out(self) -> None:
+        """Stops before placements, then the deployment, then the evaluation's end."""
+        for stop in self.plan.stops:
+            self._stop(stop)
+        for mark in self.plan.marks:
+            self._mark(mark)
+        for update in self.plan.updates:
+            self._update_in_place(update)
+        if self.plan.placements:
+            self._place()
+        self._change_deployments()
+        if self.job is not None and (self.placed or self.plan.stops or self.plan.updates):
+            self.store.note_plan(self.evaluation.namespace, self.evaluation.job_id)
+        self._end_evaluation()
+        if self.job is not None:
+            prune_versions(self.step, self.job.namespace, self.job.id)
+        self.step.outcome = msgspec.structs.replace(
+            self.step.outcome, placed=self.placed, dropped=self.dropped
+        )
+
+    # What is there already.
+
+    def _stop(self, stop: Stop) -> None:
+        row = self.store.allocation(stop.allocation_id)
+        if row is None:
+            return
+        changed = row
+        if row.desired_status is DesiredStatus.RUN and stop.desired is not DesiredStatus.RUN:
+            changed = msgspec.structs.replace(
+                changed,
+                desired_status=stop.desired,
+                desired_description=stop.description[: 4 * NAME_CHARS_MAX],
+            )
+        changed = self._with_client(changed, stop.client, stop.description)
+        if stop.followup_evaluation is not None:
+            changed = msgspec.structs.replace(changed, followup_evaluation=stop.followup_evaluation)
+        if changed is not row:
+            self.store.put_allocation(changed, by_leader=True)
+
+    def _mark(self, mark: Mark) -> None:
+        row = self.store.allocation(mark.allocation_id)
+        if row is None:
+            return
+        changed = self._with_client(row, mark.client, mark.description)
+        if mark.followup_evaluation is not None:
+            changed = msgspec.structs.replace(changed, followup_evaluation=mark.followup_evaluation)
+        if changed is not row:
+            self.store.put_allocation(changed, by_leader=True)
+
+    def _with_client(self, row: Allocation, client: ClientStatus | None, description: str) -> Allocation:
+        """With the client status that the leader knows, where it may say so at all: its node being away, or
+        (from UNKNOWN) back.
+        """
+        if client is None or client is row.client_status or row.is_client_terminal():
+            return row
+        node = self.store.node(row.node_id)
+        match client:
+            case ClientStatus.LOST:
+                may = node is None or node.status in GONE
+            case ClientStatus.UNKNOWN:
+                may = node is None or node.status is not NodeStatus.READY
+            case ClientStatus.RUNNING | ClientStatus.PENDING:
+                is_back = node is not None and node.status is NodeStatus.READY
+                may = row.client_status is ClientStatus.UNKNOWN and is_back
+            case _:
+                may = False
+        if not may:
+            return row
+        return msgspec.structs.replace(
+            row, client_status=client, client_description=description[: 4 * NAME_CHARS_MAX]
+        )
+
+    def _update_in_place(self, update: InPlaceUpdate) -> None:
+        """Go on under the new version. What it holds does not change: a changed demand is a replacement."""
+        row = self.store.allocation(update.allocation_id)
+        job = self.job
+        if row is None or job is None or row.is_terminal() or update.job_version != job.version:
+            return
+        group = job.group(row.group)
+        if (row.namespace, row.job_id) != (job.namespace, job.id) or group is None:
+            return
+        if group.demand() != row.resources:
+            self.dropped += 1
+            return
+        changed = msgspec.structs.replace(row, job_version=update.job_version)
+        if self.deployment is not None and row.group in self.deployment.groups:
+            if row.deployment_id != self.deployment.id:
+                changed = msgspec.structs.replace(changed, deployment_id=self.deployment.id, health=None)
+                self.joined[row.group] = self.joined.get(row.group, 0) + 1
+        elif row.deployment_id is not None:
+            changed = msgspec.structs.replace(changed, deployment_id=None, health=None)
+        self.store.put_allocation(changed, by_leader=True)
+
+    # What is new.
+
+    def _place(self) -> None:
+        if self.store.allocation_count() + _checked_count(self.plan) > ALLOCATIONS_MAX:
+            raise Overloaded(f"the cluster keeps at most {ALLOCATIONS_MAX} allocations")
+        room = _Room(self.store, {}, {})
+        runs: list[AllocationRun] = []
+        for placement in self.plan.placements:
+            room, fitted = self._place_group(room, placement)
+            runs.extend(fitted)
+        room.keep_cursors()
+        ids = [key for run in runs for key, _ in run.members]
+        if len(set(ids)) < len(ids) or any(self.store.allocation(key) for key in ids):
+            raise InvalidInput(f"the plan for evaluation {self.evaluation.id} places an allocation twice")
+        self.store.insert_runs(runs)
+        for placement in self.plan.placements:
+            for replacement in placement.replacements:
+                self._link(placement.group, replacement)
+
+    def _place_group(self, room: _Room, placement: GroupPlacement) -> tuple[_Room, list[AllocationRun]]:
+        assert self.job is not None
+        group = self.job.group(placement.group)
+        if group is None:
+            raise InvalidInput(f'the plan places group "{placement.group}", which the job does not have')
+        trial = room.fork() if placement.is_gang else room
+        indexes = _indexes(placement.ranges)
+        runs, dropped = [], 0
+        for run in placement.runs:
+            mine = [next(indexes) for _ in range(run.count)]
+            fitted = self._place_run(trial, group, run, mine)
+            dropped += run.count - len(fitted.members)
+            runs.append(fitted)
+        asked = sum(run.count for run in placement.runs)
+        if placement.is_gang and dropped:
+            self.dropped += asked
+            return room, []
+        self.dropped += dropped
+        self.placed += asked - dropped
+        if self.deployment is not None and group.name in self.deployment.groups:
+            self.joined[group.name] = self.joined.get(group.name, 0) + asked - dropped
+        return trial, runs
+
+    def _place_run(self, room: _Room, group: TaskGroup, run: Run, indexes: list[int]) -> AllocationRun:
+        node = self.store.node(run.node_id)
+        ports = room.take(node, group, run.count) if node is not None and node.is_placeable() else []
+        members = tuple((self._id(group.name, index), index) for index in indexes[: len(ports)])
+        return AllocationRun(self._template(group, run), members, tuple(ports))
+
+    def _id(self, group: str, index: int) -> AllocationId:
+        return AllocationId(derive("allocation", self.evaluation.id, self.plan.attempt, group, index))
+
+    def _template(self, group: TaskGroup, run: Run) -> Allocation:
+        deployment = self.deployment
+        return Allocation(
+            id=AllocationId(""),
+            namespace=self.evaluation.namespace,
+            job_id=self.evaluation.job_id,
+            job_version=self.plan.job_version,
+            group=group.name,
+            index=0,
+            node_id=run.node_id,
+            evaluation_id=self.evaluation.id,
+            deployment_id=deployment.id if deployment and group.name in deployment.groups else None,
+            resources=group.demand(),
+            create_index=self.step.index,
+            modify_index=self.step.index,
+            alloc_modify_index=self.step.index,
+            create_time_ns=self.step.now_ns,
+            modify_time_ns=self.step.now_ns,
+        )
+
+    def _link(self, group: str, replacement: Replacement) -> None:
+        """Join the new allocation with the one whose place it takes."""
+        fresh = self.store.allocation(self._id(group, replacement.index))
+        previous = self.store.allocation(replacement.previous)
+        if fresh is None:
+            return
+        self.store.put_allocation(
+            msgspec.structs.replace(
+                fresh,
+                previous_allocation=replacement.previous,
+                reschedule_events=replacement.reschedule_events[-RESCHEDULE_EVENTS_MAX:],
+            ),
+            by_leader=True,
+        )
+        if previous is not None:
+            self.store.put_allocation(
+                msgspec.structs.replace(previous, next_allocation=fresh.id), by_leader=True
+            )
+
+    # The deployment and the end.
+
+    def _deployment(self) -> tuple[Deployment | None, bool]:
+        """The deployment that new allocations join, and whether it is new. None: there is none (any more)."""
+        wanted = self.plan.deployment
+        if wanted is None:
+            return None, False
+        if (wanted.namespace, wanted.job_id) != (self.evaluation.namespace, self.evaluation.job_id):
+            raise InvalidInput(
+                f"deployment {wanted.id} is of another job than evaluation {self.evaluation.id}"
+            )
+        before = self.store.deployment(wanted.id)
+        if before is None:
+            if not wanted.is_active() or self.job is None:
+                return None, False
+            return msgspec.structs.replace(wanted, job_create_index=self.job.create_index), True
+        return (before, False) if before.is_active() else (None, False)
+
+    def _change_deployments(self) -> None:
+        for update in self.plan.deployment_updates:
+            known = self.store.deployment(update.deployment_id)
+            if known is not None and known.is_active():
+                self._end_deployment(known, update.status, update.description)
+        deployment = self.deployment
+        if deployment is None:
+            return
+        if self.is_new_deployment:
+            if self.dropped and not self.joined:
+                return  # Nothing of it took effect: the next attempt makes its own.
+            for other in list(
+                self.store.deployments_of_job(self.evaluation.namespace, self.evaluation.job_id)
+            ):
+                if other.is_active():
+                    self._end_deployment(
+                        other, DeploymentStatus.CANCELLED, "Cancelled because of a newer deployment"
+                    )
+        wanted = self.plan.deployment
+        assert wanted is not None
+        groups = {
+            name: self._grown(name, wanted.groups[name], deployment.groups.get(name))
+            for name in wanted.groups
+        }
+        self.store.put_deployment(msgspec.structs.replace(deployment, groups={**deployment.groups, **groups}))
+
+    def _end_deployment(self, known: Deployment, status: DeploymentStatus, description: str) -> None:
+        self.store.put_deployment(
+            msgspec.structs.replace(
+                known, status=status, status_description=description[: 4 * NAME_CHARS_MAX]
+            )
+        )
+
+    def _grown(self, name: str, wanted: DeploymentGroup, before: DeploymentGroup | None) -> DeploymentGroup:
+        """What the plan wants of a group, with the counts that are kept here."""
+        known = before if before is not None and not self.is_new_deployment else None
+        joined = self.joined.get(name, 0)
+        placed = (known.placed if known else 0) + joined
+        deadline = known.require_progress_by_ns if known else 0
+        if joined and not deadline and wanted.progress_deadline_ns:
+            deadline = self.step.now_ns + wanted.progress_deadline_ns
+        return msgspec.structs.replace(
+            wanted,
+            placed=placed,
+            healthy=known.healthy if known else 0,
+            unhealthy=known.unhealthy if known else 0,
+            require_progress_by_ns=deadline,
+        )
+
+    def _end_evaluation(self) -> None:
+        plan, is_short = self.plan, self.dropped > 0
+        if is_short:
+            asked = self.placed + self.dropped
+            _requeue(self.step, self.evaluation, f"{self.dropped} of {asked} changes no longer fitted")
+        else:
+            blocked = next(
+                (row.id for row in plan.evaluations if row.status is EvaluationStatus.BLOCKED), None
+            )
+            self.store.put_evaluation(
+                msgspec.structs.replace(
+                    self.evaluation,
+                    status=plan.status,
+                    # Ids of allocations depend on the attempt: one that goes on later starts another.
+                    attempt=plan.attempt + (plan.status is EvaluationStatus.BLOCKED),
+                    status_description=plan.status_description[: 4 * NAME_CHARS_MAX],
+                    failed_groups=plan.failed_groups,
+                    queued=plan.queued,
+                    waiting=plan.waiting,
+                    blocked_evaluation=blocked,
+                    deployment_id=self.deployment.id if self.deployment else self.evaluation.deployment_id,
+                    snapshot_index=plan.snapshot_index,
+                )
+            )
+            if plan.status is EvaluationStatus.COMPLETE and not plan.failed_groups:
+                self._cancel_blocked()
+        for row in plan.evaluations:
+            # What is short is looked at again, which finds out anew what is blocked.
+            if is_short and row.status is EvaluationStatus.BLOCKED:
+                continue
+            if self.store.evaluation(row.id) is None:
+                put(self.step, row)
+
+    def _cancel_blocked(self) -> None:
+        """Everything has its place: nothing of this job waits for room any more."""
+        for row in list(
+            self.store.open_evaluations_of_job(self.evaluation.namespace, self.evaluation.job_id)
+        ):
+            if row.status is EvaluationStatus.BLOCKED:
+                self.step.cancel(row, "the job has all it wants", self.evaluation.id)
+
+
+def _indexes(ranges: tuple[IndexRange, ...]) -> Iterator[int]:
+    for span in ranges:
+        yield from range(span.start, span.start + span.count)

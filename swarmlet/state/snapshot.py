@@ -1,0 +1,271 @@
+"""The state at one index, as readers see it: every field is persistent, so taking one costs a few references."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import immutables
+
+from swarmlet.ids import AllocationId, DeploymentId, EvaluationId, JobId, Namespace, NodeId, RequestId
+from swarmlet.model.allocation import Allocation
+from swarmlet.model.cluster import ClusterSettings, JoinToken, NamespaceRecord
+from swarmlet.model.deployment import Deployment
+from swarmlet.model.evaluation import Evaluation, EvaluationStatus
+from swarmlet.model.fit import Usage
+from swarmlet.model.job import Job, JobStatus
+from swarmlet.model.node import Node
+from swarmlet.model.resources import Quantity
+from swarmlet.state.allocation_table import AllocationTable
+from swarmlet.state.command import Applied
+from swarmlet.state.ordered import Ordered, with_prefix, with_text_prefix
+from swarmlet.state.rows import Rows
+from swarmlet.state.view import Table
+
+JobKey = tuple[Namespace, JobId]
+VersionKey = tuple[Namespace, JobId, int]
+
+OPEN = frozenset({EvaluationStatus.PENDING, EvaluationStatus.BLOCKED})
+
+
+class Snapshot:
+    """Implements `View`. Nobody changes one; `Store` is the same thing while a command is applied."""
+
+    __slots__ = (
+        "_active_deployments",
+        "_allocations",
+        "_closed_evaluations",
+        "_deployments",
+        "_deployments_of_job",
+        "_ended_deployments",
+        "_evaluations",
+        "_evaluations_of_job",
+        "_jobs",
+        "_join_tokens",
+        "_namespaces",
+        "_node_names",
+        "_nodes",
+        "_open_evaluations",
+        "_open_of_job",
+        "_plan_indexes",
+        "_purging",
+        "_request_order",
+        "_requests",
+        "_settings",
+        "_table_indexes",
+        "_versions",
+        "index",
+        "time_ns",
+    )
+
+    def __init__(self) -> None:
+        """The empty state, before the first command."""
+        #: The log index of the last command applied.
+        self.index = 0
+        #: The latest wall time of any command applied.
+        self.time_ns = 0
+        self._settings: ClusterSettings | None = None
+        self._table_indexes: immutables.Map[str, int] = immutables.Map()
+        self._nodes: Rows[NodeId, Node] = Rows()
+        self._node_names: immutables.Map[str, NodeId] = immutables.Map()
+        self._jobs: Rows[JobKey, Job] = Rows()
+        self._versions: Rows[VersionKey, Job] = Rows()
+        # Jobs to be forgotten as soon as nothing of them runs.
+        self._purging: Ordered[JobKey] = Ordered()
+        # The index of the last plan that changed something of a job.
+        self._plan_indexes: Rows[JobKey, int] = Rows()
+        self._allocations = AllocationTable()
+        self._evaluations: Rows[EvaluationId, Evaluation] = Rows()
+        # (namespace, job, create index, id); (create index, id); (modify index, id).
+        self._evaluations_of_job: Ordered[tuple[Any, ...]] = Ordered()
+        self._open_of_job: Ordered[tuple[Any, ...]] = Ordered()
+        self._open_evaluations: Ordered[tuple[int, EvaluationId]] = Ordered()
+        self._closed_evaluations: Ordered[tuple[int, EvaluationId]] = Ordered()
+        self._deployments: Rows[DeploymentId, Deployment] = Rows()
+        self._deployments_of_job: Ordered[tuple[Any, ...]] = Ordered()
+        self._active_deployments: Ordered[tuple[int, DeploymentId]] = Ordered()
+        self._ended_deployments: Ordered[tuple[int, DeploymentId]] = Ordered()
+        self._namespaces: Rows[Namespace, NamespaceRecord] = Rows()
+        self._join_tokens: Rows[str, JoinToken] = Rows()
+        # What recent requests gave, and (index, id) of each.
+        self._requests: immutables.Map[RequestId, Applied] = immutables.Map()
+        self._request_order: Ordered[tuple[int, RequestId]] = Ordered()
+
+    def _take(self, other: Snapshot) -> None:
+        """Become what `other` is now. O(1)."""
+        for name in Snapshot.__slots__:
+            setattr(self, name, getattr(other, name))
+        self._allocations = other._allocations.copy()
+
+    def table_index(self, table: Table) -> int:
+        """The index of the last change of a table."""
+        return self._table_indexes.get(table.value, 0)
+
+    def settings(self) -> ClusterSettings | None:
+        """None before the cluster is initialised."""
+        return self._settings
+
+    # Nodes.
+
+    def node(self, node_id: NodeId) -> Node | None:
+        """A node by id."""
+        return self._nodes.get(node_id)
+
+    def node_by_name(self, name: str) -> Node | None:
+        """A node by name."""
+        node_id = self._node_names.get(name)
+        return None if node_id is None else self._nodes.get(node_id)
+
+    def nodes(self, prefix: str = "") -> Iterator[Node]:
+        """All nodes whose id begins with `prefix`, by id."""
+        return (self._nodes[key] for key in with_text_prefix(self._nodes.keys, prefix))
+
+    def usage(self, node: Node) -> Usage:
+        """What is taken on a node, its reserved ports included: a scratch copy for the caller."""
+        return self._allocations.usage(node)
+
+    def used(self, node_id: NodeId) -> Quantity:
+        """What the allocations on a node hold. O(1)."""
+        return self._allocations.quantity_on(node_id)
+
+    def held_on(self, node_id: NodeId) -> int:
+        """How many allocations hold resources on a node. O(1)."""
+        return self._allocations.held_on(node_id)
+
+    def port_cursor(self, node_id: NodeId) -> int:
+        """Where `fit.assign_ports` begins for this node."""
+        return self._allocations.port_cursor(node_id)
+
+    # Jobs.
+
+    def job(self, namespace: Namespace, job_id: JobId) -> Job | None:
+        """The current version of a job."""
+        return self._jobs.get((namespace, job_id))
+
+    def job_version(self, namespace: Namespace, job_id: JobId, version: int) -> Job | None:
+        """A kept version of a job."""
+        return self._versions.get((namespace, job_id, version))
+
+    def job_versions(self, namespace: Namespace, job_id: JobId) -> Iterator[Job]:
+        """Kept versions, newest first."""
+        keys = list(with_prefix(self._versions.keys, (namespace, job_id)))
+        return (self._versions[(key[0], key[1], key[2])] for key in reversed(keys))
+
+    def jobs(self, namespace: Namespace | None = None, prefix: str = "") -> Iterator[Job]:
+        """Jobs of one namespace or of all, by namespace and id."""
+        if namespace is None:
+            return (job for job in self._jobs.values() if job.id.startswith(prefix))
+        return self._jobs_of(namespace, prefix)
+
+    def _jobs_of(self, namespace: Namespace, prefix: str) -> Iterator[Job]:
+        for key in self._jobs.keys.at_or_after((namespace, JobId(prefix))):
+            if key[0] != namespace or not key[1].startswith(prefix):
+                return
+            yield self._jobs[key]
+
+    def job_status(self, namespace: Namespace, job_id: JobId) -> JobStatus:
+        """Derived: dead when stopped or finished and nothing is pending; running when anything runs."""
+        if self._allocations.wanted_count(namespace, job_id):
+            return JobStatus.RUNNING
+        if next(with_prefix(self._open_of_job, (namespace, job_id)), None):
+            return JobStatus.PENDING
+        job = self.job(namespace, job_id)
+        if job is None or job.is_stopped or next(self.evaluations_of_job(namespace, job_id), None):
+            return JobStatus.DEAD
+        return JobStatus.PENDING
+
+    def is_purging(self, namespace: Namespace, job_id: JobId) -> bool:
+        """Whether the job is forgotten once nothing of it runs."""
+        return (namespace, job_id) in self._purging
+
+    def plan_index(self, namespace: Namespace, job_id: JobId) -> int:
+        """The index of the last plan that changed something of this job."""
+        return self._plan_indexes.get((namespace, job_id)) or 0
+
+    # Allocations.
+
+    def allocation(self, allocation_id: AllocationId) -> Allocation | None:
+        """An allocation by id."""
+        return self._allocations.get(allocation_id)
+
+    def allocations(self, prefix: str = "") -> Iterator[Allocation]:
+        """All allocations whose id begins with `prefix`, by id."""
+        return self._allocations.with_id_prefix(prefix)
+
+    def allocations_of_job(self, namespace: Namespace, job_id: JobId) -> Iterator[Allocation]:
+        """By creation index, then group and index."""
+        return self._allocations.of_job(namespace, job_id)
+
+    def allocations_on_node(self, node_id: NodeId) -> Iterator[Allocation]:
+        """By creation index."""
+        return self._allocations.on_node(node_id)
+
+    def held_count(self, namespace: Namespace, job_id: JobId, version: int) -> int:
+        """How many allocations still hold resources under this version of a job. O(1)."""
+        return self._allocations.held_count(namespace, job_id, version)
+
+    # Evaluations.
+
+    def evaluation(self, evaluation_id: EvaluationId) -> Evaluation | None:
+        """An evaluation by id."""
+        return self._evaluations.get(evaluation_id)
+
+    def evaluations(self, prefix: str = "") -> Iterator[Evaluation]:
+        """By id."""
+        return (self._evaluations[key] for key in with_text_prefix(self._evaluations.keys, prefix))
+
+    def open_evaluations(self) -> Iterator[Evaluation]:
+        """Pending and blocked ones, by creation index."""
+        return (self._evaluations[key] for _, key in self._open_evaluations)
+
+    def open_evaluations_of_job(self, namespace: Namespace, job_id: JobId) -> Iterator[Evaluation]:
+        """Pending and blocked ones of a job, by creation index."""
+        return (self._evaluations[key[-1]] for key in with_prefix(self._open_of_job, (namespace, job_id)))
+
+    def evaluations_of_job(self, namespace: Namespace, job_id: JobId) -> Iterator[Evaluation]:
+        """By creation index."""
+        return (
+            self._evaluations[key[-1]] for key in with_prefix(self._evaluations_of_job, (namespace, job_id))
+        )
+
+    # Deployments.
+
+    def deployment(self, deployment_id: DeploymentId) -> Deployment | None:
+        """A deployment by id."""
+        return self._deployments.get(deployment_id)
+
+    def deployments(self, prefix: str = "") -> Iterator[Deployment]:
+        """By id."""
+        return (self._deployments[key] for key in with_text_prefix(self._deployments.keys, prefix))
+
+    def deployments_of_job(self, namespace: Namespace, job_id: JobId) -> Iterator[Deployment]:
+        """By creation index."""
+        return (
+            self._deployments[key[-1]] for key in with_prefix(self._deployments_of_job, (namespace, job_id))
+        )
+
+    def active_deployments(self) -> Iterator[Deployment]:
+        """Running and paused ones, by creation index."""
+        return (self._deployments[key] for _, key in self._active_deployments)
+
+    # The cluster.
+
+    def namespace(self, name: Namespace) -> NamespaceRecord | None:
+        """A namespace by name."""
+        return self._namespaces.get(name)
+
+    def namespaces(self) -> Iterator[NamespaceRecord]:
+        """By name."""
+        return self._namespaces.values()
+
+    def join_token(self, accessor: str) -> JoinToken | None:
+        """A join token by accessor."""
+        return self._join_tokens.get(accessor)
+
+    def join_tokens(self) -> Iterator[JoinToken]:
+        """By accessor."""
+        return self._join_tokens.values()
+
+    def outcome(self, request_id: RequestId) -> Applied | None:
+        """What a recent request gave, if it was applied."""
+        return self._requests.get(request_id)

@@ -1,0 +1,302 @@
+"""The state as bytes: a versioned header, the rows of each table in order, an end that counts them.
+
+Each piece has its length before it, so that a reader may get the bytes cut anywhere. Indexes and counts are
+not written; they follow from the rows. Whoever stores the pieces adds the checksum.
+"""
+
+# ruff: noqa: SLF001 -- this module and `Snapshot` are two halves of one thing; readers see neither's insides
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from enum import IntEnum
+from typing import Any
+
+import immutables
+
+from swarmlet.errors import StorageError, WireError
+from swarmlet.ids import ClusterId, DeploymentId, EvaluationId, JobId, Namespace, NodeId
+from swarmlet.model.allocation import Allocation
+from swarmlet.model.cluster import ClusterSettings, JoinToken, NamespaceRecord
+from swarmlet.model.deployment import Deployment
+from swarmlet.model.evaluation import Evaluation
+from swarmlet.model.job import Job
+from swarmlet.model.node import Node
+from swarmlet.state.command import Applied
+from swarmlet.state.snapshot import Snapshot
+from swarmlet.state.store import Store
+from swarmlet.wire import MESSAGE_BYTES_MAX, Codec, Record
+
+FORMAT = "swarmlet-state"
+FORMAT_VERSION = 1
+#: A piece is closed once it is this long: small enough to write without a pause, large enough to be few.
+PIECE_BYTES = 256 * 1024
+_LENGTH = struct.Struct(">I")
+
+
+class Kind(IntEnum):
+    """What the rows of a piece are. Numbers are never used again for something else."""
+
+    SETTINGS = 1
+    NAMESPACE = 2
+    NODE = 3
+    NODE_NAME = 4
+    JOB = 5
+    JOB_VERSION = 6
+    PURGING = 7
+    PLAN_INDEX = 8
+    ALLOCATION = 9
+    PORT_CURSOR = 10
+    EVALUATION = 11
+    DEPLOYMENT = 12
+    JOIN_TOKEN = 13
+    REQUEST = 14
+
+
+class Header(Record, tag=1):
+    """The first piece."""
+
+    format: str
+    version: int
+    cluster_id: ClusterId
+    index: int
+    time_ns: int
+    table_indexes: tuple[tuple[str, int], ...]
+
+
+class Rows(Record, tag=2):
+    """Rows of one kind, each encoded on its own."""
+
+    kind: int
+    rows: tuple[bytes, ...]
+
+
+class End(Record, tag=3):
+    """The last piece: how many rows there were."""
+
+    rows: int
+
+
+_pieces: Codec[Header | Rows | End] = Codec(Header | Rows | End)
+
+#: The type of each kind's rows; tuples where the row is no record of the model.
+_TYPES: dict[Kind, Any] = {
+    Kind.SETTINGS: ClusterSettings,
+    Kind.NAMESPACE: NamespaceRecord,
+    Kind.NODE: Node,
+    Kind.NODE_NAME: tuple[str, NodeId],
+    Kind.JOB: Job,
+    Kind.JOB_VERSION: Job,
+    Kind.PURGING: tuple[Namespace, JobId],
+    Kind.PLAN_INDEX: tuple[Namespace, JobId, int],
+    Kind.ALLOCATION: Allocation,
+    Kind.PORT_CURSOR: tuple[NodeId, int],
+    Kind.EVALUATION: Evaluation,
+    Kind.DEPLOYMENT: Deployment,
+    Kind.JOIN_TOKEN: JoinToken,
+    Kind.REQUEST: tuple[str, Applied],
+}
+_row_codecs: dict[Kind, Codec[Any]] = {kind: Codec(_TYPES[kind]) for kind in Kind}
+
+
+def save(state: Snapshot) -> Iterator[bytes]:
+    """The bytes of `state`, in bounded pieces; `state` must not change meanwhile."""
+    settings = state.settings()
+    yield _framed(
+        Header(
+            format=FORMAT,
+            version=FORMAT_VERSION,
+            cluster_id=settings.cluster_id if settings else ClusterId(""),
+            index=state.index,
+            time_ns=state.time_ns,
+            table_indexes=tuple(sorted(state._table_indexes.items())),
+        )
+    )
+    count = 0
+    for kind in Kind:
+        rows: list[bytes] = []
+        size = 0
+        for row in _rows_of(state, kind):
+            data = _row_codecs[kind].encode(row)
+            if rows and size + len(data) > PIECE_BYTES:
+                yield _framed(Rows(kind=kind, rows=tuple(rows)))
+                rows, size = [], 0
+            rows.append(data)
+            size += len(data)
+            count += 1
+        if rows:
+            yield _framed(Rows(kind=kind, rows=tuple(rows)))
+    yield _framed(End(rows=count))
+
+
+def _framed(piece: Header | Rows | End) -> bytes:
+    data = _pieces.encode(piece)
+    return _LENGTH.pack(len(data)) + data
+
+
+def _rows_of(state: Snapshot, kind: Kind) -> Iterator[Any]:
+    """All rows of a kind, in order."""
+    match kind:
+        case Kind.SETTINGS:
+            return iter(() if state._settings is None else (state._settings,))
+        case Kind.NAMESPACE:
+            return state._namespaces.values()
+        case Kind.NODE:
+            return state._nodes.values()
+        case Kind.NODE_NAME:
+            return iter(sorted(state._node_names.items()))
+        case Kind.JOB:
+            return state._jobs.values()
+        case Kind.JOB_VERSION:
+            return state._versions.values()
+        case Kind.PURGING:
+            return iter(state._purging)
+        case Kind.PLAN_INDEX:
+            return ((*key, state._plan_indexes[key]) for key in state._plan_indexes.keys)
+        case Kind.ALLOCATION:
+            return state._allocations.with_id_prefix("")
+        case Kind.PORT_CURSOR:
+            return iter(state._allocations.port_cursors())
+        case Kind.EVALUATION:
+            return state._evaluations.values()
+        case Kind.DEPLOYMENT:
+            return state._deployments.values()
+        case Kind.JOIN_TOKEN:
+            return state._join_tokens.values()
+        case Kind.REQUEST:
+            return ((key, state._requests[key]) for _, key in state._request_order)
+
+
+def load(data: Iterable[bytes]) -> Store:
+    """The store in `data`. Raises StorageError when it is not one whole snapshot that this build can read."""
+    pieces = _unframed(data)
+    header = next(pieces, None)
+    if not isinstance(header, Header) or header.format != FORMAT:
+        raise StorageError("not a snapshot of the cluster state: its header is missing")
+    if header.version != FORMAT_VERSION:
+        raise StorageError(
+            f"the snapshot has format {header.version}, this build reads {FORMAT_VERSION}; "
+            "run the version of swarmlet that wrote it"
+        )
+    store = Store()
+    count = 0
+    rows_by_kind: dict[Kind, list[Any]] = {kind: [] for kind in Kind}
+    for piece in pieces:
+        match piece:
+            case Rows():
+                count += len(piece.rows)
+                kind, rows = _decoded(piece)
+                rows_by_kind[kind].extend(rows)
+            case End():
+                if piece.rows != count or next(pieces, None) is not None:
+                    raise StorageError(f"the snapshot holds {count} rows, its end says {piece.rows}")
+                for kind, rows in rows_by_kind.items():
+                    _FILL[kind](store, rows)
+                store._table_indexes = immutables.Map(header.table_indexes)
+                store.index, store.time_ns = header.index, header.time_ns
+                return store
+            case Header():
+                raise StorageError("the snapshot has two headers")
+    raise StorageError("the snapshot is cut off: its end is missing")
+
+
+def _decoded(piece: Rows) -> tuple[Kind, list[Any]]:
+    try:
+        kind = Kind(piece.kind)
+        return kind, [_row_codecs[kind].decode(row) for row in piece.rows]
+    except (ValueError, WireError) as error:
+        raise StorageError(f"the snapshot holds rows that this build does not know: {error}") from error
+
+
+def _unframed(data: Iterable[bytes]) -> Iterator[Header | Rows | End]:
+    """The pieces, whatever blocks the bytes come in."""
+    buffer = bytearray()
+    for block in data:
+        buffer += block
+        while len(buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(buffer)
+            if length > MESSAGE_BYTES_MAX:
+                raise StorageError(f"a snapshot piece of {length:_} B exceeds {MESSAGE_BYTES_MAX:_} B")
+            end = _LENGTH.size + length
+            if len(buffer) < end:
+                break
+            try:
+                piece = _pieces.decode(bytes(buffer[_LENGTH.size : end]))
+            except WireError as error:
+                raise StorageError(f"the snapshot is damaged: {error}") from error
+            del buffer[:end]
+            yield piece
+    if buffer:
+        raise StorageError(f"the snapshot is cut off: {len(buffer)} B of a piece are left")
+
+
+def _fill_settings(store: Store, rows: list[ClusterSettings]) -> None:
+    store._settings = rows[0] if rows else None
+
+
+def _fill_evaluations(store: Store, rows: list[Evaluation]) -> None:
+    store._evaluations = type(store._evaluations)((EvaluationId(row.id), row) for row in rows)
+    for row in rows:
+        store._list_evaluation(row)
+
+
+def _fill_deployments(store: Store, rows: list[Deployment]) -> None:
+    store._deployments = type(store._deployments)((DeploymentId(row.id), row) for row in rows)
+    for row in rows:
+        store._list_deployment(row)
+
+
+def _fill_requests(store: Store, rows: list[tuple[str, Applied]]) -> None:
+    store._requests = immutables.Map(rows)  # type: ignore[arg-type]
+    store._request_order = type(store._request_order)((applied.index, key) for key, applied in rows)  # type: ignore[misc]
+
+
+def _fill_cursors(store: Store, rows: list[tuple[NodeId, int]]) -> None:
+    for node_id, cursor in rows:
+        store._allocations.move_port_cursor(node_id, cursor)
+
+
+def _filler(
+    name: str, key: Callable[[Any], Any], value: Callable[[Any], Any]
+) -> Callable[[Store, list[Any]], None]:
+    """Fills the `Rows` table called `name`."""
+
+    def fill(store: Store, rows: list[Any]) -> None:
+        table = type(getattr(store, name))
+        setattr(store, name, table((key(row), value(row)) for row in rows))
+
+    return fill
+
+
+def _itself(row: Any) -> Any:
+    return row
+
+
+def _fill_names(store: Store, rows: list[tuple[str, NodeId]]) -> None:
+    store._node_names = immutables.Map(rows)
+
+
+def _fill_purging(store: Store, rows: list[tuple[Namespace, JobId]]) -> None:
+    store._purging = type(store._purging)(rows)
+
+
+def _fill_allocations(store: Store, rows: list[Allocation]) -> None:
+    store._allocations.insert_all(rows)
+
+
+_FILL: dict[Kind, Callable[[Store, list[Any]], None]] = {
+    Kind.SETTINGS: _fill_settings,
+    Kind.NAMESPACE: _filler("_namespaces", lambda row: row.name, _itself),
+    Kind.NODE: _filler("_nodes", lambda row: row.id, _itself),
+    Kind.NODE_NAME: _fill_names,
+    Kind.JOB: _filler("_jobs", lambda row: (row.namespace, row.id), _itself),
+    Kind.JOB_VERSION: _filler("_versions", lambda row: (row.namespace, row.id, row.version), _itself),
+    Kind.PURGING: _fill_purging,
+    Kind.PLAN_INDEX: _filler("_plan_indexes", lambda row: (row[0], row[1]), lambda row: row[2]),
+    Kind.ALLOCATION: _fill_allocations,
+    Kind.PORT_CURSOR: _fill_cursors,
+    Kind.EVALUATION: _fill_evaluations,
+    Kind.DEPLOYMENT: _fill_deployments,
+    Kind.JOIN_TOKEN: _filler("_join_tokens", lambda row: row.accessor, _itself),
+    Kind.REQUEST: _fill_requests,
+}
