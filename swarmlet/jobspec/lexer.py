@@ -130,6 +130,14 @@ class _Lexer:
                 self._at,
                 f'{written[:40]} is not a number; expected a number, or a string such as "{written[:40]}"',
             )
+        after = self._text[found.end() : found.end() + 2]
+        last = self._tokens[-1] if self._tokens else None
+        # `1.5.2` is no number; `a.0.1.2` is an index after an index.
+        is_member = last is not None and last.kind == "." and last.end == self._at
+        if after[:1] == "." and after[1:].isdecimal() and not is_member:
+            raise self._source.fault(
+                self._at, f"{found.group()[:40]}{after} is not a number; expected one point"
+            )
         self._emit("number", found.group(), len(found.group()))
 
     def _open_heredoc(self) -> None:

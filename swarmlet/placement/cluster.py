@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from swarmlet.ids import JobId, Namespace, NodeId
 from swarmlet.model.allocation import Allocation
 from swarmlet.model.fit import Usage
 from swarmlet.model.node import Node
-from swarmlet.state.view import View
+
+
+class Source(Protocol):
+    """What a snapshot is built from; `state.view.View` is one."""
+
+    def nodes(self, prefix: str = "") -> Iterator[Node]:
+        """All nodes, by id."""
+
+    def allocations_on_node(self, node_id: NodeId) -> Iterator[Allocation]:
+        """What a node holds or held."""
 
 
 @dataclass
@@ -59,7 +69,7 @@ class Cluster:
         )
 
     @classmethod
-    def of(cls, view: View) -> Cluster:
+    def of(cls, view: Source) -> Cluster:
         """All nodes of `view`, with what their allocations hold."""
         nodes = list(view.nodes())
         return cls.build(

@@ -13,6 +13,7 @@ from typing import Protocol
 import msgspec
 
 from swarmlet.errors import Overloaded, StorageError
+from swarmlet.ids import Index
 from swarmlet.raft.message import Entry, HardState, Snapshot, SnapshotMeta
 
 #: Readys waiting for the disk. A disk this far behind is stalled; more would only cost memory.
@@ -20,7 +21,11 @@ QUEUE_MAX = 1024
 
 
 class WritableLog(Protocol):
-    """What the writer needs of `DiskLog` or `MemoryLog`."""
+    """What writing needs of `DiskLog` or `MemoryLog`."""
+
+    def last_index(self) -> Index:
+        """The highest index held."""
+        ...
 
     def append(self, entries: Sequence[Entry], hard_state: HardState | None, sync: bool = True) -> None:
         """Store, and with `sync` make durable."""

@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from swarmlet.ids import Index, PeerId, Term
+from swarmlet.raft.bootstrap import bootstrap
 from swarmlet.raft.core import Raft, decode_config_change
 from swarmlet.raft.log import NO_LIMIT
 from swarmlet.raft.memory_log import MemoryLog
@@ -53,7 +54,7 @@ class Cluster:
         for number in range(1, size + 1):
             log = MemoryLog()
             if number in ids:
-                log.save_snapshot(self.start, b"")
+                bootstrap(log, ids)
             peer = PeerId(number)
             self.peers[peer] = Peer(peer, log, self._boot(peer, log), config=log.snapshot_meta().config)
 

@@ -112,3 +112,7 @@ class Engine:
             if is_listening(self.socket):
                 self.remove_containers()
             self.end_dockerd(signal.SIGTERM)
+        for line in reversed(Path("/proc/mounts").read_text().splitlines()):
+            mounted = line.split()[1]
+            if mounted.startswith(f"{self.root}/"):
+                subprocess.run(["umount", "-l", mounted], check=False)

@@ -261,6 +261,22 @@ async def test_an_engine_restart_is_survived_and_exits_meanwhile_are_noticed(
         assert reports.latest[allocation_of(job).id].task_states["server"].restarts == 0
 
 
+async def test_a_start_waits_for_an_engine_that_is_away(engine: Engine, tmp_path: Path) -> None:
+    source, reports = Source(), Reports()
+    job = job_of(container_task("exec tail -f /dev/null"))
+    source.publish(job, allocation_of(job))
+    await asyncio.to_thread(engine.end_dockerd, signal.SIGTERM)
+    async with RunningAgent(tmp_path, driver_of(engine), source, reports):
+        await reports.wait_until(
+            lambda report: any(
+                "Waiting for" in event.message for event in report.task_states["server"].events
+            )
+        )
+        await asyncio.to_thread(engine.start)
+        report = await reports.wait_until(lambda report: report.client_status is RUNNING)
+    assert report.task_states["server"].restarts == 0
+
+
 async def test_a_host_volume_that_the_node_does_not_offer_is_refused_by_name(
     engine: Engine, tmp_path: Path
 ) -> None:

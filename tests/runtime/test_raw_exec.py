@@ -159,6 +159,8 @@ async def test_a_missing_command_is_a_lasting_failure_with_its_name(driver: RawE
     with pytest.raises(DriverError, match="/nowhere/tool") as caught:
         await driver.start(spec(tmp_path, "", config={"command": "/nowhere/tool"}), ignore)
     assert caught.value.temporary is False
+    [owned] = await driver.list_owned()
+    assert missing(json.loads((Path(owned.state_directory) / "request.json").read_text())["cgroups"])
 
 
 @pytest.mark.slow

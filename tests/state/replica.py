@@ -129,7 +129,7 @@ class Replica:
             job_version=wanted.version if wanted else 0,
             placements=placed(name, *runs, start=start) if runs else (),
         )
-        return Plan(**{**{key: getattr(plan, key) for key in plan.__struct_fields__}, **fields})  # type: ignore[arg-type]
+        return Plan(**{**{key: getattr(plan, key) for key in plan.__struct_fields__}, **fields})
 
     def place(
         self, evaluation: Evaluation, *runs: tuple[str, int], start: int = 0, **fields: object

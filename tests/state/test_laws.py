@@ -83,6 +83,22 @@ class Laws(RuleBasedStateMachine):
 
     @rule(
         name=jobs,
+        runs=st.lists(st.tuples(names, st.integers(1, 6)), min_size=1, max_size=3),
+        ports=st.sampled_from(PORTS),
+    )
+    def run_job(self, name: str, runs: list[tuple[str, int]], ports: tuple[Port, ...]) -> None:
+        """A version of a job on nodes that are there: the ordinary case, so that the others have something to hit."""
+        for where in NAMES:
+            self.replica.do(commands.RegisterNode(node=node(where)))
+            self.replica.do(commands.UpdateNodeDrain(node_id=NodeId(f"id-{where}"), mark_eligible=True))
+        wanted = job(name, group(count=sum(count for _, count in runs), ports=ports))
+        evaluation = self.replica.register(wanted)
+        current = self.replica.job(name)
+        plan = self.replica.plan(evaluation, *runs, deployment=deployment_of(current))
+        self.replica.do(commands.ApplyPlan(plan=plan))
+
+    @rule(
+        name=jobs,
         count=st.integers(0, 12),
         memory=st.sampled_from((100, 400)),
         ports=st.sampled_from(PORTS),
@@ -172,24 +188,25 @@ class Laws(RuleBasedStateMachine):
     def node_status(self, name: str, status: NodeStatus) -> None:
         self.replica.do(commands.UpdateNodeStatus(node_id=NodeId(f"id-{name}"), status=status))
 
-    @rule(name=names, boot=st.integers(1, 2))
-    def register_node(self, name: str, boot: int) -> None:
-        self.replica.do(commands.RegisterNode(node=node(name, boot_id=f"boot-{boot}")))
-
-    @rule(name=names)
-    def remove_node(self, name: str) -> None:
-        self.replica.do(commands.RemoveNode(node_id=NodeId(f"id-{name}")))
-
-    @rule(name=names, is_on=st.booleans())
-    def drain(self, name: str, is_on: bool) -> None:
-        strategy = DrainStrategy(deadline_ns=60, force_at_ns=0) if is_on else None
-        self.replica.do(
-            commands.UpdateNodeDrain(node_id=NodeId(f"id-{name}"), drain=strategy, mark_eligible=True)
-        )
-
-    @rule(name=names, eligibility=st.sampled_from(Eligibility))
-    def eligibility(self, name: str, eligibility: Eligibility) -> None:
-        self.replica.do(commands.UpdateNodeEligibility(node_id=NodeId(f"id-{name}"), eligibility=eligibility))
+    @rule(
+        name=names,
+        what=st.sampled_from(("register", "reboot", "remove", "drain", *Eligibility)),
+    )
+    def change_node(self, name: str, what: str) -> None:
+        key = NodeId(f"id-{name}")
+        body: commands.Body
+        match what:
+            case "register" | "reboot":
+                body = commands.RegisterNode(node=node(name, boot_id=what))
+            case "remove":
+                body = commands.RemoveNode(node_id=key)
+            case "drain":
+                body = commands.UpdateNodeDrain(
+                    node_id=key, drain=DrainStrategy(deadline_ns=60, force_at_ns=0)
+                )
+            case _:
+                body = commands.UpdateNodeEligibility(node_id=key, eligibility=Eligibility(what))
+        self.replica.do(body)
 
     @rule(number=numbers, what=st.sampled_from(("migrate", "reschedule", "stop", "restart")))
     def wish(self, number: int, what: str) -> None:
@@ -197,7 +214,7 @@ class Laws(RuleBasedStateMachine):
         if what == "restart":
             self.replica.do(commands.RestartAllocation(allocation_id=key))
         else:
-            self.replica.do(commands.TransitionAllocations(**{what: (key,)}))  # type: ignore[arg-type]
+            self.replica.do(commands.TransitionAllocations(**{what: (key,)}))
 
     @rule(number=numbers)
     def fail_evaluation(self, number: int) -> None:

@@ -51,6 +51,8 @@ THREADS_MAX = 8
 PULLS_MAX = 3
 CALL_SECONDS_MAX = 60.0
 KNOCK_SECONDS_MAX = 5.0
+#: A start waits so long for an engine that is away, before it counts as a failed attempt.
+ENGINE_SECONDS_MAX = 60.0
 #: A pull gives up after this long without a byte.
 PULL_SILENCE_SECONDS_MAX = 60
 PULL_TRIES = 3
@@ -183,6 +185,7 @@ class Docker:
         """Start the container of this task; adopt the one that runs; start the one that has ended again."""
         body = docker_config.container(spec, is_privileged_allowed=self._is_privileged_allowed)
         name = docker_config.container_name(spec)
+        await self._wait_for_engine(notice)
         found = await self._inspect(name)
         if found is None or (
             not found["State"]["Running"] and docker_config.is_true(spec.config.get("force_pull", False))
@@ -217,6 +220,18 @@ class Docker:
             identifier=identifier,
             started_at_ns=time.time_ns(),
         )
+
+    async def _wait_for_engine(self, notice: Notice) -> None:
+        """An engine that is being restarted is not the task's failure: it is waited for, for a while."""
+        try:
+            await self._call(lambda client: None)
+        except EngineAwayError as error:
+            notice("Driver", f"Waiting for the engine: {error}")
+            try:
+                async with asyncio.timeout(ENGINE_SECONDS_MAX):
+                    await self._connected.wait()
+            except TimeoutError:
+                raise error from None
 
     async def _create(self, name: str, body: dict[str, Any]) -> str:
         made = await self._call(lambda client: client.create_container_from_config(body, name))
@@ -471,13 +486,13 @@ class Docker:
             raise DriverError(f"docker: no engine answers at {self._socket}: {error}") from error
 
     def _knock(self) -> None:
-        """Raises DriverError when nobody listens. (The SDK would say less, and leak the socket it tried with.)"""
+        """Raises EngineAwayError when nobody listens; the SDK would say less, and leak the socket it tried with."""
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knocking:
                 knocking.settimeout(KNOCK_SECONDS_MAX)
                 knocking.connect(self._socket)
         except OSError as error:
-            raise DriverError(f"docker: no engine answers at {self._socket}: {error}") from error
+            raise EngineAwayError(f"docker: no engine answers at {self._socket}: {error}") from error
 
     def _client_in_thread(self, silence: int | None) -> Any:
         url = f"unix://{self._socket}"
@@ -492,7 +507,10 @@ class Docker:
         return self._client
 
     def _api_version(self) -> str:
-        """What the engine speaks. Asked apart: the SDK does not close a client that it could not finish making."""
+        """What the engine speaks.
+
+        Asked apart: the SDK does not close a client that it could not finish making.
+        """
         asker = docker.APIClient(
             base_url=f"unix://{self._socket}", version=docker.constants.MINIMUM_DOCKER_API_VERSION, timeout=10
         )
@@ -500,6 +518,10 @@ class Docker:
             return str(asker.version(api_version=False)["ApiVersion"])
         finally:
             asker.close()
+
+
+class EngineAwayError(DriverError):
+    """Nobody listens on the engine's socket. Nothing changed; retry later."""
 
 
 class MissingError(DriverError):

@@ -189,6 +189,11 @@ def kill_group(pid: int, cgroups: list[str]) -> None:
     """End what the task left behind: its process group, and its cgroups where it has them."""
     with contextlib.suppress(OSError):
         os.killpg(pid, signal.SIGKILL)
+    end_cgroups(cgroups)
+
+
+def end_cgroups(cgroups: list[str]) -> None:
+    """Kill what is in these cgroups and remove them."""
     for directory in cgroups:
         for _ in range(10):
             try:
@@ -236,7 +241,11 @@ def supervise(directory: str, request: dict[str, Any], tell: int) -> None:
             None if request["logs"]["is_disabled"] else RotatingLog(request["logs"][stream], *limits)
         )
         outputs.append(writer)
-    pid = spawn(request, outputs)
+    try:
+        pid = spawn(request, outputs)
+    except OSError:
+        end_cgroups(request["cgroups"])
+        raise
     for writer in outputs:
         os.close(writer)
     state = {
