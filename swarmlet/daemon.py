@@ -25,6 +25,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from swarmlet import VERSION
 from swarmlet.api.context import ApiContext
 from swarmlet.api.server import ApiServer, application
 from swarmlet.config import NodeConfig, parse_address
@@ -71,7 +72,6 @@ from swarmlet.transport.server import Handlers, MeshServer
 
 log = structlog.get_logger(__name__)
 
-VERSION = "0.1.0"
 CONFIG_FILE, SEEDS_FILE, SOCKET_FILE = "node.json", "seeds.json", "api.sock"
 #: Drivers and disks are looked at again this often; a change is registered.
 FINGERPRINT_SECONDS = 10.0

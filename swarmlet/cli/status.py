@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from swarmlet.__main__ import VERSION
+from swarmlet import VERSION
 from swarmlet.cli.connection import client, find_job, json_option
 from swarmlet.cli.explanation import failure_lines, refusal_text
 from swarmlet.cli.output import paint, say, say_json, short, span

@@ -13,6 +13,7 @@ import os
 import pwd
 import shutil
 import signal as signals
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -288,26 +289,24 @@ class RawExec:
 
     async def _launch(self, directory: Path) -> None:
         # -I: no PYTHON* variable and no user directory; -S: no site packages, half the memory.
-        launcher = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-I",
-            "-S",
-            shim.__file__,
-            str(directory),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            env={"PATH": os.environ.get("PATH", os.defpath)},
-        )
+        command = [sys.executable, "-I", "-S", shim.__file__, str(directory)]
+        # In a thread, not by the loop: uvloop's child processes keep a copy of the pipe, so the end of the
+        # launcher's words would come only when the task itself ends.
         try:
-            async with asyncio.timeout(LAUNCH_SECONDS_MAX):
-                _, reason = await launcher.communicate()
-        except TimeoutError as error:
-            with contextlib.suppress(ProcessLookupError):
-                launcher.kill()
+            done = await asyncio.to_thread(
+                subprocess.run,
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env={"PATH": os.environ.get("PATH", os.defpath)},
+                timeout=LAUNCH_SECONDS_MAX,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
             raise DriverError(f"the process did not start within {LAUNCH_SECONDS_MAX:.0f} s") from error
-        if launcher.returncode != 0:
-            text = reason.decode(errors="replace").strip()
+        if done.returncode != 0:
+            text = done.stderr.decode(errors="replace").strip()
             lasting = any(word in text for word in ("FileNotFoundError", "PermissionError", "NotADirectory"))
             raise DriverError(f"cannot run the command: {text}", temporary=not lasting)
 
