@@ -73,6 +73,9 @@ SYNC_WANTED_MAX = 16
 PATH_FAILURES_WARN = 3
 #: Slower answers are those of a member that stood still, and say nothing about the network.
 ROUND_TRIP_MAX = 1.0
+#: Suspicions last longer in larger clusters, as news takes longer to spread; up to 10**1.5, 32 members, it reaches
+#: all within a few round trips.
+SCALE_FREE_LOG10 = 0.5
 _JOIN_RETRY_SECONDS = 1.0
 _JOIN_RETRY_SECONDS_MAX = 10.0
 #: Above this size the state is exchanged less often (memberlist: every doubling adds one interval).
@@ -698,7 +701,8 @@ class Swim:
 
     def _dead_at(self, node: NodeId, suspicion: Suspicion) -> float:
         """When this suspect counts as dead, as things stand."""
-        scale = max(1.0, math.log10(max(1, self._view.alive))) * self.awareness.factor
+        size = math.log10(max(1, self._view.alive)) - SCALE_FREE_LOG10
+        scale = max(1.0, size) * self.awareness.factor
         silent = suspicion.deadline(
             self.config,
             me=self.me,
