@@ -11,7 +11,7 @@ from swarmlet.model.deployment import Deployment, DeploymentGroup, DeploymentSta
 from swarmlet.model.evaluation import Trigger
 from swarmlet.state.apply_jobs import put_definition, set_stable
 from swarmlet.state.command import SetAllocationHealth, UpdateDeployment
-from swarmlet.state.step import NAME_CHARS_MAX, Step, found_job
+from swarmlet.state.step import NAME_CHARS_MAX, Step, found_job, later
 
 
 def update(step: Step, body: UpdateDeployment) -> None:
@@ -107,7 +107,7 @@ def _judged(
     unhealthy += not is_healthy
     deadline = group.require_progress_by_ns
     if is_healthy and group.progress_deadline_ns:
-        deadline = now_ns + group.progress_deadline_ns
+        deadline = later(now_ns, group.progress_deadline_ns)
     return msgspec.structs.replace(
         group, healthy=max(0, healthy), unhealthy=max(0, unhealthy), require_progress_by_ns=deadline
     )

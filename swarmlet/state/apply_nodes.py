@@ -8,7 +8,7 @@ import msgspec
 
 from swarmlet.errors import Conflict, InvalidInput, Overloaded, Unauthorized
 from swarmlet.model.evaluation import Trigger
-from swarmlet.model.job import HOUR_NS, MINUTE_NS
+from swarmlet.model.job import MINUTE_NS
 from swarmlet.model.node import NODE_EVENTS_MAX, Eligibility, Node, NodeEvent, NodeStatus
 from swarmlet.model.resources import Quantity
 from swarmlet.state.apply_jobs import AMOUNT_MAX, PORT_MAX
@@ -19,7 +19,7 @@ from swarmlet.state.command import (
     UpdateNodeEligibility,
     UpdateNodeStatus,
 )
-from swarmlet.state.step import Step, check_name, found_node
+from swarmlet.state.step import Step, check_name, found_node, later
 from swarmlet.state.store import NODES_MAX
 
 #: This many deaths within the window make a node ineligible for the penalty.
@@ -28,8 +28,6 @@ FLAPPING_WINDOW_NS = 10 * MINUTE_NS
 FLAPPING_PENALTY_NS = 10 * MINUTE_NS
 #: A node's answer to "is it gone": nobody else's claim to its name or its work is refused on its account.
 GONE = frozenset({NodeStatus.DOWN, NodeStatus.LEFT})
-#: A year: beyond that no deadline is meant (0 says so).
-DRAIN_DEADLINE_NS_MAX = 366 * 24 * HOUR_NS
 #: Longest event message kept, in characters.
 MESSAGE_CHARS_MAX = 512
 
@@ -195,14 +193,10 @@ def update_drain(step: Step, body: UpdateNodeDrain) -> None:
         node = with_event(step, node, "Drain ended")
         node = msgspec.structs.replace(node, drain=None, eligibility=eligibility, ineligible_until_ns=0)
     else:
-        if body.drain.deadline_ns > DRAIN_DEADLINE_NS_MAX:
-            raise InvalidInput(
-                f"drain deadline {body.drain.deadline_ns} ns exceeds {DRAIN_DEADLINE_NS_MAX} ns"
-            )
         drain = msgspec.structs.replace(body.drain, started_at_ns=step.now_ns)
         if not drain.force_at_ns and drain.deadline_ns:
             # A deadline below zero means: force now.
-            drain = msgspec.structs.replace(drain, force_at_ns=step.now_ns + max(0, drain.deadline_ns))
+            drain = msgspec.structs.replace(drain, force_at_ns=later(step.now_ns, drain.deadline_ns))
         node = with_event(step, node, "Drain started")
         node = msgspec.structs.replace(
             node, drain=drain, eligibility=Eligibility.INELIGIBLE, ineligible_until_ns=0

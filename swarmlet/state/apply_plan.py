@@ -10,6 +10,7 @@ is lost gives it up at once.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import msgspec
 
@@ -19,15 +20,15 @@ from swarmlet.model.allocation import RESCHEDULE_EVENTS_MAX, Allocation, ClientS
 from swarmlet.model.deployment import Deployment, DeploymentGroup, DeploymentStatus
 from swarmlet.model.evaluation import Evaluation, EvaluationStatus
 from swarmlet.model.fit import Usage, asked_ports, assign_ports, shortages
-from swarmlet.model.job import Job, TaskGroup
+from swarmlet.model.job import COUNT_MAX, Job
 from swarmlet.model.node import Node, NodeStatus
 from swarmlet.model.plan import GroupPlacement, IndexRange, InPlaceUpdate, Mark, Plan, Replacement, Run, Stop
-from swarmlet.model.resources import DYNAMIC_PORT_MAX, DYNAMIC_PORT_MIN, AllocatedPort, Quantity
+from swarmlet.model.resources import DYNAMIC_PORT_MAX, DYNAMIC_PORT_MIN, AllocatedPort, Port, Quantity
 from swarmlet.state.allocation_table import AllocationRun
 from swarmlet.state.apply_evaluations import put
 from swarmlet.state.apply_jobs import prune_versions
 from swarmlet.state.apply_nodes import GONE
-from swarmlet.state.step import NAME_CHARS_MAX, Step
+from swarmlet.state.step import NAME_CHARS_MAX, Step, later
 from swarmlet.state.store import ALLOCATIONS_MAX, Store
 
 #: Placements in one plan: about a second of work at apply. Larger jobs take several plans.
@@ -70,6 +71,8 @@ def _checked_count(plan: Plan) -> int:
             raise InvalidInput(
                 f'the plan has {indexes} indexes for {runs} allocations of group "{placement.group}"'
             )
+        if any(span.start + span.count > COUNT_MAX for span in placement.ranges):
+            raise InvalidInput(f'the plan has an index of group "{placement.group}" beyond {COUNT_MAX}')
         total += runs
     if total > PLACEMENTS_MAX:
         raise InvalidInput(f"the plan places {total} allocations, more than {PLACEMENTS_MAX}")
@@ -107,6 +110,14 @@ def _requeue(step: Step, evaluation: Evaluation, why: str) -> None:
     )
 
 
+class _Ask(NamedTuple):
+    """What each allocation of a group asks of its node; worked out once per plan."""
+
+    group: str
+    demand: Quantity
+    ports: tuple[Port, ...]
+
+
 class _Room:
     """What is taken on the nodes of one plan, its own placements included. `fork` to try something."""
 
@@ -120,17 +131,16 @@ class _Room:
         usage = {key: Usage(taken.quantity, taken.ports) for key, taken in self._usage.items()}
         return _Room(self._store, usage, dict(self._cursors))
 
-    def take(self, node: Node, group: TaskGroup, wanted: int) -> list[tuple[AllocatedPort, ...]]:
-        """Take room for up to `wanted` allocations of `group`: the ports of each that fits."""
+    def take(self, node: Node, ask: _Ask, wanted: int) -> list[tuple[AllocatedPort, ...]]:
+        """Take room for up to `wanted` allocations: the ports of each that fits."""
         usage = self._usage.get(node.id)
         if usage is None:
             usage = self._usage[node.id] = self._store.usage(node)
-        demand = group.demand()
-        asked = asked_ports(group)
+        demand = ask.demand
         fitting = _fitting(node, usage.quantity, demand, wanted)
         ports: list[tuple[AllocatedPort, ...]] = [()] * fitting
-        if asked:
-            ports = self._take_ports(node, usage, group, fitting)
+        if ask.ports:
+            ports = self._take_ports(node, usage, ask.ports, fitting)
         times = len(ports)
         usage.quantity = usage.quantity.plus(
             Quantity(cpu=demand.cpu * times, memory=demand.memory * times, disk=demand.disk * times)
@@ -138,9 +148,8 @@ class _Room:
         return ports
 
     def _take_ports(
-        self, node: Node, usage: Usage, group: TaskGroup, wanted: int
+        self, node: Node, usage: Usage, asked: tuple[Port, ...], wanted: int
     ) -> list[tuple[AllocatedPort, ...]]:
-        asked = asked_ports(group)
         cursor = self._cursors.get(node.id, self._store.port_cursor(node.id))
         taken: list[tuple[AllocatedPort, ...]] = []
         for _ in range(wanted):
@@ -306,10 +315,11 @@ class _Application:
             raise InvalidInput(f'the plan places group "{placement.group}", which the job does not have')
         trial = room.fork() if placement.is_gang else room
         indexes = _indexes(placement.ranges)
+        ask = _Ask(group.name, group.demand(), asked_ports(group))
         runs, dropped = [], 0
         for run in placement.runs:
             mine = [next(indexes) for _ in range(run.count)]
-            fitted = self._place_run(trial, group, run, mine)
+            fitted = self._place_run(trial, ask, run, mine)
             dropped += run.count - len(fitted.members)
             runs.append(fitted)
         asked = sum(run.count for run in placement.runs)
@@ -322,28 +332,28 @@ class _Application:
             self.joined[group.name] = self.joined.get(group.name, 0) + asked - dropped
         return trial, runs
 
-    def _place_run(self, room: _Room, group: TaskGroup, run: Run, indexes: list[int]) -> AllocationRun:
+    def _place_run(self, room: _Room, ask: _Ask, run: Run, indexes: list[int]) -> AllocationRun:
         node = self.store.node(run.node_id)
-        ports = room.take(node, group, run.count) if node is not None and node.is_placeable() else []
-        members = tuple((self._id(group.name, index), index) for index in indexes[: len(ports)])
-        return AllocationRun(self._template(group, run), members, tuple(ports))
+        ports = room.take(node, ask, run.count) if node is not None and node.is_placeable() else []
+        members = tuple((self._id(ask.group, index), index) for index in indexes[: len(ports)])
+        return AllocationRun(self._template(ask, run), members, tuple(ports))
 
     def _id(self, group: str, index: int) -> AllocationId:
         return AllocationId(derive("allocation", self.evaluation.id, self.plan.attempt, group, index))
 
-    def _template(self, group: TaskGroup, run: Run) -> Allocation:
+    def _template(self, ask: _Ask, run: Run) -> Allocation:
         deployment = self.deployment
         return Allocation(
             id=AllocationId(""),
             namespace=self.evaluation.namespace,
             job_id=self.evaluation.job_id,
             job_version=self.plan.job_version,
-            group=group.name,
+            group=ask.group,
             index=0,
             node_id=run.node_id,
             evaluation_id=self.evaluation.id,
-            deployment_id=deployment.id if deployment and group.name in deployment.groups else None,
-            resources=group.demand(),
+            deployment_id=deployment.id if deployment and ask.group in deployment.groups else None,
+            resources=ask.demand,
             create_index=self.step.index,
             modify_index=self.step.index,
             alloc_modify_index=self.step.index,
@@ -428,7 +438,7 @@ class _Application:
         placed = (known.placed if known else 0) + joined
         deadline = known.require_progress_by_ns if known else 0
         if joined and not deadline and wanted.progress_deadline_ns:
-            deadline = self.step.now_ns + wanted.progress_deadline_ns
+            deadline = later(self.step.now_ns, wanted.progress_deadline_ns)
         return msgspec.structs.replace(
             wanted,
             placed=placed,

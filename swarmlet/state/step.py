@@ -108,6 +108,11 @@ class Step:
         )
 
 
+def later(now_ns: int, delay_ns: int) -> int:
+    """A deadline (wall time ns), kept within what 64 bits hold whatever delay was asked for."""
+    return min(now_ns + max(0, delay_ns), 2**62)
+
+
 def found_node(step: Step, node_id: NodeId) -> Node:
     """The node, or NotFound."""
     node = step.store.node(node_id)
