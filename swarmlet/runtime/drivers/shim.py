@@ -121,7 +121,7 @@ def become(request: dict[str, Any]) -> None:
         with contextlib.suppress(OSError), open(directory + "/cgroup.procs", "w", encoding="ascii") as file:
             file.write("0")
     if request["oom_score_adj"]:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write(str(request["oom_score_adj"]))
     os.chdir(request["directory"])
     if request["uid"] is not None:
