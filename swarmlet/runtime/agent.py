@@ -231,12 +231,19 @@ class Agent:
         self._runs[id_] = group.create_task(self._run_one(runner))
 
     async def _run_one(self, runner: AllocationRunner) -> None:
-        """One allocation's failure never ends the others."""
+        """One allocation's failure never ends the others: it is begun again, from what is on disk."""
         id_ = runner.allocation.id
         try:
-            await runner.run()
-        except Exception:
-            log.exception("allocation.runner_failed", allocation_id=id_)
+            while not runner.is_dead():
+                try:
+                    await runner.run()
+                except Exception:
+                    log.exception("allocation.runner_failed", allocation_id=id_)
+                    await asyncio.sleep(RECONNECT_SECONDS_MAX)
+                    wanted = self._wanted.get(id_, runner.allocation)
+                    runner = AllocationRunner.restored(runner.local(), self._site, self._changed)
+                    self._runners[id_] = runner
+                    runner.update(wanted, None)
         finally:
             self._runs.pop(id_, None)
 

@@ -108,6 +108,7 @@ async def test_an_unknown_allocation_that_shall_stop_is_reported_as_ended(tmp_pa
     assert report.id == allocation_of(job).id
 
 
+@pytest.mark.slow
 async def test_a_crash_restarts_the_task_and_used_up_attempts_fail_the_allocation(tmp_path: Path) -> None:
     machine, source, reports = Machine(), Source(), Reports()
     job = job_of(fake_task(), fake_task("helper"))
@@ -194,6 +195,7 @@ async def test_a_cut_off_node_stops_what_must_not_run_twice(tmp_path: Path) -> N
     assert machine.running == {}
 
 
+@pytest.mark.slow
 async def test_reports_are_retried_until_they_are_accepted(tmp_path: Path) -> None:
     machine, source, reports = Machine(), Source(), Reports(failures=1)
     job = job_of(fake_task())
@@ -272,3 +274,16 @@ async def test_a_sticky_disk_goes_on_with_the_data_of_its_predecessor(tmp_path: 
         source.publish(job, stopped(old), new)
         await machine.wait_for(lambda: len(machine.specs) == 2)
     assert (tmp_path / "alloc" / new.id / "alloc" / "data" / "kept").read_text() == "yes"
+
+
+@pytest.mark.slow
+async def test_a_driver_that_breaks_its_contract_costs_a_pause_and_not_the_allocation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swarmlet.runtime.agent.RECONNECT_SECONDS_MAX", 0.01)
+    machine, source, reports = Machine(), Source(), Reports()
+    machine.failures = [ValueError("a bug")]
+    job = job_of(fake_task())
+    source.publish(job, allocation_of(job))
+    async with RunningAgent(tmp_path, FakeDriver(machine), source, reports):
+        await reports.wait_until(lambda report: report.client_status is RUNNING)

@@ -123,13 +123,32 @@ def test_our_labels_cannot_be_overwritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [{"privileged": True}, {"cap_add": ["SYS_ADMIN"]}, {"security_opt": ["seccomp=unconfined"]}]
+    "config",
+    [
+        {"privileged": True},
+        {"cap_add": ["SYS_ADMIN"]},
+        {"security_opt": ["seccomp=unconfined"]},
+        {"pid_mode": "host"},
+        {"devices": [{"host_path": "/dev/kmsg"}]},
+    ],
 )
 def test_what_a_node_does_not_allow_is_refused_for_good(tmp_path: Path, config: dict[str, Any]) -> None:
     wanted = spec(tmp_path, "", config={"image": "a", **config})
     with pytest.raises(DriverError, match="docker_privileged") as caught:
         container(wanted, is_privileged_allowed=False)
     assert caught.value.temporary is False
+
+
+def test_a_hard_limit_turns_the_reservation_into_a_soft_one(tmp_path: Path) -> None:
+    host = body(tmp_path, {"memory_hard_limit": 128, "cpuset_cpus": "0"}, memory=64)["HostConfig"]
+    assert (host["Memory"], host["MemoryReservation"], host["CpusetCpus"]) == (128 << 20, 64 << 20, "0")
+
+
+def test_devices_keep_their_path_unless_told(tmp_path: Path) -> None:
+    host = body(tmp_path, {"devices": [{"host_path": "/dev/kmsg"}]})["HostConfig"]
+    assert host["Devices"] == [
+        {"PathOnHost": "/dev/kmsg", "PathInContainer": "/dev/kmsg", "CgroupPermissions": "rwm"}
+    ]
 
 
 def test_durations_are_read_in_gos_form() -> None:

@@ -195,6 +195,7 @@ def test_logs_rotate_by_size_and_keep_lines_whole(tmp_path: Path) -> None:
     assert (tmp_path / "server.stdout.4").read_bytes() == b"line 4\n"
 
 
+@pytest.mark.slow
 async def test_the_tail_of_a_log_spans_rotated_files(driver: RawExec, tmp_path: Path) -> None:
     command = 'i=0; while [ $i -lt 40 ]; do echo "$i $(printf %0100000d 0)"; i=$((i+1)); done'
     request = spec(tmp_path, command, logs=LogRotation(max_files=3, max_file_mib=1))

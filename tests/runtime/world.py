@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from swarmlet.errors import DriverError, Unavailable
+from swarmlet.errors import Unavailable
 from swarmlet.ids import AllocationId, ClusterId, EvaluationId, JobId, Namespace, NodeId, derive
 from swarmlet.model.allocation import Allocation, DesiredStatus, DesiredTransition
 from swarmlet.model.job import Job, JobType, RestartPolicy, Task, TaskGroup, UpdateStrategy
@@ -146,7 +146,7 @@ class Machine:
         self.specs: list[TaskSpec] = []
         self.running: dict[str, TaskHandle] = {}
         self.exits: dict[str, TaskExit] = {}
-        self.failures: list[DriverError] = []
+        self.failures: list[Exception] = []
         self.stops: list[str] = []
         self.stir = asyncio.Condition()
 

@@ -183,6 +183,8 @@ class Docker:
 
     async def start(self, spec: TaskSpec, notice: Notice) -> TaskHandle:
         """Start the container of this task; adopt the one that runs; start the one that has ended again."""
+        if problems := self.validate(spec.config):
+            raise DriverError("; ".join(problems), temporary=False)
         body = docker_config.container(spec, is_privileged_allowed=self._is_privileged_allowed)
         name = docker_config.container_name(spec)
         await self._wait_for_engine(notice)

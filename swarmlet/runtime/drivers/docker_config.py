@@ -51,10 +51,32 @@ KINDS: dict[str, str] = {
     "sysctl": "map",
     "shm_size": "number",
     "pids_limit": "number",
+    "memory_hard_limit": "number",
+    "oom_score_adj": "number",
+    "cpuset_cpus": "text",
+    "pid_mode": "text",
+    "ipc_mode": "text",
+    "uts_mode": "text",
+    "userns_mode": "text",
+    "cgroupns": "text",
+    "runtime": "text",
+    "devices": "blocks",
+    "storage_opt": "map",
+    "healthchecks": "map",
     "force_pull": "truth",
     "image_pull_timeout": "text",
     "auth": "map",
     "logging": "map",
+}
+#: Keys that are the engine's own under another name.
+ENGINE_NAMES = {
+    "cpuset_cpus": "CpusetCpus",
+    "pid_mode": "PidMode",
+    "ipc_mode": "IpcMode",
+    "uts_mode": "UTSMode",
+    "userns_mode": "UsernsMode",
+    "cgroupns": "CgroupnsMode",
+    "runtime": "Runtime",
 }
 MOUNT_KEYS = frozenset(
     {"type", "target", "source", "readonly", "bind_options", "volume_options", "tmpfs_options"}
@@ -251,6 +273,11 @@ def check_rights(config: dict[str, Any], *, is_privileged_allowed: bool) -> None
         raise DriverError(
             "docker: privileged containers are not allowed on this node" + allow, temporary=False
         )
+    for key in ("pid_mode", "ipc_mode", "uts_mode", "userns_mode", "cgroupns"):
+        if config.get(key) == "host":
+            raise DriverError(f'docker: {key} = "host" is not allowed on this node' + allow, temporary=False)
+    if config.get("devices"):
+        raise DriverError("docker: devices are not allowed on this node" + allow, temporary=False)
     for capability in config.get("cap_add", ()):
         if str(capability).upper().removeprefix("CAP_") not in DEFAULT_CAPABILITIES:
             raise DriverError(
@@ -363,14 +390,15 @@ def container(spec: TaskSpec, *, is_privileged_allowed: bool) -> dict[str, Any]:
     config = spec.config
     check_rights(config, is_privileged_allowed=is_privileged_allowed)
     bindings = port_bindings(spec)
-    limit = (spec.memory_max or spec.memory) * MIB
+    hard_limit = int(config.get("memory_hard_limit", 0)) or spec.memory_max
+    limit = (hard_limit or spec.memory) * MIB
     network = spec.network or Network()
     host: dict[str, Any] = {
         "Binds": binds(spec),
         "Mounts": mounts(spec),
         "Memory": limit,
         "MemorySwap": limit,
-        "MemoryReservation": spec.memory * MIB if spec.memory_max else 0,
+        "MemoryReservation": spec.memory * MIB if hard_limit else 0,
         "CpuShares": max(2, spec.cpu) if spec.cpu else 0,
         "PortBindings": {
             port: [{"HostIp": address, "HostPort": str(number)} for address, number in hosts]
@@ -392,6 +420,14 @@ def container(spec: TaskSpec, *, is_privileged_allowed: bool) -> dict[str, Any]:
         "Ulimits": ulimits(config),
         "Sysctls": {key: str(value) for key, value in as_map(config.get("sysctl")).items()},
     }
+    for key, name in ENGINE_NAMES.items():
+        host |= {name: config[key]} if config.get(key) else {}
+    if config.get("oom_score_adj"):
+        host["OomScoreAdj"] = int(config["oom_score_adj"])
+    if config.get("storage_opt"):
+        host["StorageOpt"] = {key: str(value) for key, value in as_map(config["storage_opt"]).items()}
+    if config.get("devices"):
+        host["Devices"] = [_device(block) for block in as_blocks(config["devices"])]
     mode = network_mode(config, spec.network)
     host |= {"NetworkMode": mode} if mode else {}
     host |= {"ShmSize": int(config["shm_size"])} if config.get("shm_size") else {}
@@ -413,11 +449,22 @@ def container(spec: TaskSpec, *, is_privileged_allowed: bool) -> dict[str, Any]:
         "ExposedPorts": {port: {} for port in bindings},
         "HostConfig": host,
     }
+    if is_true(as_map(config.get("healthchecks")).get("disable", False)):
+        body["Healthcheck"] = {"Test": ["NONE"]}
     # The task's own command replaces the image's; arguments alone are arguments of the image's entry point.
     command = ([config["command"]] if config.get("command") else []) + _texts(config.get("args", ()))
     body |= {"Cmd": command} if command else {}
     body |= {"Entrypoint": _texts(config["entrypoint"])} if config.get("entrypoint") else {}
     return body
+
+
+def _device(block: dict[str, Any]) -> dict[str, str]:
+    path = str(block.get("host_path", ""))
+    return {
+        "PathOnHost": path,
+        "PathInContainer": str(block.get("container_path") or path),
+        "CgroupPermissions": str(block.get("cgroup_permissions") or "rwm"),
+    }
 
 
 def _texts(values: Iterable[Any]) -> list[str]:

@@ -45,7 +45,7 @@ LAUNCH_SECONDS_MAX = 20.0
 DEATH_SECONDS_MAX = 10.0
 #: A plain process needs these to find anything; the agent's own environment is nobody's business.
 INHERITED = {"LANG": "C.UTF-8", "HOME": "/", "TMPDIR": "/tmp"}  # noqa: S108 (what every process of the machine uses)
-KEYS = {"command": str, "args": list, "work_dir": str, "cgroup_v1_override": list, "cgroup_v2_override": str}
+KEYS = {"command": str, "args": list, "work_dir": str, "oom_score_adj": int}
 
 
 def boot_id() -> str:
@@ -135,6 +135,8 @@ class RawExec:
         """Start the process under a shim; adopt a shim that runs."""
         if not self._is_allowed:
             raise DriverError(str((await self.fingerprint()).reason), temporary=False)
+        if problems := validate(spec.config):
+            raise DriverError("; ".join(problems), temporary=False)
         directory = self._directory(spec.allocation_id, spec.task)
         handle = TaskHandle(
             driver=NAME,
@@ -277,6 +279,7 @@ class RawExec:
             "uid": uid,
             "gid": gid,
             "boot_id": boot_id(),
+            "oom_score_adj": int(spec.config.get("oom_score_adj", 0)),
             "cgroups": self._cgroups.make(name, spec.cpu, spec.memory_max or spec.memory),
             "logs": {
                 "stdout": str(logs / f"{spec.task}.stdout"),

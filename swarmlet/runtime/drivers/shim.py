@@ -120,6 +120,9 @@ def become(request: dict[str, Any]) -> None:
     for directory in request["cgroups"]:
         with contextlib.suppress(OSError), open(directory + "/cgroup.procs", "w", encoding="ascii") as file:
             file.write("0")
+    if request["oom_score_adj"]:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(request["oom_score_adj"]))
     os.chdir(request["directory"])
     if request["uid"] is not None:
         os.initgroups(request["user"], request["gid"])
