@@ -403,6 +403,33 @@ def test_a_follower_behind_the_log_gets_a_snapshot_and_then_the_rest() -> None:
     assert cluster[1].core.status().progress[PeerId(3)].state is ProgressState.REPLICATE
 
 
+def test_a_snapshot_that_nobody_reports_lost_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(3, snapshot_retry_seconds=4 * HEARTBEAT)
+    monkeypatch.setattr(cluster, "_report", lambda *_, **__: None)
+    cluster.elect(1)
+    cluster.crash(3)
+    cluster[1].core.propose(b"x")
+    cluster.settle()
+    cluster.compact(cluster[1])
+    cluster.restart(3)
+    while not any(item.kind is MessageKind.SNAPSHOT for item in cluster.messages):
+        cluster.tick()
+        for peer in cluster.peers.values():
+            cluster.take(peer)
+            cluster.write(peer)
+        for _ in range(len(cluster.messages)):
+            item = cluster.messages.popleft()
+            if item.kind is MessageKind.SNAPSHOT:
+                cluster.messages.append(item)
+            else:
+                cluster.deliver(item)
+    cluster.messages.clear()
+    cluster.run(2 * HEARTBEAT)
+    assert cluster.data(3) == []
+    cluster.run(4 * HEARTBEAT)
+    assert cluster.data(3) == [b"x"]
+
+
 def test_a_learner_that_joins_after_a_compaction_catches_up() -> None:
     """The snapshot's configuration does not know it yet."""
     cluster = Cluster(4, voters=(1, 2, 3))
