@@ -177,7 +177,8 @@ class Raft:
     def report_snapshot(self, peer: PeerId, ok: bool) -> None:
         """A snapshot to `peer` was sent, or could not be.
 
-        The shell calls it for every SNAPSHOT message: until then nothing else is sent to that peer.
+        The shell calls it for every SNAPSHOT message: until then, or `snapshot_retry_seconds`, nothing else
+        is sent to that peer.
         """
         self._step(Message(kind=_K.SNAPSHOT_STATUS, sender=peer, reject=not ok))
 
@@ -625,6 +626,10 @@ class Raft:
     def _handle_heartbeat_response(self, message: Message, progress: Progress) -> None:
         progress.is_recently_active = True
         progress.is_send_paused = False
+        waited = self._now - progress.snapshot_sent_at
+        if progress.state is ProgressState.SNAPSHOT and waited >= self._config.snapshot_retry_seconds:
+            progress.pending_snapshot = 0
+            progress.become_probe()
         if progress.match < self._log.last_index or progress.state is ProgressState.PROBE:
             self._send_append(message.sender)
         if self._config.read_mode is not ReadMode.QUORUM or not message.context:
@@ -708,6 +713,7 @@ class Raft:
         if snapshot is None:
             return False
         progress.become_snapshot(snapshot.meta.index)
+        progress.snapshot_sent_at = self._now
         self._send(_K.SNAPSHOT, peer, snapshot=snapshot)
         return True
 

@@ -49,6 +49,9 @@ class RaftConfig(msgspec.Struct, frozen=True, kw_only=True):
     uncommitted_bytes_max: int = 64 * 1024 * 1024
     #: Committed entries handed out and not applied; the next page waits for `applied`.
     applying_bytes_max: int = 16 * 1024 * 1024
+    #: A peer that answers heartbeats but not its snapshot for this long is sent one again (the message was lost, the
+    #: shell did not say so). Telling it twice is cheap where the peer pulls the data.
+    snapshot_retry_seconds: float = 10.0
     #: False: one Ready at a time, and committed entries may come in the Ready that persists them.
     #: True: Readys may be queued, and only durable entries are handed out for applying.
     pipelined: bool = True

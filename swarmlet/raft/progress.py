@@ -70,6 +70,7 @@ class Progress:
         "next",
         "pending_snapshot",
         "sent_commit",
+        "snapshot_sent_at",
         "state",
     )
 
@@ -82,6 +83,8 @@ class Progress:
         self.state = ProgressState.PROBE
         #: Index of the snapshot that is under way, 0 for none.
         self.pending_snapshot = 0
+        #: When, on the core's clock in seconds.
+        self.snapshot_sent_at = 0.0
         #: It sent anything since the last quorum check.
         self.is_recently_active = False
         #: An append is out and unanswered (probe), or the window is full (replicate). A heartbeat's answer clears it.

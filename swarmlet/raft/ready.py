@@ -12,6 +12,9 @@ The shell's loop, for each `Ready` in the order of `number`:
    if the entries were in an earlier Ready that is persisted (the core hands them out accordingly).
 5. Answer `reads` once the state machine has applied `read.index`.
 
+For every SNAPSHOT among the messages the shell fills in `data` where it is empty (`DiskLog.read_snapshot`),
+and reports how the transfer ended with `core.report_snapshot`. A received one is stored by its `data`.
+
 A shell that only ever handles one Ready at a time (take, persist, send, apply, take) is correct too: that
 is the synchronous mode of the transcripts.
 """

@@ -403,6 +403,33 @@ def test_a_follower_behind_the_log_gets_a_snapshot_and_then_the_rest() -> None:
     assert cluster[1].core.status().progress[PeerId(3)].state is ProgressState.REPLICATE
 
 
+def test_a_snapshot_that_nobody_reports_lost_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(3, snapshot_retry_seconds=4 * HEARTBEAT)
+    monkeypatch.setattr(cluster, "_report", lambda *_, **__: None)
+    cluster.elect(1)
+    cluster.crash(3)
+    cluster[1].core.propose(b"x")
+    cluster.settle()
+    cluster.compact(cluster[1])
+    cluster.restart(3)
+    while not any(item.kind is MessageKind.SNAPSHOT for item in cluster.messages):
+        cluster.tick()
+        for peer in cluster.peers.values():
+            cluster.take(peer)
+            cluster.write(peer)
+        for _ in range(len(cluster.messages)):
+            item = cluster.messages.popleft()
+            if item.kind is MessageKind.SNAPSHOT:
+                cluster.messages.append(item)
+            else:
+                cluster.deliver(item)
+    cluster.messages.clear()
+    cluster.run(2 * HEARTBEAT)
+    assert cluster.data(3) == []
+    cluster.run(4 * HEARTBEAT)
+    assert cluster.data(3) == [b"x"]
+
+
 def test_a_learner_that_joins_after_a_compaction_catches_up() -> None:
     """The snapshot's configuration does not know it yet."""
     cluster = Cluster(4, voters=(1, 2, 3))
@@ -460,18 +487,29 @@ def test_one_change_at_a_time() -> None:
 def test_a_new_leader_takes_no_change_before_it_applied_all_of_its_log() -> None:
     """The bug in single-server changes of 2015: an unknown change may be in the log already."""
     cluster = Cluster(3)
-    leader = cluster[1]
-    leader.core.campaign()
-    while leader.core.role is not Role.LEADER:
-        for peer in cluster.peers.values():
-            cluster.take(peer)
-            cluster.write(peer)
-        if cluster.messages:
-            cluster.deliver(cluster.messages.popleft())
-    leader.core._pending_config_index = 2
-    assert leader.core.config_change_problem(ConfigChange(steps=steps("r2"))) is not None
+    cluster.elect(1)
+    cluster.partition((1, 2), (3,))
+    cluster[1].core.propose_config(ConfigChange(steps=steps("r3")))
+    cluster.take(cluster[1])
+    cluster.deliver(next(item for item in cluster.messages if item.to == 2))
+    cluster.messages.clear()
+    cluster.take(cluster[2])
+    cluster.write(cluster[2])
+    cluster.messages.clear()
+    cluster.crash(1)
+    cluster.heal()
+    cluster[2].core.forget_leader()
+    cluster[3].core.forget_leader()
+    cluster[2].core.campaign()
+    while cluster[2].core.role is not Role.LEADER:
+        for number in (2, 3):
+            cluster.take(cluster[number])
+            cluster.write(cluster[number])
+        cluster.deliver(cluster.messages.popleft())
+    with pytest.raises(Conflict, match="not applied yet"):
+        cluster[2].core.propose_config(ConfigChange(steps=steps("r1")))
     cluster.settle()
-    assert leader.core.config_change_problem(ConfigChange(steps=steps("r2"))) is None
+    assert cluster[2].config.voters == (1, 2)
 
 
 def test_an_explicit_joint_configuration_has_to_be_left_first() -> None:
