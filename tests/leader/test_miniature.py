@@ -225,16 +225,15 @@ def _trouble(world: Miniature, rng: random.Random) -> None:
         ("job", "job", "job", "stop", "cut", "heal", "heal", "drain", "end", "break", "mend", "leader")
     ):
         case "job":
+            name, static = rng.choice((("shop", 8080), ("blog", 8081)))
             group = a_group(
                 count=rng.randint(0, 5),
                 image=rng.choice(("web:1", "web:2", "web:3")),
                 memory=rng.choice((100, 500, 1500)),
                 update=UpdateStrategy(max_parallel=rng.choice((0, 1, 2))),
-                ports=rng.choice(((), (Port(label="http"),), (Port(label="http", static=8080),))),
+                ports=rng.choice(((), (Port(label="http"),), (Port(label="http", static=static),))),
             )
-            world.register(
-                replace(a_job(group, name=rng.choice(("shop", "blog"))), priority=rng.choice((40, 60)))
-            )
+            world.register(replace(a_job(group, name=name), priority=rng.choice((40, 60))))
         case "stop":
             jobs = [job for job in world.view.jobs() if not job.is_stopped]
             if jobs:
