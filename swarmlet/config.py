@@ -73,3 +73,22 @@ def parse(text: str, source: str) -> NodeConfig:
         return msgspec.convert(data, NodeConfig)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"{source}: {error}; see docs/reference/configuration.md") from error
+
+
+def parse_address(text: str, default_port: int) -> tuple[str, int]:
+    """(host, port) of `HOST`, `HOST:PORT` or `[IPV6]:PORT`. Raises InvalidInput."""
+    host, port, has_port = text, "", False
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        port, has_port = rest[1:], bool(rest)
+        valid = bool(bracket) and (not rest or rest.startswith(":"))
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+        valid = has_port = True
+    else:
+        valid = True
+    if has_port:
+        valid = valid and port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536
+    if not valid or not host or any(character.isspace() or character in "/@" for character in host):
+        raise InvalidInput(f"not an address: {text[:200]!r}; expected HOST, HOST:PORT or [IPV6]:PORT")
+    return host, int(port) if has_port else default_port

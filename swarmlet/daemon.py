@@ -1,1 +1,674 @@
-"""The composition root: builds every part of a node and runs them in one TaskGroup."""
+"""The composition root: builds every part of a node and runs them in one TaskGroup.
+
+Order of life: identity and lock, ports, state from disk, consensus, gossip, the leader's service, the agent,
+the API. Order of a stop: the news goes out first (an announced restart, or leadership handed over), then
+everything is cancelled; tasks run on under their own shims and engines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import random
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from swarmlet import VERSION
+from swarmlet.api.context import ApiContext
+from swarmlet.api.server import ApiServer, application
+from swarmlet.config import NodeConfig, parse_address
+from swarmlet.errors import Refused, StorageError, SwarmletError, Unavailable
+from swarmlet.gossip.config import GossipConfig
+from swarmlet.gossip.effect import Member, MemberEvent, MemberState, StreamAnswer
+from swarmlet.gossip.keyring import Keyring
+from swarmlet.gossip.shell import Gossip
+from swarmlet.ids import ClusterId, NodeId, PeerId, RequestId, peer_id
+from swarmlet.joining.enrolment import ReplicatedEnrolment
+from swarmlet.joining.founding import new_join_token
+from swarmlet.joining.identity import DataDirectory, Identity, write_atomically
+from swarmlet.joining.probe import MAGIC, Prober
+from swarmlet.joining.server import JoinServer
+from swarmlet.leader.service import LeaderService
+from swarmlet.model.cluster import ClusterSettings
+from swarmlet.model.node import DriverInfo, Node
+from swarmlet.network.address import advertised_address
+from swarmlet.network.port import owner_of
+from swarmlet.raft.core import Raft
+from swarmlet.raft.disk_log import DiskLog
+from swarmlet.raft.memory_log import MemoryLog
+from swarmlet.raft.message import ConfigState, SnapshotMeta
+from swarmlet.raft.options import RaftConfig
+from swarmlet.replica.directory import NodeDirectory
+from swarmlet.replica.replica import Replica
+from swarmlet.replica.submission import RAFT_METHOD, SNAPSHOT_METHOD, SUBMIT_METHOD
+from swarmlet.runtime.agent import Agent
+from swarmlet.runtime.drivers.driver import Driver
+from swarmlet.runtime.drivers.raw_exec import RawExec
+from swarmlet.runtime.fingerprint import computed_class, fingerprint
+from swarmlet.runtime.log_service import LogService
+from swarmlet.runtime.replica_link import ReplicaReporter, ReplicaSource
+from swarmlet.security.access import ADMIN, identify
+from swarmlet.security.access import Identity as Caller
+from swarmlet.security.contexts import client_context, server_context
+from swarmlet.security.sealing import ClusterKey
+from swarmlet.state.apply import StateMachine
+from swarmlet.state.command import CreateJoinToken, InitializeCluster, RegisterNode
+from swarmlet.transport.client import SYNC_METHOD, MeshClient
+from swarmlet.transport.frame import Purpose
+from swarmlet.transport.peer import Address, Peer, text
+from swarmlet.transport.server import Handlers, MeshServer
+
+log = structlog.get_logger(__name__)
+
+CONFIG_FILE, SEEDS_FILE, SOCKET_FILE = "node.json", "seeds.json", "api.sock"
+#: Drivers and disks are looked at again this often; a change is registered.
+FINGERPRINT_SECONDS = 10.0
+REGISTER_RETRY_SECONDS = 0.5
+#: How often this node's agent is told that voters are in reach.
+CONTACT_SECONDS = 0.5
+#: Known members are written down at most this often.
+SEEDS_SECONDS = 5.0
+SEEDS_MAX = 64
+#: A stopping leader waits this long for another one to take over.
+HAND_OVER_SECONDS = 1.0
+LEAVE_SECONDS = 15.0
+#: Election and heartbeat: an election timeout is several heartbeats and far above a round trip in one site;
+#: with it a lost leader is replaced in one to two times this long.
+ELECTION_SECONDS = 0.6
+HEARTBEAT_SECONDS = 0.1
+#: The longest that one thread holds the interpreter while the loop waits for it.
+SWITCH_INTERVAL_SECONDS = 0.002
+
+
+class SystemClock:
+    """Time of this machine."""
+
+    def boot_seconds(self) -> float:
+        """CLOCK_BOOTTIME."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def wall_ns(self) -> int:
+        """Wall time."""
+        return time.time_ns()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Founding:
+    """What the first agent of a new cluster submits once it leads."""
+
+    settings: ClusterSettings
+    join_token_ttl_ns: int
+
+
+class _Streams:
+    """Gossip's streams over the mesh."""
+
+    def __init__(self, mesh: MeshClient) -> None:
+        self._mesh = mesh
+
+    async def ping(self, address: Address, target: NodeId, timeout: float) -> StreamAnswer:  # noqa: ASYNC109
+        """See `gossip.shell.Streams`."""
+        return StreamAnswer(await self._mesh.ping(address, target, timeout))
+
+    async def sync(self, address: Address, target: NodeId, data: bytes) -> bytes:
+        """See `gossip.shell.Streams`."""
+        return await self._mesh.sync(address, target, data, 5.0)
+
+
+class _GossipDatagrams:
+    """Joining's probes leave by gossip's socket."""
+
+    def __init__(self) -> None:
+        self.gossip: Gossip | None = None
+
+    def sendto(self, data: bytes, address: Address) -> None:
+        """Send one datagram."""
+        if self.gossip is not None:
+            self.gossip.send_raw(data, address)
+
+
+class Daemon:
+    """One node. `run()` is its life."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        identity: Identity,
+        directory: DataDirectory,
+        *,
+        founding: Founding | None = None,
+        seeds: list[Address] | None = None,
+        on_ready: Callable[[Daemon], None] = lambda daemon: None,
+    ) -> None:
+        """`seeds`: where to find the cluster, beside what the data directory remembers."""
+        self.config = config
+        self.identity = identity
+        self.directory = directory
+        self.founding = founding
+        self.on_ready = on_ready
+        #: Shown once by `init`.
+        self.first_token = ""
+        self.clock = SystemClock()
+        self.started_at = self.clock.boot_seconds()
+        self._seeds = [*(seeds or []), *self._remembered_seeds()]
+        self._stop = asyncio.Event()
+        self._failure: SwarmletError | None = None
+        self._rng = random.Random(os.urandom(16))  # noqa: S311 (timing only; secrets use os.urandom)
+        self._driver_info: dict[str, DriverInfo] = {}
+        self.tasks_end_with_agent = False
+
+        data = directory.path
+        context = (identity.authority, directory.pem_file, directory.pem_file)
+        self.mesh = MeshClient(
+            client_context(*context), identity.cluster, identity.node, rng=self._fork("mesh")
+        )
+        self.handlers = Handlers()
+        self.server = MeshServer(
+            server_context(*context),
+            (config.bind, config.mesh_port),
+            self.handlers,
+            cluster=identity.cluster,
+            node=identity.node,
+        )
+        self._log, machine, start = self._open_log(data)
+        self.address = advertised_address(config, self._seeds)
+        self._build_gossip()
+        self._build_replica(machine, start)
+        self._build_runtime(data)
+        self._build_joining()
+        self._register_handlers()
+        self.api = self._build_api(data)
+
+    # Building.
+
+    def _fork(self, label: str) -> random.Random:
+        return random.Random(f"{label}:{self._rng.random()}")  # noqa: S311 (timing only)
+
+    def _open_log(self, data: Path) -> tuple[DiskLog | MemoryLog, StateMachine, SnapshotMeta]:
+        log_store: DiskLog | MemoryLog
+        if self.config.ephemeral:
+            log_store = MemoryLog()
+        else:
+            log_store = DiskLog.open(str(data / "raft"), self.identity.cluster)
+        if self.founding is not None and not log_store.snapshot_meta().index:
+            # The cluster begins as this one voter, with an empty state at index 1.
+            first = ConfigState(voters=(peer_id(self.identity.node),))
+            meta = SnapshotMeta(index=1, term=1, config=first)  # type: ignore[arg-type]
+            log_store.save_snapshot(meta, b"".join(StateMachine().save()))
+        meta = log_store.snapshot_meta()
+        if not meta.index:
+            return log_store, StateMachine(), meta
+        meta, saved = log_store.read_snapshot()
+        machine = StateMachine.load([saved])
+        # What was loaded lives long: a full collection over it would stall heartbeats.
+        gc.collect()
+        gc.freeze()
+        return log_store, machine, meta
+
+    def _build_gossip(self) -> None:
+        me = Member(
+            id=self.identity.node,
+            name=self.identity.name,
+            address=self.address,
+            state=MemberState.ALIVE,
+            incarnation=0,
+            metadata=msgspec.msgpack.encode([1, VERSION, self.config.zone]),
+        )
+        self._datagrams = _GossipDatagrams()
+        self.prober = Prober(self._datagrams)
+        self.gossip = Gossip(
+            me,
+            GossipConfig(
+                cluster_id=self.identity.cluster,
+                agent_restart_grace=self.config.agent_restart_grace_seconds,
+            ),
+            Keyring(self.identity.gossip_keys[0], self.identity.gossip_keys[1:]),
+            _Streams(self.mesh),
+            self._fork("gossip"),
+            bind=(self.config.bind, self.config.mesh_port),
+            random_bytes=os.urandom,
+            clock=self.clock.boot_seconds,
+            foreign=(MAGIC, self.prober.on_datagram),
+        )
+        self._datagrams.gossip = self.gossip
+
+    def _build_replica(self, machine: StateMachine, start: SnapshotMeta) -> None:
+        self.places = NodeDirectory(self.gossip.members, lambda: self.replica.view)
+        core = Raft(
+            RaftConfig(
+                peer=peer_id(self.identity.node),
+                applied=start.index,
+                election_seconds=ELECTION_SECONDS,
+                heartbeat_seconds=HEARTBEAT_SECONDS,
+            ),
+            self._log,
+            self._fork("raft"),
+            self.clock.boot_seconds(),
+        )
+        if start.config.voters == (peer_id(self.identity.node),) and not start.config.voters_outgoing:
+            core.campaign()
+        self.replica = Replica(
+            node_id=self.identity.node,
+            cluster_id=self.identity.cluster,
+            core=core,
+            log_store=self._log,
+            machine=machine,
+            start=start,
+            mesh=self.mesh,
+            directory=self.places,
+            clock=self.clock,
+            mint=lambda: str(uuid.uuid4()),
+            on_failure=self._on_disk_failure,
+        )
+        self.leader = LeaderService(
+            replica=self.replica,
+            members=self.gossip.members,
+            clock=self.clock,
+            gossip_clock=self.clock.boot_seconds,
+            started_at=self.started_at,
+        )
+        self.gossip.subscribe(self._on_member_event)
+
+    def _build_runtime(self, data: Path) -> None:
+        self.drivers: dict[str, Driver] = {}
+        switches = self.config.drivers
+        if switches.docker:
+            from swarmlet.runtime.drivers.docker import Docker
+
+            self.drivers["docker"] = Docker(
+                socket_path=switches.docker_socket,
+                node_id=self.identity.node,
+                cluster_id=self.identity.cluster,
+                is_privileged_allowed=switches.docker_privileged,
+            )
+        allowed = switches.raw_exec if switches.raw_exec is not None else os.geteuid() != 0
+        self.drivers["raw_exec"] = RawExec(data / "alloc", is_allowed=allowed)
+        self.agent = Agent(
+            node=self.node,
+            cluster_id=self.identity.cluster,
+            data_directory=data,
+            drivers=self.drivers,
+            source=ReplicaSource(self.replica),
+            reporter=ReplicaReporter(self.replica, self.identity.node),
+        )
+        self.logs = LogService(replica=self.replica, agent=self.agent, mesh=self.mesh, places=self.places)
+
+    def _build_joining(self) -> None:
+        cluster_key = ClusterKey(self.identity.cluster, self.identity.cluster_key)
+        self.joining = JoinServer(
+            cluster=self.identity.cluster,
+            node=self.identity.node,
+            name=self.identity.name,
+            authority=self.identity.authority,
+            enrolment=ReplicatedEnrolment(
+                replica=self.replica,
+                cluster_key=cluster_key,
+                gossip_keys=lambda: self.identity.gossip_keys,
+                members=self.gossip.members,
+                wall_ns=self.clock.wall_ns,
+            ),
+            forward=self._forward_to_leader,
+            prober=self.prober,
+            now=lambda: self.clock.wall_ns() / 1e9,
+            feature_level=1,
+        )
+
+    def _register_handlers(self) -> None:
+        handlers, replica = self.handlers, self.replica
+        handlers.register(SUBMIT_METHOD, replica.on_submission)
+        handlers.register_stream(SNAPSHOT_METHOD, replica.on_snapshot_request)
+        handlers.register_oneway(RAFT_METHOD, replica.on_packet)
+        handlers.register(SYNC_METHOD, self._on_sync, purpose=Purpose.GOSSIP)
+        self.joining.register(handlers)
+        self.logs.register(handlers)
+
+    def _build_api(self, data: Path) -> ApiServer:
+        context = ApiContext(
+            replica=self.replica,
+            node_id=self.identity.node,
+            node_name=self.identity.name,
+            cluster_id=self.identity.cluster,
+            version=VERSION,
+            datacenter=self.config.datacenter,
+            wall_ns=self.clock.wall_ns,
+            mint=lambda: str(uuid.uuid4()),
+            members=self.gossip.members,
+            raft_status=self.replica.consensus.core.status,
+            logs=self.logs,
+            make_join_token=self._make_join_token,
+            leave=self.leave,
+            agent_facts=self._facts,
+            identify=self._identify,
+        )
+        socket_path = self.config.api_socket or str(data / SOCKET_FILE)
+        return ApiServer(
+            application(context),
+            bind=self.config.api_bind,
+            port=self.config.api_port,
+            socket_path=socket_path,
+            owner_of=owner_of,
+        )
+
+    # Running.
+
+    async def run(self) -> None:
+        """Live until stopped by a signal, `leave` or a failure. Raises the failure."""
+        sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+        self.server.listen()
+        try:
+            await self.api.start()
+        except BaseException:
+            self.server.close_listener()
+            raise
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        try:
+            async with asyncio.TaskGroup() as group:
+                parts = [
+                    group.create_task(part)
+                    for part in (
+                        self.mesh.run(),
+                        self.server.serve(),
+                        self.gossip.run(),
+                        self.replica.run(),
+                        self.leader.run(),
+                        self.agent.run(),
+                        self.api.run(),
+                        self._register_loop(),
+                        self._contact_loop(),
+                        self._seeds_loop(),
+                    )
+                ]
+                self._find_cluster()
+                if self.founding is not None:
+                    parts.append(group.create_task(self._found(self.founding)))
+                else:
+                    self.on_ready(self)
+                await self._stop.wait()
+                await self._say_goodbye()
+                for part in parts:
+                    part.cancel()
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+            self._log.close()
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        """Begin an orderly stop."""
+        self._stop.set()
+
+    def _find_cluster(self) -> None:
+        known = []
+        for node in self.replica.view.nodes():
+            if node.id != self.identity.node and node.address:
+                with contextlib.suppress(SwarmletError):
+                    known.append(parse_address(node.address, self.config.mesh_port))
+        seeds = [address for address in dict.fromkeys([*self._seeds, *known]) if address != self.address]
+        if seeds:
+            self.gossip.join(seeds[:SEEDS_MAX])
+
+    async def _found(self, founding: Founding) -> None:
+        """The first commands of a new cluster, then its first join token."""
+        if self.replica.view.settings() is None:
+            await self.replica.submit(
+                InitializeCluster(settings=founding.settings),
+                "local",
+                request_id=RequestId(f"initialize:{self.identity.cluster}"),
+                timeout_seconds=30.0,
+            )
+        token, record = self._make_join_token(founding.join_token_ttl_ns, -1, "made by init")
+        await self.replica.submit(CreateJoinToken(token=record), "local", timeout_seconds=30.0)
+        self.first_token = token
+        self.on_ready(self)
+
+    async def _say_goodbye(self) -> None:
+        """Before a stop: hand leadership over and announce the restart, so that nobody suspects anything."""
+        if self.tasks_end_with_agent:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(10.0):
+                    await self.agent.stop_all("the agent stops")
+        with contextlib.suppress(SwarmletError):
+            self.gossip.announce_restart(self.config.agent_restart_grace_seconds)
+        await self._hand_over()
+
+    async def _hand_over(self) -> None:
+        core = self.replica.consensus.core
+        if not self.replica.is_leader:
+            return
+        status = core.status()
+        others = [peer for peer in status.config.voters if peer != peer_id(self.identity.node)]
+        progress = [(status.progress[peer].match, peer) for peer in others if peer in status.progress]
+        if not progress:
+            return
+        with contextlib.suppress(SwarmletError, TimeoutError):
+            core.transfer(PeerId(max(progress)[1]))
+            self.replica.consensus.pump()
+            async with asyncio.timeout(HAND_OVER_SECONDS):
+                while self.replica.is_leader:
+                    await self.replica.wait_role_change(HAND_OVER_SECONDS)
+
+    async def leave(self) -> None:
+        """Leave the cluster for good: others take over the work, consensus forgets this node, tasks end."""
+        others = [
+            member
+            for member in self.gossip.members()
+            if member.state is MemberState.ALIVE and member.id != self.identity.node
+        ]
+        if not others:
+            raise Refused(
+                "this is the last live node of its cluster: there is nobody to leave to. "
+                "Stop the agent and remove its data directory instead"
+            )
+        await self._hand_over()
+        await self.gossip.leave()
+        me = peer_id(self.identity.node)
+        deadline = self.clock.boot_seconds() + LEAVE_SECONDS
+        while self.clock.boot_seconds() < deadline:
+            config = self.replica.consensus.core.status().config
+            if me not in config.voters and me not in config.learners:
+                break
+            await self.replica.watches.wait_changed(["nodes"], lambda: False, 0.2)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await self.agent.stop_all("the node leaves the cluster")
+        self._retire_data()
+        log.info("node.left")
+        asyncio.get_running_loop().call_later(0.2, self._stop.set)
+
+    def _retire_data(self) -> None:
+        """A node that left may not come back as itself; its files are kept under another name."""
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+        retired = self.directory.path / f"left-{stamp}"
+        retired.mkdir(mode=0o700)
+        for name in ("identity", "node.pem", "raft", SEEDS_FILE):
+            path = self.directory.path / name
+            if path.exists():
+                path.rename(retired / name)
+
+    # This node's facts.
+
+    def node(self) -> Node:
+        """This machine as a node, as it is now."""
+        node = fingerprint(self.config, self.identity.node, text(self.address), self._driver_info, VERSION)
+        node = msgspec.structs.replace(
+            node,
+            name=self.identity.name,
+            attributes={
+                **node.attributes,
+                "unique.network.ip-address": self.address[0],
+                "swarmlet.version": VERSION,
+            },
+        )
+        return msgspec.structs.replace(node, computed_class=computed_class(node))
+
+    async def _register_loop(self) -> None:
+        """Tell the cluster what this node is and has, at the start and when it changes."""
+        registered: Node | None = None
+        while True:
+            for name, driver in self.drivers.items():
+                self._driver_info[name] = await driver.fingerprint()
+            node = self.node()
+            if registered is not None:
+                # A disk that fills and empties is no news; it counts when the agent starts.
+                free = msgspec.structs.replace(node.resources, disk=registered.resources.disk)
+                node = msgspec.structs.replace(node, resources=free)
+            if registered != node:
+                try:
+                    await self.replica.submit(
+                        RegisterNode(node=node), f"node:{self.identity.node}", timeout_seconds=10.0
+                    )
+                except Unavailable as error:
+                    log.info("node.not_registered", reason=str(error))
+                    await asyncio.sleep(REGISTER_RETRY_SECONDS)
+                    continue
+                registered = node
+                log.info("node.registered", node_id=node.id, name=node.name)
+            await asyncio.sleep(FINGERPRINT_SECONDS)
+
+    async def _contact_loop(self) -> None:
+        seen = 0.0
+        while True:
+            if self.replica.is_leader or self.replica.last_contact != seen:
+                seen = self.replica.last_contact
+                self.agent.contact()
+            await asyncio.sleep(CONTACT_SECONDS)
+
+    def _facts(self) -> dict[str, Any]:
+        status = self.replica.consensus.core.status()
+        return {
+            "pid": os.getpid(),
+            "raft": {
+                "role": status.role.name.lower(),
+                "term": status.term,
+                "commit": status.commit,
+                "applied": status.applied,
+            },
+            "mesh": {"address": text(self.address), "dropped": self.mesh.dropped},
+            "uptime_seconds": round(self.clock.boot_seconds() - self.started_at, 1),
+        }
+
+    # Others.
+
+    def _on_member_event(self, event: MemberEvent) -> None:
+        self.places.on_member(event.member)
+        self.leader.on_member_event()
+        name = f"member.{event.kind.value}"
+        log.info(name, node_id=event.member.id, name=event.member.name, detail=event.detail)
+
+    async def _on_sync(self, peer: Peer, body: bytes) -> bytes:
+        return self.gossip.on_sync(body, peer.address)
+
+    async def _forward_to_leader(self, method: str, body: bytes) -> bytes:
+        leader = self.replica.leader
+        address = self.places.address_of(leader) if leader else None
+        if leader is None or address is None or leader == self.identity.node:
+            raise Unavailable("the cluster has no leader right now; try again in a few seconds")
+        return await self.mesh.request(address, leader, method, body, timeout=10.0)
+
+    def _make_join_token(self, ttl_ns: int, uses: int, description: str) -> tuple[str, Any]:
+        token, record = new_join_token(
+            self.identity.authority,
+            ttl_ns=ttl_ns,
+            uses=uses,
+            description=description,
+            now_ns=self.clock.wall_ns(),
+            random_bytes=os.urandom,
+        )
+        return f"{token.text()}@{_spoken(self.address)}", record
+
+    def _identify(self, request: web.Request) -> Caller:
+        """The Unix socket is root's and its group's; over TCP a token says who asks."""
+        if request.transport is not None and not request.transport.get_extra_info("peername"):
+            return ADMIN
+        if self.config.ephemeral:
+            return ADMIN
+        settings = self.replica.view.settings()
+        token = request.headers.get("X-Nomad-Token", "")
+        if not token and request.headers.get("Authorization", "").startswith("Bearer "):
+            token = request.headers["Authorization"].removeprefix("Bearer ")
+        return identify(token, settings.admin_token_hash.decode() if settings else "")
+
+    def _on_disk_failure(self, error: StorageError) -> None:
+        log.error("storage.failed", reason=str(error))
+        self._failure = error
+        self._stop.set()
+
+    # Seeds.
+
+    def _remembered_seeds(self) -> list[Address]:
+        try:
+            data = (self.directory.path / SEEDS_FILE).read_bytes()
+            return [(host, port) for host, port in msgspec.json.decode(data, type=list[tuple[str, int]])]
+        except (OSError, msgspec.DecodeError):
+            return []
+
+    async def _seeds_loop(self) -> None:
+        written: list[Address] = []
+        while True:
+            await asyncio.sleep(SEEDS_SECONDS)
+            known = sorted(
+                member.address
+                for member in self.gossip.members()
+                if member.state is MemberState.ALIVE and member.id != self.identity.node
+            )[:SEEDS_MAX]
+            if known and known != written and not self.config.ephemeral:
+                with contextlib.suppress(StorageError):
+                    write_atomically(self.directory.path / SEEDS_FILE, msgspec.json.encode(known))
+                    written = known
+
+
+def _spoken(address: Address) -> str:
+    """An address as a person types it: without the port where it is the usual one."""
+    from swarmlet.config import MESH_PORT
+
+    host, port = address
+    return host if port == MESH_PORT and ":" not in host else text(address)
+
+
+def cluster_of(identity: Identity) -> ClusterId:
+    """The cluster that an identity belongs to."""
+    return identity.cluster
+
+
+def run_forever(daemon: Callable[[], Daemon]) -> None:
+    """Run a daemon on uvloop where it is available. Raises what ended it."""
+
+    async def main() -> None:
+        await daemon().run()
+
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        uvloop.run(main())
+        return
+    asyncio.run(main())
+
+
+def write_config(directory: Path, config: NodeConfig) -> None:
+    """Remember the configuration that init or join was given, for `swarmlet agent`."""
+    write_atomically(directory / CONFIG_FILE, msgspec.json.format(msgspec.json.encode(config), indent=2))
+
+
+def read_config(directory: Path) -> NodeConfig | None:
+    """The configuration that init or join left, or None."""
+    try:
+        return msgspec.json.decode((directory / CONFIG_FILE).read_bytes(), type=NodeConfig)
+    except FileNotFoundError:
+        return None
+    except msgspec.DecodeError as error:
+        raise StorageError(f"{directory / CONFIG_FILE} is damaged: {error}; pass --config") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import NewType
 
 NodeId = NewType("NodeId", str)
@@ -44,3 +45,20 @@ def peer_id(node: NodeId) -> PeerId:
     """The Raft id of a node: 63 bits of a hash of its id, never zero."""
     digest = hashlib.blake2b(node.encode(), digest_size=8).digest()
     return PeerId((int.from_bytes(digest, "big") >> 1) or 1)
+
+
+#: A node's identity as its certificate carries it (URI subject alternative name).
+_NODE_URI = re.compile(r"swarmlet://([A-Za-z0-9._-]{1,64})/node/([A-Za-z0-9._-]{1,64})")
+
+
+def node_uri(cluster: ClusterId, node: NodeId) -> str:
+    """The URI that names `node` of `cluster` in its certificate."""
+    uri = f"swarmlet://{cluster}/node/{node}"
+    assert _NODE_URI.fullmatch(uri), f"not ids that fit a node URI: {uri!r}"
+    return uri
+
+
+def parse_node_uri(uri: str) -> tuple[ClusterId, NodeId] | None:
+    """Cluster and node named by `uri`; None when it is no node's URI."""
+    found = _NODE_URI.fullmatch(uri)
+    return (ClusterId(found[1]), NodeId(found[2])) if found else None

@@ -1,1 +1,1 @@
-"""A deterministic world: virtual clock, network, disk and crashes around the same cores."""
+"""A deterministic world: virtual clock, network, disk, crashes; it runs the same cores as the shells do."""

@@ -1,0 +1,409 @@
+"""How long work is gone after a machine dies, on real hosts with real engines (tests/testbed): needs root and Docker.
+
+Three hosts, six replicas. Cases, in seconds:
+  host_off_follower, host_off_leader  from the instant before the host's link goes down to all six running elsewhere
+  container_killed                    from the kill of one container to six running again
+The host cases also count the replicas that run twice five seconds after the host's return (metric duplicates).
+Each run has new hosts and new clusters on them: a node that dies again and again is trusted less, by design.
+
+    sudo .venv/bin/python scripts/bench_failover.py --runs 5 --peer swarm --json failover.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tests.testbed import cluster as cluster_module
+from tests.testbed import unix_http
+from tests.testbed.cluster import Cluster, CommandRefused
+from tests.testbed.host import Host, wait_for
+from tests.testbed.images import IMAGE, GoldenData
+from tests.testbed.testbed import Testbed, why_not
+from tests.testbed.watch import RunningWatch
+
+ROOT = Path(__file__).resolve().parent.parent
+REPLICAS = 6
+CASES = ("host_off_follower", "host_off_leader", "container_killed")
+#: The job of both contenders: ends at once when asked to, so that a stop never hides behind a kill timeout.
+SHELL = 'trap "exit 0" TERM; sleep 1000000 & wait'
+#: Swarm has been seen to take over a minute; nothing that takes longer than this is worth telling apart.
+HEAL_SECONDS_MAX = 240.0
+SETTLE_SECONDS_MAX = 120.0
+#: When a returned host's duplicates must be gone.
+DUPLICATE_SECONDS = 5.0
+POLL_SECONDS = 0.1
+#: Between two measurements, so that what one stirred up does not burden the next.
+REST_SECONDS = 2.0
+
+JOB = f"""
+job "bench" {{
+  group "sleepers" {{
+    count = {REPLICAS}
+    task "sleep" {{
+      driver = "docker"
+      config {{
+        image   = "{IMAGE}"
+        command = "sh"
+        args    = ["-c", {json.dumps(SHELL)}]
+      }}
+      resources {{
+        cpu    = 20
+        memory = 32
+      }}
+    }}
+  }}
+}}
+"""
+
+
+class Contender(Protocol):
+    """What the benchmark asks of a cluster, whoever made it."""
+
+    name: str
+    #: Marks the job's containers on every engine.
+    label: str
+
+    def start(self) -> None: ...
+    def deploy(self) -> None: ...
+    def remove(self) -> None: ...
+    def leader(self) -> Host: ...
+    def host_returned(self, host: Host) -> None: ...
+    def is_whole(self) -> bool: ...
+    def stop(self) -> None: ...
+
+
+class Swarmlet:
+    """This project, through its command line; the job file is all that it is told."""
+
+    name = "swarmlet"
+    label = f"{cluster_module.JOB_LABEL}=bench"
+
+    def __init__(self, testbed: Testbed) -> None:
+        self._testbed = testbed
+        self._cluster = Cluster(testbed)
+        self._job = testbed.root / "bench.hcl"
+        self._job.write_text(JOB)
+
+    def start(self) -> None:
+        self._cluster.start()
+
+    def deploy(self) -> None:
+        self._cluster.cli(self._testbed[1], "job", "run", "-detach", str(self._job), check=True)
+
+    def remove(self) -> None:
+        self._cluster.cli(self._testbed[1], "job", "stop", "-purge", "-detach", "bench", check=True)
+
+    def leader(self) -> Host:
+        found: list[Host] = []
+
+        def known() -> bool:
+            leader = self._cluster.leader()
+            if leader is not None:
+                found.append(leader)
+            return bool(found)
+
+        wait_for(known, "a leader", SETTLE_SECONDS_MAX, POLL_SECONDS)
+        return found[0]
+
+    def host_returned(self, host: Host) -> None:
+        self._cluster.start_agent(host)
+
+    def is_whole(self) -> bool:
+        return all(len(self._cluster.ready_nodes(host)) == len(self._testbed) for host in self._testbed)
+
+    def stop(self) -> None:
+        self._cluster.stop()
+
+
+class Swarm:
+    """Docker Swarm with its defaults, every host a manager, so that it too survives the loss of any."""
+
+    name = "swarm"
+    label = "com.docker.swarm.service.name=bench"
+
+    def __init__(self, testbed: Testbed) -> None:
+        self._testbed = testbed
+
+    def start(self) -> None:
+        for host in self._testbed:
+            host.live_restore = False
+            host.restart_engine()
+        first, *others = self._testbed
+        listen = {"ListenAddr": "0.0.0.0:2377"}
+        first.engine.request("POST", "/swarm/init", {**listen, "AdvertiseAddr": first.address})
+        token = first.engine.request("GET", "/swarm")["JoinTokens"]["Manager"]
+        for host in others:
+            join = {
+                "AdvertiseAddr": host.address,
+                "RemoteAddrs": [f"{first.address}:2377"],
+                "JoinToken": token,
+            }
+            host.engine.request("POST", "/swarm/join", {**listen, **join})
+
+    def deploy(self) -> None:
+        task = {"ContainerSpec": {"Image": IMAGE, "Command": ["sh", "-c", SHELL]}}
+        service = {"Name": "bench", "TaskTemplate": task, "Mode": {"Replicated": {"Replicas": REPLICAS}}}
+        self._testbed[1].engine.request("POST", "/services/create", service)
+
+    def remove(self) -> None:
+        self._testbed[1].engine.request("DELETE", "/services/bench")
+
+    def leader(self) -> Host:
+        wait_for(
+            lambda: self._leader() is not None, "a leader of the swarm", SETTLE_SECONDS_MAX, POLL_SECONDS
+        )
+        found = self._leader()
+        assert found is not None
+        return found
+
+    def host_returned(self, host: Host) -> None:
+        """The engine is the agent: it is back already."""
+
+    def is_whole(self) -> bool:
+        return all(
+            len([node for node in self._nodes(host) if _is_reachable_manager(node)]) == len(self._testbed)
+            for host in self._testbed
+        )
+
+    def stop(self) -> None:
+        for host in self._testbed:
+            if host.is_on:  # a measurement that failed may have left one off
+                host.engine.request("POST", "/swarm/leave", force=True)
+
+    def _leader(self) -> Host | None:
+        for host in self._testbed:
+            for node in self._nodes(host):
+                if node.get("ManagerStatus", {}).get("Leader"):
+                    address = node["ManagerStatus"]["Addr"].rpartition(":")[0]
+                    return next(each for each in self._testbed if each.address == address)
+        return None
+
+    @staticmethod
+    def _nodes(host: Host) -> list[dict[str, Any]]:
+        try:
+            nodes: list[dict[str, Any]] = host.engine.request("GET", "/nodes")
+        except (unix_http.NoAnswer, unix_http.Refused):
+            return []
+        return nodes
+
+
+def _is_reachable_manager(node: dict[str, Any]) -> bool:
+    state: str = node["Status"]["State"]
+    return state == "ready" and node.get("ManagerStatus", {}).get("Reachability") == "reachable"
+
+
+@dataclass
+class Results:
+    """What was measured of one contender: values by case and metric, in the order of the runs."""
+
+    values: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+
+    def add(self, case: str, metric: str, value: float) -> None:
+        self.values.setdefault((case, metric), []).append(value)
+
+
+# --- measuring ---------------------------------------------------------------------------------------------
+
+
+def measure(contender: Contender, testbed: Testbed, run: int, cases: Sequence[str], results: Results) -> None:
+    """Make the contender's cluster, measure every case once, each with a freshly deployed job, and remove it all."""
+    contender.start()
+    try:
+        for case in cases:
+            settle(contender, testbed)
+            measure_case(contender, testbed, case, results)
+            values = [
+                f"{metric} {found[-1]:.3f}"
+                for (name, metric), found in results.values.items()
+                if name == case
+            ]
+            print(f"{contender.name:9} run {run}  {case:18} {'  '.join(values)}", flush=True)
+            wait_for(contender.is_whole, f"{contender.name} to be whole", SETTLE_SECONDS_MAX, POLL_SECONDS)
+            contender.remove()
+    finally:
+        contender.stop()
+    for host in testbed:
+        for container in host.engine.containers(every=True, label=contender.label):
+            host.engine.remove(container["Id"])
+
+
+def settle(contender: Contender, testbed: Testbed) -> None:
+    """Bring the cluster to the same start each time: all nodes there, two replicas on each."""
+    wait_for(contender.is_whole, f"{contender.name} to be whole", SETTLE_SECONDS_MAX, POLL_SECONDS)
+    wait_for(
+        lambda: not total(contender, testbed), "the old replicas to go", SETTLE_SECONDS_MAX, POLL_SECONDS
+    )
+    contender.deploy()
+    even = [REPLICAS // len(testbed)] * len(testbed)
+    wait_for(
+        lambda: [len(host.engine.containers(label=contender.label)) for host in testbed] == even,
+        f"{contender.name} to run {even} replicas",
+        SETTLE_SECONDS_MAX,
+        POLL_SECONDS,
+    )
+    time.sleep(REST_SECONDS)
+
+
+def total(contender: Contender, testbed: Testbed) -> int:
+    """How many of the job's containers run."""
+    return sum(len(host.engine.containers(label=contender.label)) for host in testbed)
+
+
+def measure_case(contender: Contender, testbed: Testbed, case: str, results: Results) -> None:
+    leader = contender.leader()
+    follower = testbed.others(leader)[-1]
+    if case == "container_killed":
+        results.add(case, "seconds", kill_container(contender, testbed, follower))
+        return
+    victim = leader if case == "host_off_leader" else follower
+    results.add(case, "seconds", switch_off(contender, testbed, victim))
+    victim.power_on()
+    contender.host_returned(victim)
+    time.sleep(DUPLICATE_SECONDS)
+    results.add(case, "duplicates", max(0, total(contender, testbed) - REPLICAS))
+
+
+def switch_off(contender: Contender, testbed: Testbed, victim: Host) -> float:
+    """Seconds from the instant before the link goes down to all replicas running on the other engines."""
+    engines = [host.engine for host in testbed.others(victim)]
+    with RunningWatch(engines, contender.label) as watch:
+        start = victim.power_off()
+        return watch.wait(lambda running: _sum(running) >= REPLICAS, HEAL_SECONDS_MAX) - start
+
+
+def kill_container(contender: Contender, testbed: Testbed, host: Host) -> float:
+    """Seconds from `docker kill` of one container to all replicas running, the same one restarted or another."""
+    victim: str = host.engine.containers(label=contender.label)[0]["Id"]
+    with RunningWatch([each.engine for each in testbed], contender.label) as watch:
+        start = time.monotonic()
+        host.engine.kill(victim)
+        watch.wait(lambda running: victim in watch.ended, HEAL_SECONDS_MAX)
+        return watch.wait(lambda running: _sum(running) >= REPLICAS, HEAL_SECONDS_MAX) - start
+
+
+def _sum(running: list[set[str]]) -> int:
+    return sum(len(ids) for ids in running)
+
+
+# --- reporting ---------------------------------------------------------------------------------------------
+
+
+def report(own: Results | None, peer: tuple[str, Results] | None) -> dict[str, Any]:
+    """The results in the form that every benchmark of this project writes."""
+    shown = own if own is not None else peer[1] if peer else Results()
+    cases = []
+    for (case, metric), values in shown.values.items():
+        theirs = peer[1].values.get((case, metric)) if peer else None
+        own_values = values if own else []
+        cases.append(
+            {
+                "case": case,
+                "metric": metric,
+                "unit": "s" if metric == "seconds" else "containers",
+                "n": len(own_values),
+                "median": _rounded(statistics.median, own_values),
+                "min": _rounded(min, own_values),
+                "max": _rounded(max, own_values),
+                "p99": None,
+                "peer": {"name": peer[0], "median": _rounded(statistics.median, theirs)}
+                if peer and theirs
+                else None,
+            }
+        )
+    return {"commit": commit(), "machine": machine(), "cases": cases}
+
+
+def _rounded(of: Callable[[list[float]], float], values: list[float]) -> float | None:
+    return round(of(values), 3) if values else None
+
+
+def commit() -> str:
+    """The commit that is measured; "+" when the tree has changes on top."""
+    named = subprocess.run(
+        ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return named.stdout.strip() or "unknown"
+
+
+def machine() -> str:
+    """What the numbers were measured on."""
+    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    docker = subprocess.run(
+        ["dockerd", "--version"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return (
+        f"{os.cpu_count()} cores, {memory_gib:.0f} GiB, Linux {platform.release()}, {docker}, "
+        f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f} at the end"
+    )
+
+
+def print_table(name: str, results: Results) -> None:
+    """n, median and spread of one contender."""
+    for (case, metric), values in results.values.items():
+        spread = f"min {min(values):.3f}  max {max(values):.3f}"
+        print(
+            f"{name:9} {case:18} {metric:10} n {len(values)}  median {statistics.median(values):.3f}  {spread}"
+        )
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=5, help="measurements per case (5)")
+    parser.add_argument("--case", action="append", choices=CASES, help="only this case (may be repeated)")
+    parser.add_argument("--peer", choices=["swarm"], help="run this on the same hosts too")
+    parser.add_argument("--peer-only", action="store_true", help="leave swarmlet out")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
+    return parser.parse_args()
+
+
+def main() -> int:
+    options = arguments()
+    if reason := why_not():
+        print(f"cannot measure: {reason}", file=sys.stderr)
+        return 2
+    cases = options.case or CASES
+    own = None if options.peer_only else Results()
+    peer = (options.peer, Results()) if options.peer else None
+    golden = GoldenData()
+    try:
+        for run in range(1, options.runs + 1):
+            with Testbed(hosts=3, golden=golden) as testbed:
+                if own is not None:
+                    measure(Swarmlet(testbed), testbed, run, cases, own)
+                if peer is not None:
+                    measure(Swarm(testbed), testbed, run, cases, peer[1])
+    except (CommandRefused, TimeoutError, unix_http.NoAnswer, unix_http.Refused) as error:
+        print(f"the measurement ended early: {error}", file=sys.stderr)
+        return 1
+    finally:
+        golden.close()
+    if own is not None:
+        print_table("swarmlet", own)
+    if peer is not None:
+        print_table(*peer)
+    if options.json:
+        options.json.write_text(json.dumps(report(own, peer), indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

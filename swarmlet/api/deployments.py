@@ -1,0 +1,122 @@
+"""Routes about deployments."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from swarmlet.api.context import CONTEXT
+from swarmlet.api.route import (
+    GET,
+    WRITE,
+    Route,
+    answer,
+    fresh_view,
+    json_body,
+    listed_namespace,
+    one_by_prefix,
+    page,
+)
+from swarmlet.api.shapes import allocation_stub, deployment_json
+from swarmlet.errors import Conflict
+from swarmlet.ids import AllocationId
+from swarmlet.model.deployment import Deployment, DeploymentStatus
+from swarmlet.security.access import Capability
+from swarmlet.state.command import SetAllocationHealth, UpdateDeployment
+from swarmlet.state.view import Table, View
+
+
+def _deployment(request: web.Request, view: View) -> Deployment:
+    prefix = request.match_info["deployment"]
+    return one_by_prefix(view.deployments(prefix), prefix, "deployment", lambda item: item.id)
+
+
+async def list_deployments(request: web.Request) -> web.Response:
+    """GET /v1/deployments."""
+    view, index = await fresh_view(request, (Table.DEPLOYMENTS,))
+    namespace = listed_namespace(request)
+    found = (
+        item
+        for item in view.deployments(request.query.get("prefix", ""))
+        if namespace is None or item.namespace == namespace
+    )
+    items, token = page(request, found, lambda item: item.id)
+    response = answer([deployment_json(item) for item in items], view, index=index)
+    if token:
+        response.headers["X-Nomad-NextToken"] = token
+    return response
+
+
+async def read_deployment(request: web.Request) -> web.Response:
+    """GET /v1/deployment/:id."""
+    view, index = await fresh_view(request, (Table.DEPLOYMENTS,))
+    return answer(deployment_json(_deployment(request, view)), view, index=index)
+
+
+async def allocations(request: web.Request) -> web.Response:
+    """GET /v1/deployment/allocations/:id."""
+    view, index = await fresh_view(request, (Table.ALLOCATIONS,))
+    deployment = _deployment(request, view)
+    found = [
+        allocation_stub(item, view)
+        for item in view.allocations_of_job(deployment.namespace, deployment.job_id)
+        if item.deployment_id == deployment.id
+    ]
+    return answer(found, view, index=index)
+
+
+async def _move(request: web.Request, status: DeploymentStatus, description: str) -> web.Response:
+    context = request.app[CONTEXT]
+    deployment = _deployment(request, await context.replica.barrier())
+    if not deployment.is_active():
+        raise Conflict(f"deployment {deployment.id[:8]} has ended already ({deployment.status.value})")
+    applied = await context.replica.submit(
+        UpdateDeployment(deployment_id=deployment.id, status=status, description=description),
+        request["identity"].name,
+    )
+    return answer(
+        {
+            "EvalID": applied.evaluation_id or "",
+            "DeploymentModifyIndex": applied.index,
+            "Index": applied.index,
+        },
+        context.replica.view,
+    )
+
+
+async def fail(request: web.Request) -> web.Response:
+    """PUT /v1/deployment/fail/:id."""
+    return await _move(request, DeploymentStatus.FAILED, "Deployment marked as failed by an operator")
+
+
+async def pause(request: web.Request) -> web.Response:
+    """PUT /v1/deployment/pause/:id with {"Pause": true|false}."""
+    body = await json_body(request)
+    if body.get("Pause"):
+        return await _move(request, DeploymentStatus.PAUSED, "Deployment is paused")
+    return await _move(request, DeploymentStatus.RUNNING, "Deployment is running")
+
+
+async def set_health(request: web.Request) -> web.Response:
+    """PUT /v1/deployment/allocation-health/:id."""
+    context = request.app[CONTEXT]
+    body = await json_body(request)
+    deployment = _deployment(request, await context.replica.barrier())
+    applied = await context.replica.submit(
+        SetAllocationHealth(
+            deployment_id=deployment.id,
+            healthy=tuple(AllocationId(str(item)) for item in body.get("HealthyAllocationIDs") or ()),
+            unhealthy=tuple(AllocationId(str(item)) for item in body.get("UnhealthyAllocationIDs") or ()),
+        ),
+        request["identity"].name,
+    )
+    return answer({"Index": applied.index, "EvalID": applied.evaluation_id or ""}, context.replica.view)
+
+
+ROUTES = (
+    Route(GET, "/v1/deployments", Capability.JOB_READ, list_deployments),
+    Route(GET, "/v1/deployment/{deployment}", Capability.JOB_READ, read_deployment),
+    Route(GET, "/v1/deployment/allocations/{deployment}", Capability.JOB_READ, allocations),
+    Route(WRITE, "/v1/deployment/fail/{deployment}", Capability.JOB_SUBMIT, fail),
+    Route(WRITE, "/v1/deployment/pause/{deployment}", Capability.JOB_SUBMIT, pause),
+    Route(WRITE, "/v1/deployment/allocation-health/{deployment}", Capability.JOB_SUBMIT, set_health),
+)

@@ -1,0 +1,83 @@
+"""Why a job is as it is: every allocation's place and history, everything that waits and what it waits for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from swarmlet.api.shapes import placement_failure
+from swarmlet.model.allocation import Allocation
+from swarmlet.model.job import Job
+from swarmlet.state.view import View
+
+#: Ended allocations shown per group, newest first.
+ENDED_MAX = 5
+
+
+def explain_job(job: Job, view: View) -> dict[str, Any]:
+    """The facts behind `swarmlet explain JOB`."""
+    groups: dict[str, Any] = {
+        group.name: {"Count": 0 if job.is_stopped else group.count, "Allocations": [], "Ended": []}
+        for group in job.groups
+    }
+    for allocation in view.allocations_of_job(job.namespace, job.id):
+        group = groups.setdefault(allocation.group, {"Count": 0, "Allocations": [], "Ended": []})
+        where = "Ended" if allocation.is_terminal() else "Allocations"
+        group[where].append(_allocation(allocation, view))
+    for group in groups.values():
+        group["Ended"] = group["Ended"][::-1][:ENDED_MAX]
+    waiting: dict[str, Any] = {}
+    delayed: list[dict[str, Any]] = []
+    # The newest word about a group holds; open evaluations are newer than the ended ones they came from.
+    evaluations = list(view.evaluations_of_job(job.namespace, job.id))
+    latest = evaluations[-1:] + [item for item in evaluations if not item.is_terminal()]
+    for evaluation in latest:
+        for name, sentence in evaluation.waiting.items():
+            waiting.setdefault(name, {})["Waiting"] = sentence
+        if evaluation.is_terminal() and any(not item.is_terminal() for item in evaluations):
+            continue
+        for name, failure in evaluation.failed_groups.items():
+            waiting.setdefault(name, {})["Failure"] = placement_failure(failure)
+        for name, count in evaluation.queued.items():
+            if count:
+                waiting.setdefault(name, {})["Queued"] = count
+        if evaluation.wait_until_ns > view.time_ns and not evaluation.is_terminal():
+            delayed.append(
+                {
+                    "EvalID": evaluation.id,
+                    "UntilNs": evaluation.wait_until_ns,
+                    "Reason": evaluation.status_description,
+                }
+            )
+    return {
+        "ID": job.id,
+        "Namespace": job.namespace,
+        "Version": job.version,
+        "Status": view.job_status(job.namespace, job.id).value,
+        "Stop": job.is_stopped,
+        "Groups": groups,
+        "Waiting": waiting,
+        "Delayed": delayed,
+    }
+
+
+def _allocation(allocation: Allocation, view: View) -> dict[str, Any]:
+    node = view.node(allocation.node_id)
+    reasons = [
+        f"{name}: {event.kind}{': ' + event.message if event.message else ''}"
+        for name, state in sorted(allocation.task_states.items())
+        for event in state.events[-2:]
+    ]
+    return {
+        "ID": allocation.id,
+        "Name": allocation.name,
+        "NodeID": allocation.node_id,
+        "NodeName": node.name if node else "",
+        "NodeStatus": node.status.value if node else "",
+        "JobVersion": allocation.job_version,
+        "ClientStatus": allocation.client_status.value,
+        "ClientDescription": allocation.client_description,
+        "DesiredStatus": allocation.desired_status.value,
+        "DesiredDescription": allocation.desired_description,
+        "PreviousAllocation": allocation.previous_allocation or "",
+        "Events": reasons,
+    }

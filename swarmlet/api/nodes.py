@@ -1,0 +1,131 @@
+"""Routes about nodes: reading, draining, eligibility."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from aiohttp import web
+
+from swarmlet.api.context import CONTEXT
+from swarmlet.api.route import (
+    GET,
+    WRITE,
+    Route,
+    answer,
+    fresh_view,
+    json_body,
+    one_by_prefix,
+    page,
+)
+from swarmlet.api.shapes import allocation_stub, node_detail, node_stub
+from swarmlet.errors import InvalidInput
+from swarmlet.model.node import DrainStrategy, Eligibility, Node
+from swarmlet.security.access import Capability
+from swarmlet.state.command import RemoveNode, UpdateNodeDrain, UpdateNodeEligibility
+from swarmlet.state.view import Table, View
+
+
+def _node(request: web.Request, view: View) -> Node:
+    wanted = request.match_info["node"]
+    named = view.node_by_name(wanted)
+    if named is not None:
+        return named
+    return one_by_prefix(view.nodes(wanted), wanted, "node", lambda node: node.id)
+
+
+def _listed(request: web.Request, view: View) -> Iterator[Node]:
+    return view.nodes(request.query.get("prefix", ""))
+
+
+async def list_nodes(request: web.Request) -> web.Response:
+    """GET /v1/nodes."""
+    view, index = await fresh_view(request, (Table.NODES,))
+    nodes, token = page(request, _listed(request, view), lambda node: node.id)
+    response = answer([node_stub(node) for node in nodes], view, index=index)
+    if token:
+        response.headers["X-Nomad-NextToken"] = token
+    return response
+
+
+async def read_node(request: web.Request) -> web.Response:
+    """GET /v1/node/:id (or a name, or the beginning of an id)."""
+    view, index = await fresh_view(request, (Table.NODES,))
+    return answer(node_detail(_node(request, view)), view, index=index)
+
+
+async def allocations(request: web.Request) -> web.Response:
+    """GET /v1/node/:id/allocations."""
+    view, index = await fresh_view(request, (Table.ALLOCATIONS,))
+    node = _node(request, view)
+    found = [allocation_stub(item, view) for item in view.allocations_on_node(node.id)]
+    return answer(found, view, index=index)
+
+
+async def drain(request: web.Request) -> web.Response:
+    """PUT /v1/node/:id/drain with Nomad's DrainSpec; a null spec ends the drain."""
+    context = request.app[CONTEXT]
+    body = await json_body(request)
+    node = _node(request, await context.replica.barrier())
+    spec = body.get("DrainSpec")
+    strategy = None
+    if spec is not None:
+        if not isinstance(spec, dict) or not isinstance(spec.get("Deadline", 0), int):
+            raise InvalidInput("DrainSpec must be an object with a Deadline in nanoseconds")
+        now = context.wall_ns()
+        deadline = int(spec.get("Deadline", 0))
+        # Nomad: a deadline below zero forces at once, zero means no deadline.
+        force_at = now if deadline < 0 else now + deadline if deadline else 0
+        strategy = DrainStrategy(
+            deadline_ns=deadline,
+            force_at_ns=force_at,
+            ignore_system_jobs=bool(spec.get("IgnoreSystemJobs")),
+            started_at_ns=now,
+        )
+    applied = await context.replica.submit(
+        UpdateNodeDrain(node_id=node.id, drain=strategy, mark_eligible=bool(body.get("MarkEligible"))),
+        request["identity"].name,
+    )
+    return answer(
+        {
+            "NodeModifyIndex": applied.index,
+            "EvalIDs": list(applied.evaluation_ids),
+            "EvalCreateIndex": applied.index,
+            "Index": applied.index,
+        },
+        context.replica.view,
+    )
+
+
+async def eligibility(request: web.Request) -> web.Response:
+    """PUT /v1/node/:id/eligibility."""
+    context = request.app[CONTEXT]
+    body = await json_body(request)
+    node = _node(request, await context.replica.barrier())
+    wanted = body.get("Eligibility")
+    if wanted not in {item.value for item in Eligibility}:
+        raise InvalidInput(f"Eligibility is {wanted!r}; expected 'eligible' or 'ineligible'")
+    applied = await context.replica.submit(
+        UpdateNodeEligibility(node_id=node.id, eligibility=Eligibility(wanted)), request["identity"].name
+    )
+    return answer(
+        {"NodeModifyIndex": applied.index, "EvalIDs": list(applied.evaluation_ids), "Index": applied.index},
+        context.replica.view,
+    )
+
+
+async def purge(request: web.Request) -> web.Response:
+    """PUT /v1/node/:id/purge: forget a node that is down and holds nothing."""
+    context = request.app[CONTEXT]
+    node = _node(request, await context.replica.barrier())
+    applied = await context.replica.submit(RemoveNode(node_id=node.id), request["identity"].name)
+    return answer({"NodeModifyIndex": applied.index, "Index": applied.index}, context.replica.view)
+
+
+ROUTES = (
+    Route(GET, "/v1/nodes", Capability.NODE_READ, list_nodes),
+    Route(GET, "/v1/node/{node}", Capability.NODE_READ, read_node),
+    Route(GET, "/v1/node/{node}/allocations", Capability.NODE_READ, allocations),
+    Route(WRITE, "/v1/node/{node}/drain", Capability.NODE_WRITE, drain),
+    Route(WRITE, "/v1/node/{node}/eligibility", Capability.NODE_WRITE, eligibility),
+    Route(WRITE, "/v1/node/{node}/purge", Capability.NODE_WRITE, purge),
+)

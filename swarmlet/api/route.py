@@ -1,0 +1,165 @@
+"""A route and the capability it needs, and what handlers share: views, blocking queries, JSON answers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from swarmlet.api.context import CONTEXT
+from swarmlet.errors import InvalidInput, NotFound
+from swarmlet.ids import DEFAULT_NAMESPACE, Namespace
+from swarmlet.security.access import Capability
+from swarmlet.state.view import Table, View
+
+T = TypeVar("T")
+
+#: Nomad's default and upper limit of a blocking query.
+WAIT_SECONDS_MAX = 300.0
+PAGE_MAX = 1000
+
+
+class Route(NamedTuple):
+    """Methods (PUT and POST are the same in Nomad's API), path, capability and handler."""
+
+    methods: tuple[str, ...]
+    path: str
+    capability: Capability
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+GET = ("GET",)
+WRITE = ("PUT", "POST")
+DELETE = ("DELETE",)
+
+_encoder = msgspec.json.Encoder()
+
+
+def answer(
+    value: Any, view: View | None = None, *, index: int | None = None, status: int = 200
+) -> web.Response:
+    """A JSON answer with Nomad's index headers."""
+    headers = {}
+    if view is not None:
+        headers = {
+            "X-Nomad-Index": str(max(1, view.index if index is None else index)),
+            "X-Nomad-KnownLeader": "true",
+            "X-Nomad-LastContact": "0",
+        }
+    return web.Response(
+        body=_encoder.encode(value), status=status, content_type="application/json", headers=headers
+    )
+
+
+def namespace_of(request: web.Request) -> Namespace:
+    """The namespace asked for; "*" is for lists (see `namespaces_of`)."""
+    return Namespace(request.query.get("namespace") or DEFAULT_NAMESPACE)
+
+
+def listed_namespace(request: web.Request) -> Namespace | None:
+    """For lists: None means all."""
+    namespace = namespace_of(request)
+    return None if namespace == "*" else namespace
+
+
+async def fresh_view(request: web.Request, tables: Iterable[Table]) -> tuple[View, int]:
+    """The view to answer from and the index to report, after waiting as `index` and `wait` ask for.
+
+    Without `stale` the view holds everything acknowledged before the request (ReadIndex).
+    """
+    context = request.app[CONTEXT]
+    replica = context.replica
+    wanted = list(tables)
+    minimum = integer(request, "index", 0)
+    if minimum > 0:
+        seconds = duration(request.query.get("wait", ""), WAIT_SECONDS_MAX)
+
+        def is_ready() -> bool:
+            return max(replica.view.table_index(table) for table in wanted) > minimum
+
+        await replica.watches.wait_changed(wanted, is_ready, min(seconds, WAIT_SECONDS_MAX))
+    is_stale = "stale" in request.query and request.query["stale"] not in {"0", "false"}
+    view = replica.view if is_stale else await replica.barrier()
+    return view, max(view.table_index(table) for table in wanted)
+
+
+def page(request: web.Request, items: Iterable[T], key: Callable[[T], str]) -> tuple[list[T], str]:
+    """One page (`per_page`, `next_token`) of items that come in the order of `key`; the next token or ""."""
+    limit = integer(request, "per_page", 0)
+    token = request.query.get("next_token", "")
+    taken: list[T] = []
+    for item in items:
+        if token and key(item) < token:
+            continue
+        if limit and len(taken) >= min(limit, PAGE_MAX):
+            return taken, key(item)
+        taken.append(item)
+    return taken, ""
+
+
+def integer(request: web.Request, name: str, default: int) -> int:
+    """A query parameter that is a whole number. Raises InvalidInput."""
+    text = request.query.get(name, "")
+    if not text:
+        return default
+    try:
+        return int(text)
+    except ValueError as error:
+        raise InvalidInput(f"query parameter {name}={text}: expected a whole number") from error
+
+
+_UNITS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def duration(text: str, default: float) -> float:
+    """Seconds in a Go duration ("1h30m", "500ms") or a bare number of nanoseconds. Raises InvalidInput."""
+    if not text:
+        return default
+    with contextlib.suppress(ValueError):
+        return int(text) / 1e9
+    total, number = 0.0, ""
+    rest = text
+    while rest:
+        number = ""
+        while rest and (rest[0].isdigit() or rest[0] == "."):
+            number, rest = number + rest[0], rest[1:]
+        unit = next((unit for unit in ("ns", "us", "ms", "s", "m", "h") if rest.startswith(unit)), "")
+        if not number or not unit:
+            raise InvalidInput(f"'{text}' is not a duration; expected for example 30s, 5m or 1h30m")
+        total += float(number) * _UNITS[unit]
+        rest = rest[len(unit) :]
+    return total
+
+
+async def json_body(request: web.Request) -> dict[str, Any]:
+    """The request's JSON object. Raises InvalidInput."""
+    data = await request.read()
+    if not data:
+        return {}
+    try:
+        value = msgspec.json.decode(data)
+    except msgspec.DecodeError as error:
+        raise InvalidInput(f"the body is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InvalidInput("the body must be a JSON object")
+    return value
+
+
+def one_by_prefix(found: Iterable[T], prefix: str, what: str, key: Callable[[T], str]) -> T:
+    """The only item whose id begins with `prefix` (exact ids win). Raises NotFound, or InvalidInput when many do."""
+    matches = []
+    for item in found:
+        if key(item) == prefix:
+            return item
+        matches.append(item)
+        if len(matches) > 5:
+            break
+    if not matches:
+        raise NotFound(f"no {what} whose id begins with '{prefix}'")
+    if len(matches) > 1:
+        some = ", ".join(key(item)[:13] for item in matches)
+        raise InvalidInput(f"'{prefix}' fits several {what}s ({some}); give more characters")
+    return matches[0]

@@ -1,0 +1,196 @@
+"""The HTTP server: TCP on loopback and a Unix socket, errors as sentences, one place that authorises.
+
+A route is registered with the capability that it needs; a handler without one cannot be registered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import grp
+import os
+from collections.abc import Awaitable, Callable
+
+import structlog
+from aiohttp import web
+
+from swarmlet.api import (
+    agent,
+    allocations,
+    deployments,
+    evaluations,
+    jobs,
+    namespaces,
+    nodes,
+    operator,
+    tokens,
+)
+from swarmlet.api.context import CONTEXT, ApiContext
+from swarmlet.api.route import Route
+from swarmlet.errors import InvalidInput, InvalidJob, Overloaded, SwarmletError, Unauthorized
+from swarmlet.ids import Namespace
+from swarmlet.security.access import authorize
+
+log = structlog.get_logger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+#: A job file is at most 1 MiB; as JSON it may be larger.
+BODY_BYTES_MAX = 4 * 1024 * 1024
+#: A browser that was lured to loopback names another host; see `_refuse_foreign_hosts`.
+LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]", "swarmlet"})
+SOCKET_GROUP = "swarmlet"
+SHUTDOWN_SECONDS = 1.0
+
+ROUTES: tuple[Route, ...] = (
+    *jobs.ROUTES,
+    *allocations.ROUTES,
+    *evaluations.ROUTES,
+    *deployments.ROUTES,
+    *nodes.ROUTES,
+    *namespaces.ROUTES,
+    *tokens.ROUTES,
+    *operator.ROUTES,
+    *agent.ROUTES,
+)
+
+
+def application(context: ApiContext) -> web.Application:
+    """All routes, behind the checks that every request passes."""
+    app = web.Application(middlewares=[_answer_errors, _refuse_foreign_hosts], client_max_size=BODY_BYTES_MAX)
+    app[CONTEXT] = context
+    for route in ROUTES:
+        handler = _authorized(route)
+        for method in route.methods:
+            app.router.add_route(method, route.path, handler)
+    return app
+
+
+def _authorized(route: Route) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        context = request.app[CONTEXT]
+        identity = context.identify(request)
+        authorize(identity, route.capability, Namespace(request.query.get("namespace", "default")))
+        request["identity"] = identity
+        return await route.handler(request)
+
+    return handle
+
+
+@web.middleware
+async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except Overloaded as error:
+        headers = {"Retry-After": str(max(1, round(error.retry_after_seconds)))}
+        return _problem(429, str(error), error, headers)
+    except SwarmletError as error:
+        return _problem(error.http_status, str(error), error)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        reason = {
+            404: f"no such path: {request.path}",
+            405: f"{request.method} is not possible on {request.path}",
+        }
+        return _problem(error.status, reason.get(error.status, error.reason))
+    except (asyncio.CancelledError, ConnectionResetError):
+        raise
+    except Exception as error:
+        log.exception("api.request_failed", method=request.method, path=request.path)
+        return _problem(500, f"internal error ({type(error).__name__}); the agent's log has the details")
+
+
+def _problem(
+    status: int, message: str, error: SwarmletError | None = None, headers: dict[str, str] | None = None
+) -> web.Response:
+    """Plain text, as Nomad answers; our own client reads the kind from a header."""
+    extra = {"X-Swarmlet-Error": type(error).__name__ if error else "", **(headers or {})}
+    if isinstance(error, InvalidJob):
+        message = "\n".join(error.problems)
+    return web.Response(status=status, text=message, headers=extra)
+
+
+@web.middleware
+async def _refuse_foreign_hosts(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A web page of elsewhere may make a browser talk to loopback; its Host or Origin tells."""
+    host = _host_name(request.headers.get("Host", ""))
+    if host and host not in LOCAL_HOSTS:
+        raise Unauthorized(f"the API listens on loopback only; host '{host}' is not this machine's loopback")
+    origin = request.headers.get("Origin", "")
+    if origin and _host_name(origin.partition("://")[2]) not in LOCAL_HOSTS:
+        raise Unauthorized(f"requests from {origin} are refused")
+    return await handler(request)
+
+
+def _host_name(authority: str) -> str:
+    """The host in "host:port"; an IPv6 address keeps its brackets."""
+    return (
+        authority
+        if authority.endswith("]")
+        else authority.partition("]")[0] + "]"
+        if "]" in authority
+        else authority.partition(":")[0]
+    )
+
+
+class ApiServer:
+    """Serves the application until cancelled."""
+
+    def __init__(
+        self,
+        app: web.Application,
+        *,
+        bind: str,
+        port: int,
+        socket_path: str,
+        owner_of: Callable[[int], str],
+    ) -> None:
+        """`port` below zero: no TCP. `owner_of` names the process that holds a port."""
+        self._owner_of = owner_of
+        self._app = app
+        self._bind = bind
+        self._port = port
+        self._socket_path = socket_path
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+
+    async def start(self) -> None:
+        """Open both listeners. Raises InvalidInput naming the address and who may hold it."""
+        await self._runner.setup()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._socket_path)
+        # From the first moment on nobody but root's group may connect.
+        before = os.umask(0o117)
+        try:
+            await web.UnixSite(self._runner, self._socket_path).start()
+        finally:
+            os.umask(before)
+        with contextlib.suppress(KeyError, PermissionError):
+            os.chown(self._socket_path, -1, grp.getgrnam(SOCKET_GROUP).gr_gid)
+        if self._port < 0:
+            return
+        try:
+            await web.TCPSite(self._runner, self._bind, self._port).start()
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise InvalidInput(
+                f"cannot listen on {self._bind}:{self._port} (API): taken by {self._owner_of(self._port)}; "
+                f"stop it, or set `api_port` (--api-port)"
+            ) from error
+
+    @property
+    def port(self) -> int:
+        """The TCP port in use, or 0."""
+        for site in self._runner.addresses:
+            if isinstance(site, tuple):
+                return int(site[1])
+        return 0
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            await self._runner.cleanup()

@@ -1,0 +1,96 @@
+"""The cluster in one look: who is there, what it survives, what runs, what waits and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from swarmlet.api.context import ApiContext
+from swarmlet.errors import Unavailable
+from swarmlet.gossip.effect import MemberState
+from swarmlet.model.allocation import ClientStatus
+from swarmlet.model.evaluation import PlacementFailure
+from swarmlet.model.node import NodeStatus
+from swarmlet.state.view import View
+
+#: Time for a confirmed view; after it the answer comes from this node's own copy, and says so.
+CONFIRM_SECONDS = 1.0
+#: Sentences shown.
+PROBLEMS_MAX = 10
+
+
+async def cluster_status(context: ApiContext) -> dict[str, Any]:
+    """The facts behind `swarmlet status`."""
+    is_current = True
+    try:
+        view = await context.replica.barrier(CONFIRM_SECONDS)
+    except Unavailable:
+        view, is_current = context.replica.view, False
+    config = context.raft_status().config
+    alive = {member.id for member in context.members() if member.state is MemberState.ALIVE}
+    nodes = list(view.nodes())
+    voters = [node for node in nodes if node.peer in config.voters]
+    voters_alive = sum(node.id in alive for node in voters)
+    counted = dict.fromkeys(ClientStatus, 0)
+    for allocation in view.allocations():
+        if not allocation.is_terminal():
+            counted[allocation.client_status] += 1
+    leader = context.replica.leader
+    leader_node = view.node(leader) if leader else None
+    return {
+        "ClusterID": context.cluster_id,
+        "Current": is_current,
+        "Leader": leader_node.name if leader_node else (leader or ""),
+        "Nodes": [
+            {
+                "ID": node.id,
+                "Name": node.name,
+                "Status": node.status.value,
+                "Eligibility": node.eligibility.value,
+                "Drain": node.drain is not None,
+                "Voter": node.peer in config.voters,
+                "Leader": node.id == leader,
+                "Address": node.address,
+            }
+            for node in nodes
+            if node.status is not NodeStatus.LEFT
+        ],
+        "NodesReady": sum(node.status is NodeStatus.READY for node in nodes),
+        "NodesTotal": sum(node.status is not NodeStatus.LEFT for node in nodes),
+        "Survives": max(0, voters_alive - (len(voters) // 2 + 1)),
+        "FaultTolerant": voters_alive - (len(voters) // 2 + 1) > 0,
+        "Jobs": sum(not job.is_stopped for job in view.jobs()),
+        "Running": counted[ClientStatus.RUNNING],
+        "Pending": counted[ClientStatus.PENDING] + _queued(view),
+        "Unknown": counted[ClientStatus.UNKNOWN],
+        "Problems": _problems(view)[:PROBLEMS_MAX],
+    }
+
+
+def _queued(view: View) -> int:
+    return sum(sum(item.queued.values()) for item in view.open_evaluations())
+
+
+def _problems(view: View) -> list[dict[str, str]]:
+    found = []
+    for node in view.nodes():
+        if node.status in {NodeStatus.DOWN, NodeStatus.DISCONNECTED}:
+            found.append({"Subject": node.name, "Problem": f"{node.status.value}: {node.status_description}"})
+    for evaluation in view.open_evaluations():
+        for group, failure in sorted(evaluation.failed_groups.items()):
+            found.append({"Subject": evaluation.job_id, "Problem": f"{group}: {summarize(failure)}"})
+        for group, sentence in sorted(evaluation.waiting.items()):
+            found.append({"Subject": evaluation.job_id, "Problem": f"{group}: {sentence}"})
+    return found
+
+
+def summarize(failure: PlacementFailure) -> str:
+    """One clause: the commonest reason that nodes were not taken, and how much was missing."""
+    units = {"cpu": "MHz", "memory": "MiB", "disk": "MiB"}
+    parts = [
+        f"{dimension} short by {failure.shortage.get(dimension, 0)} {units[dimension]} on {count} nodes"
+        if dimension in units
+        else f"{dimension} on {count} nodes"
+        for dimension, count in sorted(failure.dimension_exhausted.items())
+    ]
+    parts += [f"{reason} on {count} nodes" for reason, count in sorted(failure.constraint_filtered.items())]
+    return "; ".join(parts) or "no node is ready"

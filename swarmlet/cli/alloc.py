@@ -1,0 +1,236 @@
+"""`swarmlet alloc …` and `swarmlet logs`."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from swarmlet.api.client import Client
+from swarmlet.cli.connection import client, find_job, json_option, wide_option
+from swarmlet.cli.output import age, paint, say, say_json, short, table
+from swarmlet.errors import InvalidInput, NotFound, SwarmletError
+
+#: Logs followed at once by `swarmlet logs -f JOB`; each is a thread and a connection.
+FOLLOWED_MAX = 200
+_COLORS = ("green", "yellow", "red", "bold")
+
+
+@click.group()
+def alloc() -> None:
+    """Look at allocations and their logs; stop or restart them."""
+
+
+@alloc.command()
+@click.argument("identifier", metavar="ID", required=False)
+@json_option
+@wide_option
+@click.pass_context
+def status(ctx: click.Context, identifier: str | None, as_json: bool, wide: bool) -> int:
+    """List allocations, or show one: where it is and what its tasks have been through.
+
+    \b
+    Example:  swarmlet alloc status 8f3a12cd
+    """
+    api = client(ctx)
+    if not identifier:
+        found = api.get("/v1/allocations", {"namespace": "*"})
+        if as_json:
+            say_json(found)
+            return 0
+        table(
+            ["ID", "NAME", "NODE", "DESIRED", "STATUS", "CREATED"],
+            [
+                [
+                    short(item["ID"]),
+                    item["Name"],
+                    item["NodeName"],
+                    item["DesiredStatus"],
+                    item["ClientStatus"],
+                    age(item["CreateTime"], time.time_ns()),
+                ]
+                for item in found
+            ],
+            wide=wide,
+        )
+        return 0
+    item = api.get(f"/v1/allocation/{identifier}")
+    if as_json:
+        say_json(item)
+        return 0
+    _show(item)
+    return 0
+
+
+def _show(item: dict[str, Any]) -> None:
+    say(f"{paint(item['Name'], 'bold')}  {item['ID']}")
+    say(f"node       {item['NodeName']} ({short(item['NodeID'])})")
+    say(f"status     {item['ClientStatus']}  {item['ClientDescription']}".rstrip())
+    say(f"desired    {item['DesiredStatus']}  {item['DesiredDescription']}".rstrip())
+    say(f"version    {item['JobVersion']}")
+    if item["DeploymentStatus"]:
+        say(f"healthy    {'yes' if item['DeploymentStatus']['Healthy'] else 'no'}")
+    for port in item["AllocatedResources"]["Shared"]["Ports"]:
+        to = f" -> {port['To']}" if port["To"] else ""
+        say(f"port       {port['Label']} {port['Value']}{to}")
+    if item["PreviousAllocation"]:
+        say(f"replaces   {short(item['PreviousAllocation'])}")
+    if item["NextAllocation"]:
+        say(f"replaced by {short(item['NextAllocation'])}")
+    for name, state in item["TaskStates"].items():
+        code = "" if state["ExitCode"] is None else f"  exit code {state['ExitCode']}"
+        oom = "  killed: out of memory" if state["OOMKilled"] else ""
+        say()
+        say(f"task {paint(name, 'bold')}  {state['State']}  {state['Restarts']} restarts{code}{oom}")
+        now = time.time_ns()
+        for event in state["Events"]:
+            say(f"  {age(event['Time'], now):>10}  {event['Type']:<14} {event['DisplayMessage']}".rstrip())
+
+
+@alloc.command()
+@click.argument("identifier", metavar="ID")
+@click.argument("task", required=False)
+@click.option("-f", "--follow", is_flag=True, help="Go on as the task writes.")
+@click.option("--stderr", is_flag=True, help="Standard error instead of standard output.")
+@click.option("--tail", type=int, default=None, metavar="N", help="Only the last N lines.")
+@click.pass_context
+def logs(
+    ctx: click.Context, identifier: str, task: str | None, follow: bool, stderr: bool, tail: int | None
+) -> int:
+    """A task's log, wherever it runs.
+
+    \b
+    Example:  swarmlet alloc logs -f --tail 50 8f3a12cd
+    """
+    api = client(ctx)
+    for chunk in _open_log(api, identifier, task, follow=follow, stderr=stderr, tail=tail):
+        sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
+    return 0
+
+
+def _open_log(
+    api: Client, identifier: str, task: str | None, *, follow: bool, stderr: bool, tail: int | None
+) -> Iterator[bytes]:
+    query = {
+        "task": task or "",
+        "type": "stderr" if stderr else "stdout",
+        "follow": "true" if follow else "",
+        "tail": "" if tail is None else tail,
+    }
+    return api.stream(f"/v1/client/fs/logs/{identifier}", query)
+
+
+@alloc.command()
+@click.argument("identifier", metavar="ID")
+@json_option
+@click.pass_context
+def stop(ctx: click.Context, identifier: str, as_json: bool) -> int:
+    """Stop an allocation; a replacement is placed.
+
+    \b
+    Example:  swarmlet alloc stop 8f3a12cd
+    """
+    answered = client(ctx).put(f"/v1/allocation/{identifier}/stop")
+    if as_json:
+        say_json(answered)
+    else:
+        say(f"{identifier} stops; evaluation {short(answered['EvalID'])}")
+    return 0
+
+
+@alloc.command()
+@click.argument("identifier", metavar="ID")
+@click.argument("task", required=False)
+@json_option
+@click.pass_context
+def restart(ctx: click.Context, identifier: str, task: str | None, as_json: bool) -> int:
+    """Restart an allocation's tasks (or one) where they are.
+
+    \b
+    Example:  swarmlet alloc restart 8f3a12cd server
+    """
+    answered = client(ctx).put(f"/v1/client/allocation/{identifier}/restart", {"TaskName": task or ""})
+    if as_json:
+        say_json(answered)
+    else:
+        say(f"{identifier} restarts")
+    return 0
+
+
+@click.command(name="logs")
+@click.argument("name", metavar="JOB")
+@click.option("-f", "--follow", is_flag=True, help="Go on as the tasks write.")
+@click.option("--stderr", is_flag=True, help="Standard error instead of standard output.")
+@click.option("--tail", type=int, default=None, metavar="N", help="Only the last N lines of each.")
+@click.pass_context
+def job_logs(ctx: click.Context, name: str, follow: bool, stderr: bool, tail: int | None) -> int:
+    """The logs of all running tasks of a job, in one stream; each line begins with where it came from.
+
+    \b
+    Example:  swarmlet logs -f --tail 10 web
+    """
+    api = client(ctx)
+    try:
+        job = find_job(api, name)
+    except NotFound:
+        # An allocation's id is what people have in their clipboard.
+        return int(ctx.invoke(logs, identifier=name, task=None, follow=follow, stderr=stderr, tail=tail))
+    sources = []
+    for item in api.get(f"/v1/job/{job['ID']}/allocations"):
+        if item["ClientStatus"] == "running" or (not follow and item["DesiredStatus"] == "run"):
+            sources += [(item, task) for task in sorted(item["TaskStates"])]
+    if not sources:
+        say(f"{job['ID']} has no running tasks")
+        return 0
+    if len(sources) > FOLLOWED_MAX:
+        raise InvalidInput(
+            f"{len(sources)} tasks; at most {FOLLOWED_MAX} at once: use 'swarmlet alloc logs ID'"
+        )
+    lock = threading.Lock()
+    threads = []
+    for number, (item, task) in enumerate(sources):
+        label = f"{item['TaskGroup']}[{item['Name'].rpartition('[')[2]}" + (
+            f"/{task}" if len(item["TaskStates"]) > 1 else ""
+        )
+        prefix = paint(f"{label} {item['NodeName']}", _COLORS[number % len(_COLORS)])
+        arguments = (ctx, item["ID"], task, prefix, lock, follow, stderr, tail)
+        if follow:
+            threads.append(threading.Thread(target=_print_log, args=arguments, daemon=True))
+            threads[-1].start()
+        else:
+            _print_log(*arguments)
+    for thread in threads:
+        thread.join()
+    return 0
+
+
+def _print_log(
+    ctx: click.Context,
+    identifier: str,
+    task: str,
+    prefix: str,
+    lock: threading.Lock,
+    follow: bool,
+    stderr: bool,
+    tail: int | None,
+) -> None:
+    rest = b""
+    try:
+        for chunk in _open_log(client(ctx), identifier, task, follow=follow, stderr=stderr, tail=tail):
+            *lines, rest = (rest + chunk).split(b"\n")
+            with lock:
+                for line in lines:
+                    sys.stdout.buffer.write(prefix.encode() + b" | " + line + b"\n")
+                sys.stdout.buffer.flush()
+    except SwarmletError as error:
+        with lock:
+            sys.stderr.write(f"{prefix} | {error}\n")
+    if rest:
+        with lock:
+            sys.stdout.buffer.write(prefix.encode() + b" | " + rest + b"\n")
+            sys.stdout.buffer.flush()

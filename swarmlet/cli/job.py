@@ -1,0 +1,332 @@
+"""`swarmlet job …`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from swarmlet.cli.connection import client, find_job, json_option, wide_option
+from swarmlet.cli.output import age, paint, say, say_json, short, table, warn
+from swarmlet.cli.rollout import watch_rollout
+from swarmlet.errors import InvalidInput, InvalidJob
+
+if TYPE_CHECKING:
+    from swarmlet.jobspec.document import Parsed
+
+#: `-` reads the job from standard input.
+_FILE = click.argument("file", type=click.Path(dir_okay=False))
+_VARIABLES = click.option("--var", "variables", multiple=True, metavar="NAME=VALUE", help="Set a variable.")
+_VARIABLE_FILES = click.option(
+    "--var-file", "variable_files", multiple=True, metavar="FILE", help="Variables from a file."
+)
+
+JOB_BYTES_MAX = 1024 * 1024
+
+
+@click.group()
+def job() -> None:
+    """Run, validate, stop and look at jobs."""
+
+
+def read_job(file: str, variables: tuple[str, ...], variable_files: tuple[str, ...]) -> tuple[Parsed, str]:
+    """Parse a job file. Raises InvalidJob with the place of each problem."""
+    from swarmlet.jobspec.document import parse_job
+
+    text, folder = _read_text(file)
+    values = {}
+    for item in variables:
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise InvalidInput(f"--var {item}: expected NAME=VALUE")
+        values[name] = value
+    files = [(name, _read_text(name)[0]) for name in variable_files]
+    parsed = parse_job(
+        text,
+        filename=file,
+        variables=values,
+        variable_files=files,
+        environment=dict(os.environ),
+        read_file=lambda name: _read_beside(folder, name),
+    )
+    return parsed, text
+
+
+def _read_text(file: str) -> tuple[str, Path]:
+    if file == "-":
+        return sys.stdin.read(JOB_BYTES_MAX + 1), Path.cwd()
+    try:
+        with open(file, encoding="utf-8") as handle:
+            return handle.read(JOB_BYTES_MAX + 1), Path(file).resolve().parent
+    except OSError as error:
+        raise InvalidInput(f"{file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{file}: not UTF-8 text (byte {error.start})") from error
+
+
+def _read_beside(folder: Path, name: str) -> str:
+    """`file("…")` in a job file: relative to the job file, at most 1 MiB."""
+    path = (folder / name).expanduser()
+    with path.open(encoding="utf-8") as handle:
+        text = handle.read(JOB_BYTES_MAX + 1)
+    if len(text) > JOB_BYTES_MAX:
+        raise InvalidInput(f'file("{name}"): larger than {JOB_BYTES_MAX:_} B')
+    return text
+
+
+def show_problems(error: InvalidJob) -> None:
+    """Problems with their carets to standard error."""
+    render = getattr(error, "render", None)
+    sys.stderr.write((render() if render else "\n".join(error.problems)) + "\n")
+
+
+@job.command()
+@_FILE
+@_VARIABLES
+@_VARIABLE_FILES
+@click.option("--detach", "-d", is_flag=True, help="Submit, do not watch the rollout.")
+@click.option("--check-index", type=int, default=None, help="Refuse unless the job is at this modify index.")
+@json_option
+@click.pass_context
+def run(
+    ctx: click.Context,
+    file: str,
+    variables: tuple[str, ...],
+    variable_files: tuple[str, ...],
+    detach: bool,
+    check_index: int | None,
+    as_json: bool,
+) -> int:
+    """Submit a job file and watch it roll out. Ctrl-C stops watching, not the job.
+
+    Exit code 0: all healthy; 2: something could not be placed, or the rollout failed.
+
+    \b
+    Example:  swarmlet job run --var replicas=5 web.hcl
+    """
+    from swarmlet.jobspec.json_writing import job_to_json
+
+    try:
+        parsed, text = read_job(file, variables, variable_files)
+    except InvalidJob as error:
+        show_problems(error)
+        return 1
+    for warning in parsed.warnings:
+        warn(str(warning))
+    body: dict[str, Any] = {
+        "Job": job_to_json(parsed.job),
+        "Submission": {"Source": text, "Format": "hcl2"},
+    }
+    if check_index is not None:
+        body |= {"EnforceIndex": True, "JobModifyIndex": check_index}
+    api = client(ctx)
+    answered = api.put("/v1/jobs", body, {"namespace": parsed.job.namespace})
+    if detach:
+        if as_json:
+            say_json(answered)
+        else:
+            say(f"{parsed.job.id} submitted; evaluation {short(answered['EvalID'])}")
+        return 0
+    return watch_rollout(api, parsed.job.namespace, parsed.job.id, answered["EvalID"], as_json=as_json)
+
+
+@job.command()
+@_FILE
+@_VARIABLES
+@_VARIABLE_FILES
+@json_option
+def validate(file: str, variables: tuple[str, ...], variable_files: tuple[str, ...], as_json: bool) -> int:
+    """Check a job file without a cluster; lists warnings and where a default differs from Nomad's.
+
+    \b
+    Example:  swarmlet job validate web.hcl
+    """
+    from swarmlet.jobspec.validation import validate_job
+
+    try:
+        parsed, _ = read_job(file, variables, variable_files)
+        problems = validate_job(parsed.job)
+        if problems:
+            raise InvalidJob(problems)
+    except InvalidJob as error:
+        if as_json:
+            say_json({"Valid": False, "Errors": error.problems})
+        else:
+            show_problems(error)
+        return 1
+    if as_json:
+        say_json(
+            {
+                "Valid": True,
+                "Warnings": [str(warning) for warning in parsed.warnings],
+                "Differences": list(parsed.differences),
+            }
+        )
+        return 0
+    for warning in parsed.warnings:
+        warn(str(warning))
+    for difference in parsed.differences:
+        say(f"note: {difference}")
+    say(f"{file} is valid")
+    return 0
+
+
+@job.command()
+@click.argument("name")
+@click.option("--purge", is_flag=True, help="Forget the job once nothing of it runs.")
+@click.option("--detach", "-d", is_flag=True, help="Do not wait for its allocations to end.")
+@click.option("--namespace", default="", help="The job's namespace.")
+@json_option
+@click.pass_context
+def stop(ctx: click.Context, name: str, purge: bool, detach: bool, namespace: str, as_json: bool) -> int:
+    """Stop a job.
+
+    \b
+    Example:  swarmlet job stop --purge web
+    """
+    api = client(ctx)
+    if namespace:
+        api.namespace = namespace
+    found = find_job(api, name)
+    # Asked before the stop: a purged job is not listed any more.
+    answered = api.delete(f"/v1/job/{found['ID']}", {"purge": "true" if purge else ""})
+    deadline = time.monotonic() + 60
+    left = 0
+    while not detach and time.monotonic() < deadline:
+        allocations, index = api.get_indexed(f"/v1/job/{found['ID']}/allocations")
+        left = sum(item["ClientStatus"] in {"running", "pending", "unknown"} for item in allocations)
+        if not left:
+            break
+        api.get(f"/v1/job/{found['ID']}/allocations", {"index": index, "wait": "2s"})
+    if as_json:
+        say_json({**answered, "StillRunning": left})
+    elif left:
+        say(f"{found['ID']} stopped; {left} allocations have not ended yet")
+    else:
+        say(f"{found['ID']} stopped")
+    return 0
+
+
+@job.command()
+@click.argument("name", required=False)
+@click.option("--namespace", default="", help='The namespace; "*" for all.')
+@json_option
+@wide_option
+@click.pass_context
+def status(ctx: click.Context, name: str | None, namespace: str, as_json: bool, wide: bool) -> int:
+    """List jobs, or show one with its allocations.
+
+    \b
+    Example:  swarmlet job status web
+    """
+    api = client(ctx)
+    if namespace:
+        api.namespace = namespace
+    if not name:
+        jobs = api.get("/v1/jobs")
+        if as_json:
+            say_json(jobs)
+            return 0
+        if not jobs:
+            say("no jobs; run one:  swarmlet job run FILE")
+            return 0
+        table(
+            ["ID", "TYPE", "PRIORITY", "STATUS", "RUNNING", "SUBMITTED"],
+            [
+                [
+                    item["ID"],
+                    item["Type"],
+                    str(item["Priority"]),
+                    "stopped" if item["Stop"] else item["Status"],
+                    _running(item["JobSummary"]),
+                    age(item["SubmitTime"], time.time_ns()),
+                ]
+                for item in jobs
+            ],
+            wide=wide,
+        )
+        return 0
+    found = find_job(api, name)
+    allocations = api.get(f"/v1/job/{found['ID']}/allocations")
+    deployment = api.get(f"/v1/job/{found['ID']}/deployment")
+    if as_json:
+        say_json({"Job": found, "Allocations": allocations, "Deployment": deployment})
+        return 0
+    _show_job(found, allocations, deployment, wide=wide)
+    return 0
+
+
+def _running(summary: dict[str, Any]) -> str:
+    counts = summary["Summary"].values()
+    running = sum(group["Running"] for group in counts)
+    total = running + sum(group["Starting"] + group["Queued"] + group["Unknown"] for group in counts)
+    return f"{running}/{total}"
+
+
+def _show_job(
+    found: dict[str, Any], allocations: list[dict[str, Any]], deployment: dict[str, Any] | None, *, wide: bool
+) -> None:
+    state = "stopped" if found.get("Stop") else found["Status"]
+    say(
+        f"{paint(found['ID'], 'bold')} v{found['Version']}  {found['Type']}  {state}  "
+        f"submitted {age(found['SubmitTime'], time.time_ns())}"
+    )
+    if deployment:
+        for name, group in deployment["TaskGroups"].items():
+            say(
+                f"deployment {short(deployment['ID'])} (v{deployment['JobVersion']}) {deployment['Status']}: "
+                f"{name} {group['HealthyAllocs']}/{group['DesiredTotal']} healthy"
+            )
+    if not allocations:
+        return
+    say()
+    newest = sorted(
+        allocations, key=lambda item: (item["DesiredStatus"] != "run", item["Name"], -item["CreateIndex"])
+    )
+    table(
+        ["ID", "NAME", "NODE", "VERSION", "DESIRED", "STATUS", "CREATED"],
+        [
+            [
+                short(item["ID"]),
+                item["Name"].partition(".")[2],
+                item["NodeName"] or short(item["NodeID"]),
+                str(item["JobVersion"]),
+                item["DesiredStatus"],
+                item["ClientStatus"],
+                age(item["CreateTime"], time.time_ns()),
+            ]
+            for item in newest
+        ],
+        wide=wide,
+    )
+
+
+@job.command()
+@click.argument("name")
+@click.option("--hcl", is_flag=True, help="The text that it was submitted as.")
+@click.option("--version", "job_version", type=int, default=None, help="A kept version.")
+@click.pass_context
+def inspect(ctx: click.Context, name: str, hcl: bool, job_version: int | None) -> int:
+    """Show a job's definition in JSON.
+
+    \b
+    Example:  swarmlet job inspect --hcl web
+    """
+    api = client(ctx)
+    found = find_job(api, name)
+    if hcl:
+        say(api.get(f"/v1/job/{found['ID']}/submission", {"version": job_version})["Source"].rstrip("\n"))
+        return 0
+    if job_version is not None:
+        versions = api.get(f"/v1/job/{found['ID']}/versions")["Versions"]
+        matching = [item for item in versions if item["Version"] == job_version]
+        if not matching:
+            kept = ", ".join(str(item["Version"]) for item in versions)
+            raise InvalidInput(f"version {job_version} of {found['ID']} is not kept; kept are {kept}")
+        found = matching[0]
+    say_json(found)
+    return 0

@@ -1,0 +1,192 @@
+"""`swarmlet node …`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from swarmlet.api.client import Client
+from swarmlet.cli.connection import client, json_option, wide_option
+from swarmlet.cli.output import age, mib, paint, say, say_json, say_now, short, table
+from swarmlet.errors import InvalidInput
+
+
+@click.group()
+def node() -> None:
+    """Look at nodes; drain them, and decide whether they take work."""
+
+
+@node.command()
+@click.argument("name", required=False)
+@json_option
+@wide_option
+@click.pass_context
+def status(ctx: click.Context, name: str | None, as_json: bool, wide: bool) -> int:
+    """List nodes, or show one with its allocations.
+
+    \b
+    Example:  swarmlet node status n2
+    """
+    api = client(ctx)
+    if not name:
+        nodes = api.get("/v1/nodes")
+        if as_json:
+            say_json(nodes)
+            return 0
+        table(
+            ["ID", "NAME", "DATACENTER", "ADDRESS", "STATUS", "WORK"],
+            [
+                [
+                    short(item["ID"]),
+                    item["Name"],
+                    item["Datacenter"],
+                    item["MeshAddress"],
+                    item["Status"],
+                    "draining" if item["Drain"] else item["SchedulingEligibility"],
+                ]
+                for item in nodes
+            ],
+            wide=wide,
+        )
+        return 0
+    found = api.get(f"/v1/node/{name}")
+    allocations = api.get(f"/v1/node/{found['ID']}/allocations", {"namespace": "*"})
+    if as_json:
+        say_json({"Node": found, "Allocations": allocations})
+        return 0
+    _show(found, allocations, wide=wide)
+    return 0
+
+
+def _show(found: dict[str, Any], allocations: list[dict[str, Any]], *, wide: bool) -> None:
+    say(f"{paint(found['Name'], 'bold')}  {found['ID']}")
+    since = age(found["StatusUpdatedAt"] * 1_000_000_000, time.time_ns())
+    say(f"status    {found['Status']}  {found['StatusDescription']}  {since}".rstrip())
+    work = "draining" if found["Drain"] else found["SchedulingEligibility"]
+    say(f"work      {work}")
+    say(f"address   {found['MeshAddress']}")
+    for name, driver in found["Drivers"].items():
+        state = "healthy" if driver["Healthy"] else f"not available: {driver['HealthDescription']}"
+        say(f"driver    {name}  {state}")
+    all_, kept = found["NodeResources"], found["ReservedResources"]
+    memory = all_["Memory"]["MemoryMB"] - kept["Memory"]["MemoryMB"]
+    cpu = all_["Cpu"]["CpuShares"] - kept["Cpu"]["CpuShares"]
+    say(f"for work  {cpu} MHz, {mib(memory)}, disk {mib(all_['Disk']['DiskMB'] - kept['Disk']['DiskMB'])}")
+    for name, volume in found["HostVolumes"].items():
+        say(f"volume    {name}  {volume['Path']}{'  read-only' if volume['ReadOnly'] else ''}")
+    for event in found["Events"][-5:]:
+        say(f"event     {event['Timestamp'][:19]}  {event['Message']}")
+    running = [item for item in allocations if item["ClientStatus"] in {"running", "pending", "unknown"}]
+    if running:
+        say()
+        table(
+            ["ID", "NAME", "DESIRED", "STATUS", "CREATED"],
+            [
+                [
+                    short(item["ID"]),
+                    item["Name"],
+                    item["DesiredStatus"],
+                    item["ClientStatus"],
+                    age(item["CreateTime"], time.time_ns()),
+                ]
+                for item in running
+            ],
+            wide=wide,
+        )
+
+
+@node.command()
+@click.argument("name")
+@click.option("--disable", is_flag=True, help="End the drain.")
+@click.option(
+    "--deadline", default="1h", metavar="TIME", help='After this the rest is stopped; "0" for none.'
+)
+@click.option("--force", is_flag=True, help="Stop everything now.")
+@click.option("--keep-ineligible", is_flag=True, help="With --disable: do not take work again.")
+@click.option("--detach", "-d", is_flag=True, help="Do not wait for the end of the drain.")
+@json_option
+@click.pass_context
+def drain(
+    ctx: click.Context,
+    name: str,
+    disable: bool,
+    deadline: str,
+    force: bool,
+    keep_ineligible: bool,
+    detach: bool,
+    as_json: bool,
+) -> int:
+    """Move a node's work elsewhere, one allocation of a group at a time, replacements first.
+
+    \b
+    Example:  swarmlet node drain --deadline 30m n2
+    """
+    from swarmlet.cli.duration import nanoseconds
+
+    api = client(ctx)
+    found = api.get(f"/v1/node/{name}")
+    if disable:
+        body: dict[str, Any] = {"DrainSpec": None, "MarkEligible": not keep_ineligible}
+    else:
+        amount = -1 if force else nanoseconds(deadline)
+        body = {"DrainSpec": {"Deadline": amount, "IgnoreSystemJobs": False}}
+    answered = api.put(f"/v1/node/{found['ID']}/drain", body)
+    if as_json:
+        say_json(answered)
+        return 0
+    if disable:
+        say(f"{found['Name']} is not draining any more")
+        return 0
+    if detach:
+        say(f"{found['Name']} drains")
+        return 0
+    return _watch_drain(api, found)
+
+
+def _watch_drain(api: Client, found: dict[str, Any]) -> int:
+    started = time.monotonic()
+    shown = -1
+    try:
+        while True:
+            now = api.get(f"/v1/node/{found['ID']}")
+            allocations, index = api.get_indexed(f"/v1/node/{found['ID']}/allocations", {"namespace": "*"})
+            left = sum(item["ClientStatus"] in {"running", "pending"} for item in allocations)
+            if left != shown:
+                say_now(
+                    f"{found['Name']} drains: {left} allocations left · {time.monotonic() - started:.0f} s"
+                )
+                shown = left
+            if not now["Drain"]:
+                say(f"{found['Name']} is drained")
+                return 0
+            api.get(f"/v1/node/{found['ID']}/allocations", {"namespace": "*", "index": index, "wait": "2s"})
+    except KeyboardInterrupt:
+        say_now("detached; the drain goes on")
+        return 0
+
+
+@node.command()
+@click.argument("name")
+@click.option("--enable", is_flag=True, help="Take new work.")
+@click.option("--disable", is_flag=True, help="Take no new work; what runs stays.")
+@json_option
+@click.pass_context
+def eligibility(ctx: click.Context, name: str, enable: bool, disable: bool, as_json: bool) -> int:
+    """Decide whether a node takes new work.
+
+    \b
+    Example:  swarmlet node eligibility --disable n2
+    """
+    if enable == disable:
+        raise InvalidInput("give either --enable or --disable")
+    api = client(ctx)
+    found = api.get(f"/v1/node/{name}")
+    wanted = "eligible" if enable else "ineligible"
+    answered = api.put(f"/v1/node/{found['ID']}/eligibility", {"Eligibility": wanted})
+    if as_json:
+        say_json(answered)
+    else:
+        say(f"{found['Name']} is {wanted}")
+    return 0

@@ -1,0 +1,191 @@
+"""Watching a job version roll out: one line that changes on a terminal, a line per change elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from swarmlet.api.client import Client
+from swarmlet.cli.explanation import failure_lines
+from swarmlet.cli.output import is_terminal, paint, say_json, say_now, short
+
+#: A rollout without a deployment (batch, or nothing to place) is over when nothing is pending.
+WAIT_SECONDS = "5s"
+#: Seconds between repaints of the terminal's line.
+REPAINT_SECONDS = 0.5
+EXIT_FAILED = 2
+
+
+class _Line:
+    """One line that is overwritten on a terminal; elsewhere only what changed is printed."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._last = ""
+        self._is_open = False
+
+    def show(self, text: str, changing: str = "") -> None:
+        if self._quiet:
+            return
+        if is_terminal():
+            sys.stdout.write(f"\r\x1b[K{text}{changing}")
+            sys.stdout.flush()
+            self._is_open = True
+        elif text != self._last:
+            say_now(text + changing)
+        self._last = text
+
+    def note(self, text: str) -> None:
+        if self._quiet:
+            return
+        if self._is_open:
+            sys.stdout.write("\r\x1b[K")
+        say_now(text)
+        self._last = ""
+
+    def close(self) -> None:
+        if self._is_open:
+            sys.stdout.write("\n")
+            self._is_open = False
+
+
+def watch_rollout(
+    api: Client, namespace: str, job_id: str, evaluation_id: str, *, as_json: bool = False
+) -> int:
+    """Watch until the new version is healthy (0), cannot be placed or fails (2). Ctrl-C detaches (0)."""
+    line = _Line(as_json)
+    api.namespace = namespace
+    started = time.monotonic()
+    try:
+        outcome = _watch(api, job_id, evaluation_id, line, started)
+    except KeyboardInterrupt:
+        line.close()
+        say_now(f"detached; {job_id} goes on. See: swarmlet job status {job_id}")
+        return 0
+    line.close()
+    if as_json:
+        say_json(outcome)
+    return 0 if outcome["Healthy"] else EXIT_FAILED
+
+
+def _watch(api: Client, job_id: str, evaluation_id: str, line: _Line, started: float) -> dict[str, Any]:
+    index = 0
+    shown_failures: set[str] = set()
+    while True:
+        seen = _look(api, job_id, evaluation_id)
+        seconds = time.monotonic() - started
+        text = _summary(seen)
+        line.show(text, f" · {seconds:.0f} s")
+        for group, failure in seen["Failures"].items():
+            if group not in shown_failures:
+                shown_failures.add(group)
+                for sentence in failure_lines(job_id, group, failure):
+                    line.note(sentence)
+        end = _end(seen)
+        if end is not None:
+            line.show(f"{text}{end[1]}", f" · {seconds:.1f} s")
+            return {
+                "Healthy": end[0],
+                "Seconds": round(seconds, 3),
+                "JobID": job_id,
+                "Version": seen["Version"],
+                "Deployment": seen["Deployment"],
+                "Failures": seen["Failures"],
+            }
+        wait = f"{REPAINT_SECONDS}s" if is_terminal() else WAIT_SECONDS
+        _, index = api.get_indexed(
+            f"/v1/job/{job_id}/allocations", {"index": max(index, 1), "wait": wait}, timeout=60.0
+        )
+
+
+def _look(api: Client, job_id: str, evaluation_id: str) -> dict[str, Any]:
+    job = api.get(f"/v1/job/{job_id}")
+    evaluation = api.get(f"/v1/evaluation/{evaluation_id}") if evaluation_id else None
+    deployment = api.get(f"/v1/job/{job_id}/deployment")
+    if deployment and deployment["JobVersion"] != job["Version"]:
+        deployment = None
+    allocations = [
+        item
+        for item in api.get(f"/v1/job/{job_id}/allocations")
+        if item["JobVersion"] == job["Version"] and item["DesiredStatus"] == "run"
+    ]
+    evaluations = api.get(f"/v1/job/{job_id}/evaluations")
+    failures: dict[str, Any] = {}
+    for item in evaluations:
+        if item["Status"] in {"pending", "blocked"} or item["ID"] == evaluation_id:
+            for group, failure in (item["FailedTGAllocs"] or {}).items():
+                failures.setdefault(group, failure)
+    blocked = any(item["Status"] == "blocked" for item in evaluations)
+    return {
+        "Job": job,
+        "Version": job["Version"],
+        "Evaluation": evaluation,
+        "IsOpen": any(item["Status"] == "pending" for item in evaluations),
+        "IsBlocked": blocked,
+        "Deployment": deployment,
+        "Allocations": allocations,
+        "Failures": failures if blocked else {},
+    }
+
+
+def _summary(seen: dict[str, Any]) -> str:
+    job = seen["Job"]
+    wanted = 0 if job.get("Stop") else sum(group["Count"] for group in job["TaskGroups"])
+    running = sum(item["ClientStatus"] in {"running", "complete"} for item in seen["Allocations"])
+    parts = [f"{paint(job['ID'], 'bold')} v{seen['Version']}"]
+    deployment = seen["Deployment"]
+    if deployment:
+        healthy = sum(group["HealthyAllocs"] for group in deployment["TaskGroups"].values())
+        parts.append(f"{healthy}/{wanted} healthy")
+        if running < wanted:
+            parts.append(f"{running} running")
+    else:
+        parts.append(f"{running}/{wanted} running")
+    for item in seen["Allocations"]:
+        if item["ClientStatus"] == "pending":
+            doing = _doing(item)
+            if doing:
+                parts.append(f"{item['NodeName']} {doing}")
+                break
+        if item["ClientStatus"] == "failed":
+            parts.append(f"{short(item['ID'])} failed on {item['NodeName']}: {_doing(item)}")
+            break
+    return " · ".join(parts)
+
+
+def _doing(allocation: dict[str, Any]) -> str:
+    for state in allocation["TaskStates"].values():
+        if state["Events"]:
+            event = state["Events"][-1]
+            return str(event["DisplayMessage"] or event["Type"].lower())
+    return str(allocation["ClientDescription"] or "")
+
+
+def _end(seen: dict[str, Any]) -> tuple[bool, str] | None:
+    """(healthy, what to add to the line) once there is nothing more to wait for."""
+    deployment = seen["Deployment"]
+    if seen["Job"].get("Stop"):
+        return False, " · stopped by somebody else"
+    if seen["IsBlocked"] and not seen["IsOpen"]:
+        placed_pending = any(item["ClientStatus"] == "pending" for item in seen["Allocations"])
+        if not placed_pending:
+            return False, " · waits for capacity"
+    if deployment:
+        if deployment["Status"] == "successful":
+            return True, ""
+        if deployment["Status"] in {"failed", "cancelled"}:
+            return False, f" · {deployment['StatusDescription']}"
+        return None
+    evaluation = seen["Evaluation"]
+    if evaluation and evaluation["Status"] not in {"complete", "failed", "canceled"}:
+        return None
+    if seen["IsOpen"]:
+        return None
+    wanted = sum(group["Count"] for group in seen["Job"]["TaskGroups"])
+    running = sum(item["ClientStatus"] in {"running", "complete"} for item in seen["Allocations"])
+    if running >= wanted:
+        return True, ""
+    if any(item["ClientStatus"] == "failed" for item in seen["Allocations"]):
+        return None if any(item["ClientStatus"] == "pending" for item in seen["Allocations"]) else (False, "")
+    return None

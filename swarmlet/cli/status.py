@@ -1,0 +1,112 @@
+"""`swarmlet status`, `explain`, `version`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from swarmlet import VERSION
+from swarmlet.cli.connection import client, find_job, json_option
+from swarmlet.cli.explanation import failure_lines, refusal_text
+from swarmlet.cli.output import paint, say, say_json, short, span
+
+
+@click.command()
+@json_option
+@click.pass_context
+def status(ctx: click.Context, as_json: bool) -> int:
+    """The cluster in one look. Exit code 0 when all is well, 1 when something needs you.
+
+    \b
+    Example:  swarmlet status --json
+    """
+    seen = client(ctx).get("/v1/swarmlet/status")
+    if as_json:
+        say_json(seen)
+        return 0 if _is_well(seen) else 1
+    tolerance = f"survives the loss of {seen['Survives']}" if seen["FaultTolerant"] else "NOT FAULT TOLERANT"
+    parts = [f"{seen['NodesReady']}/{seen['NodesTotal']} nodes, {tolerance}"]
+    parts.append(f"{seen['Jobs']} jobs")
+    parts.append(f"{seen['Running']} running, {seen['Pending']} pending")
+    if seen["Unknown"]:
+        parts.append(f"{seen['Unknown']} unknown")
+    say(" · ".join(parts))
+    if not seen["Current"]:
+        say(paint("! no leader reached: this is what this node knew last; nothing can be changed now", "red"))
+    for node in seen["Nodes"]:
+        marks = [mark for mark, is_set in (("leader", node["Leader"]), ("voter", node["Voter"])) if is_set]
+        if node["Drain"]:
+            marks.append("draining")
+        if node["Eligibility"] != "eligible":
+            marks.append("ineligible")
+        say(f"  {node['Name']}  {node['Status']}  {node['Address']}  {' '.join(marks)}".rstrip())
+    for problem in seen["Problems"]:
+        say(paint(f"! {problem['Subject']}: {problem['Problem']}", "yellow"))
+    return 0 if _is_well(seen) else 1
+
+
+def _is_well(seen: dict[str, Any]) -> bool:
+    return bool(seen["Current"]) and not seen["Problems"]
+
+
+@click.command()
+@click.argument("name")
+@json_option
+@click.pass_context
+def explain(ctx: click.Context, name: str, as_json: bool) -> int:
+    """Why a job is as it is: where its allocations are, what waits and for what.
+
+    \b
+    Example:  swarmlet explain web
+    """
+    api = client(ctx)
+    job = find_job(api, name)
+    seen = api.get(f"/v1/job/{job['ID']}/explain")
+    if as_json:
+        say_json(seen)
+        return 0
+    state = "stopped" if seen["Stop"] else seen["Status"]
+    say(f"{paint(seen['ID'], 'bold')} v{seen['Version']}  {state}")
+    for group, facts in seen["Groups"].items():
+        say(f"{group}: {len(facts['Allocations'])} of {facts['Count']}")
+        for item in facts["Allocations"]:
+            _say_allocation(group, item)
+        for item in facts["Ended"]:
+            reason = item["DesiredDescription"] or item["ClientDescription"]
+            last = f" ({item['Events'][-1]})" if item["Events"] else ""
+            say(f"  ended {short(item['ID'])} on {item['NodeName']}: {item['ClientStatus']}  {reason}{last}")
+    for group, facts in seen["Waiting"].items():
+        if "Waiting" in facts:
+            say(f"{group} waits: {facts['Waiting']}")
+        failure = facts.get("Failure")
+        if failure:
+            for line in failure_lines(seen["ID"], group, failure):
+                say(line)
+            if failure["Refusals"]:
+                say(f"{seen['ID']}.{group} pending: {refusal_text(failure)}")
+    for item in seen["Delayed"]:
+        left = max(0, item["UntilNs"] - time.time_ns())
+        say(f"evaluation {short(item['EvalID'])} in {span(left)}: {item['Reason']}")
+    return 0
+
+
+def _say_allocation(group: str, item: dict[str, Any]) -> None:
+    node = item["NodeName"] or short(item["NodeID"])
+    note = f" ({item['NodeStatus']})" if item["NodeStatus"] not in {"ready", ""} else ""
+    reason = item["ClientDescription"] or (item["Events"][-1] if item["Events"] else "")
+    say(
+        f"  {item['Name'].partition('.')[2]} {short(item['ID'])} on {node}{note}: {item['ClientStatus']}  {reason}".rstrip()
+    )
+
+
+@click.command()
+@json_option
+def version(as_json: bool) -> int:
+    """This program's version."""
+    if as_json:
+        say_json({"Version": VERSION})
+    else:
+        say(f"swarmlet {VERSION}")
+    return 0

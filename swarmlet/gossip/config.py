@@ -1,0 +1,37 @@
+"""What can be set about gossip. Times in seconds; the defaults aim at 3 to 30 nodes on one network."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class GossipConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Defaults as in the design: a host without power is known to be dead by all in about 2.5 s."""
+
+    cluster_id: str
+    #: One member is probed per interval (SWIM section 3.1).
+    probe_interval: float = 0.5
+    #: A ping is unanswered after max(this, 4 x round trip).
+    ping_timeout_min: float = 0.2
+    indirect_probes: int = 3
+    #: A stream ping waits this long for a connection and an answer.
+    stream_timeout: float = 1.0
+    gossip_interval: float = 0.2
+    gossip_fanout: int = 3
+    #: Suspicion of a silent host lasts at least this long, and up to `suspicion_factor_max` times as long (Lifeguard).
+    suspicion_min: float = 1.6
+    suspicion_factor_max: float = 6.0
+    #: Independent confirmations that bring a suspicion down to its minimum, where as many members could confirm.
+    confirmations: int = 3
+    #: While suspected, the suspect is pinged at this interval by each of its witnesses.
+    verify_interval: float = 0.25
+    #: About this many members verify a suspicion by themselves; in smaller clusters, all.
+    witnesses: int = 8
+    #: A member whose host answers while its agent does not is waited for this long.
+    agent_restart_grace: float = 30.0
+    sync_interval: float = 15.0
+    #: One dead member is pinged per interval, so that healed partitions join again.
+    dead_ping_interval: float = 1.0
+    #: The dead and those who left are forgotten after this time.
+    reap_after: float = 24 * 3600.0
+    retransmit_factor: int = 4

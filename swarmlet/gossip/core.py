@@ -1,0 +1,876 @@
+"""SWIM membership with Lifeguard, as a pure core: bytes and time in, effects out.
+
+Sources: SWIM (Das, Gupta, Motivala, DSN 2002), Lifeguard (Dadgar, Phillips, Currey, arXiv 1707.00788), and what
+memberlist, serf and foca learned in production. Ours beyond them: every member that hears a suspicion verifies it
+by itself over datagrams and a stream, so that silence is confirmed within a second and a half; and a host whose
+kernel answers two members is told apart from a silent one (design, "What counts as dead").
+
+All times are seconds on one monotonic clock. The shell's loop: feed, `drain()`, perform, arm a timer for `deadline`.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+
+from swarmlet.errors import InvalidInput, WireError
+from swarmlet.gossip.awareness import Awareness
+from swarmlet.gossip.config import GossipConfig
+from swarmlet.gossip.effect import (
+    Address,
+    Effect,
+    EventKind,
+    Member,
+    MemberEvent,
+    MemberState,
+    StreamAnswer,
+    StreamPing,
+    Sync,
+)
+from swarmlet.gossip.keyring import Keyring, Sealer
+from swarmlet.gossip.outbox import REACHABLE, Outbox
+from swarmlet.gossip.packet import (
+    INCARNATION_MAX,
+    METADATA_BYTES_MAX,
+    PACKET_VERSION,
+    SYNC_MEMBERS_MAX,
+    Ack,
+    Evidence,
+    Nack,
+    Packet,
+    Ping,
+    PingRequest,
+    SyncBody,
+    Update,
+    decode_packet,
+    decode_sync,
+    encode_sync,
+    encode_update,
+)
+from swarmlet.gossip.probe import RELAYS_MAX, Pings, Probe, Purpose, Relay
+from swarmlet.gossip.suspicion import Suspicion
+from swarmlet.gossip.view import Claim, Content, Record, View, claim_of, merge
+from swarmlet.ids import NodeId
+
+#: A timer later than this was not late by chance: the process stood still, and nobody else is to blame for it.
+PAUSE_SECONDS = 1.0
+#: Loop lag from which local health suffers.
+LAG_SECONDS = 0.25
+#: A member that answered this recently is not declared dead on somebody's word.
+FRESH_SECONDS = 2.0
+#: Nobody is asked to believe that a member was accused in an incarnation this far ahead of its own.
+INCARNATION_JUMP_MAX = 1_000_000
+#: Suspects verified at a time; more at once is a partition, and round robin suffices.
+WITNESSED_MAX = 16
+#: Repeated stream pings to one suspect are this far apart: each may fill a stalled agent's accept queue.
+STREAM_AGAIN_SECONDS = 2.0
+#: A leaving member tells this many others directly.
+LEAVE_FANOUT = 16
+#: Members to exchange state with as soon as possible, kept at a time.
+SYNC_WANTED_MAX = 16
+#: Failures in a row of one path, while another path works, that are worth a warning.
+PATH_FAILURES_WARN = 3
+#: Slower answers are those of a member that stood still, and say nothing about the network.
+ROUND_TRIP_MAX = 1.0
+_JOIN_RETRY_SECONDS = 1.0
+_JOIN_RETRY_SECONDS_MAX = 10.0
+#: Above this size the state is exchanged less often (memberlist: every doubling adds one interval).
+_SYNC_SCALE_FROM = 32
+_REAP_INTERVAL = 60.0
+
+_GONE = (MemberState.DEAD, MemberState.LEFT)
+
+
+class Swim:
+    """One member. Feed it; `drain()` after every feed."""
+
+    def __init__(
+        self,
+        me: Member,
+        config: GossipConfig,
+        keyring: Keyring,
+        rng: random.Random,
+        now: float,
+        random_bytes: Callable[[int], bytes] | None = None,
+    ) -> None:
+        """`me`: id, name, address, incarnation (0 if unknown), metadata. `random_bytes` makes nonces: outside
+        simulations it must be the system's generator; by default it is `rng`'s.
+        """
+        self.config = config
+        self.keyring = keyring
+        self.me = me.id
+        self.awareness = Awareness()
+        self.packets_refused = 0
+        self._rng = rng
+        self._view = View(rng)
+        sealer = Sealer(keyring, config.cluster_id, random_bytes or rng.randbytes)
+        self._sealer = sealer
+        self._outbox = Outbox(me.id, config, sealer, self._view)
+        self._pings = Pings()
+        #: Stream pings under way: target and start.
+        self._streams: dict[int, tuple[NodeId, float]] = {}
+        self._stream_number = 0
+        self._probe: Probe | None = None
+        self._relays: dict[int, Relay] = {}
+        self._suspicions: dict[NodeId, Suspicion] = {}
+        self._seeds: list[Address] = []
+        self._join_wait = _JOIN_RETRY_SECONDS
+        self._next_join = math.inf
+        self._sync_wanted: list[NodeId] = []
+        self._is_leaving = False
+        self._restarting = 0.0
+        self._next_probe = now + rng.random() * config.probe_interval
+        self._next_sync = now + rng.random() * config.sync_interval
+        self._next_dead_ping = now + config.dead_ping_interval
+        self._next_reap = now + _REAP_INTERVAL
+        self._dead_position = 0
+        content = Content(me.incarnation + 1, me.name, me.address[0], me.address[1], me.metadata)
+        self._view.add(Record(me.id, Claim(me.incarnation, MemberState.ALIVE, content), now))
+        self._outbox.queue(self._statement(self._own(), now))
+
+    # What the shell reads
+
+    @property
+    def deadline(self) -> float:
+        """When `on_timer` has something to do, in seconds on the core's clock."""
+        times = [
+            self._next_probe,
+            self._outbox.next_gossip,
+            self._next_sync,
+            self._next_dead_ping,
+            self._next_reap,
+        ]
+        times.append(self._next_join)
+        if self._probe is not None:
+            times.append(self._probe.ends_at if self._probe.timeout_at is None else self._probe.timeout_at)
+        times.extend(relay.nack_at for relay in self._relays.values())
+        for node, suspicion in self._suspicions.items():
+            times.append(self._dead_at(node, suspicion))
+            if suspicion.is_witness:
+                times.append(suspicion.next_ping)
+        return min(times)
+
+    def drain(self) -> list[Effect]:
+        """What is to be done, in order. Each effect is handed out once."""
+        return self._outbox.drain()
+
+    def members(self) -> list[Member]:
+        """All members known, this one included, in order of arrival."""
+        return [record.member() for record in self._view]
+
+    def member(self, node: NodeId) -> Member | None:
+        """One member, or None."""
+        record = self._view.get(node)
+        return record.member() if record else None
+
+    @property
+    def has_left(self) -> bool:
+        """After `leave`: whether the news has been sent as often as it will be."""
+        return self._is_leaving and not self._outbox.is_spreading(self.me)
+
+    # What the shell feeds
+
+    def join(self, now: float, seeds: list[Address]) -> None:
+        """Exchange state with these addresses, again until somebody answers."""
+        self._advance(now)
+        self._seeds = list(seeds)
+        self._next_join = now if seeds else math.inf
+
+    def leave(self, now: float) -> None:
+        """Say goodbye. The core goes on spreading it until `has_left`; it refutes nothing any more."""
+        self._advance(now)
+        self._is_leaving = True
+        me = self._own()
+        update = Update(id=self.me, state=MemberState.LEFT, incarnation=me.claim.incarnation, accuser=self.me)
+        self._view.set_claim(me, Claim(me.claim.incarnation, MemberState.LEFT, me.claim.content))
+        me.since = now
+        self._outbox.broadcast(now, update)
+        for record in self._view.pick(LEAVE_FANOUT, REACHABLE, self.me):
+            self._outbox.send(record.address, (), (encode_update(update),))
+
+    def announce_restart(self, now: float, seconds: float) -> None:
+        """Ask the others not to suspect this member for `seconds`: it stops and comes back."""
+        self._advance(now)
+        self._restarting = now + seconds
+        self._restate(now, self._own().claim.content, self._own().claim.incarnation)
+        for record in self._view.pick(LEAVE_FANOUT, REACHABLE, self.me):
+            self._outbox.send(record.address, ())
+
+    def set_metadata(self, now: float, metadata: bytes) -> None:
+        """Change this member's metadata. Raises InvalidInput beyond 512 B."""
+        self._advance(now)
+        if len(metadata) > METADATA_BYTES_MAX:
+            raise InvalidInput(f"metadata of {len(metadata)} B exceeds {METADATA_BYTES_MAX} B")
+        own = self._own().claim
+        content = Content(0, own.content.name, own.content.host, own.content.port, metadata)
+        if metadata != own.content.metadata:
+            self._restate(now, content, own.incarnation)
+
+    def on_lag(self, now: float, seconds: float) -> None:
+        """The event loop was late by `seconds`: this member is the slow one."""
+        self._advance(now)
+        if seconds >= LAG_SECONDS:
+            self.awareness.worse(1 if seconds < PAUSE_SECONDS else 2)
+
+    def keyring_install(self, key: bytes) -> None:
+        """Accept another key. Raises InvalidInput, Conflict."""
+        self.keyring.install(key)
+
+    def keyring_use(self, key: bytes) -> None:
+        """Seal with another installed key. Raises NotFound."""
+        self.keyring.use(key)
+
+    def keyring_remove(self, key: bytes) -> None:
+        """Accept a key no longer. Raises Conflict for the one in use."""
+        self.keyring.remove(key)
+
+    def on_packet(self, now: float, data: bytes, source: Address) -> None:
+        """A datagram arrived. What is not ours is counted in `packets_refused` and dropped."""
+        self._advance(now)
+        try:
+            packet = decode_packet(self._sealer.open(data))
+        except WireError:
+            self.packets_refused += 1
+            return
+        if packet.sender == self.me:
+            return
+        for update in packet.updates:
+            self._on_update(now, update, synced=False)
+        self._on_messages(now, packet, source)
+
+    def on_stream_result(self, now: float, probe: int, answer: StreamAnswer) -> None:
+        """What became of the `StreamPing` with this number."""
+        self._advance(now)
+        asked = self._streams.pop(probe, None)
+        record = self._view.get(asked[0]) if asked is not None else None
+        if record is None or record.state in _GONE:
+            return
+        if answer is StreamAnswer.ACK:
+            self._heard_by_stream(now, record)
+            return
+        evidence = Evidence.SILENT if answer is StreamAnswer.SILENT else Evidence.HOST_ANSWERS
+        if self._probe is not None and self._probe.target == record.id and not self._probe.acked:
+            self._probe.evidence = evidence
+        suspicion = self._suspicions.get(record.id)
+        if suspicion is not None and suspicion.heard_at < suspicion.stream_started:
+            self._accuse(now, record, evidence)
+
+    def sync_digest(self, now: float) -> bytes:
+        """All that this member knows, for a state exchange."""
+        self._advance(now)
+        updates = [self._statement(record, now) for record in self._view]
+        return encode_sync(
+            SyncBody(
+                version=PACKET_VERSION,
+                cluster_id=self.config.cluster_id,
+                sender=self.me,
+                updates=tuple(updates[:SYNC_MEMBERS_MAX]),
+            )
+        )
+
+    def on_sync(self, now: float, data: bytes, source: Address) -> bytes:
+        """Another member's state; the answer is this one's. Raises WireError for another cluster's or garbage."""
+        self._advance(now)
+        self._merge_sync(now, decode_sync(data, self.config.cluster_id))
+        return self.sync_digest(now)
+
+    def on_sync_reply(self, now: float, data: bytes) -> None:
+        """The answer to a `Sync`. Raises WireError for another cluster's or garbage."""
+        self._advance(now)
+        body = decode_sync(data, self.config.cluster_id)
+        record = self._view.get(NodeId(body.sender))
+        if record is not None:
+            record.stream_failures = 0
+        self._merge_sync(now, body)
+
+    def on_sync_failed(self, now: float, target: NodeId) -> None:
+        """A `Sync` with `target` got no answer."""
+        self._advance(now)
+        record = self._view.get(target)
+        if record is None or record.state is not MemberState.ALIVE:
+            return
+        record.stream_failures += 1
+        if (
+            record.stream_failures == PATH_FAILURES_WARN
+            and now - record.last_heard < self.config.sync_interval
+        ):
+            self._event(EventKind.PATH_WARNING, record, "answers datagrams (UDP) but no streams (TCP)")
+
+    def on_timer(self, now: float) -> None:
+        """Do what is due. Harmless when nothing is."""
+        self._advance(now)
+        self._step_probe(now)
+        for number, relay in list(self._relays.items()):
+            if relay.nack_at <= now:
+                del self._relays[number]
+                self._outbox.send(relay.requester, (Nack(sequence=relay.sequence),))
+        for node, suspicion in list(self._suspicions.items()):
+            self._step_suspicion(now, node, suspicion)
+        if self._next_join <= now:
+            self._try_join(now)
+        if self._next_sync <= now:
+            self._start_sync(now)
+        if self._next_dead_ping <= now:
+            self._ping_the_dead(now)
+        if self._next_reap <= now:
+            self._reap(now)
+        if self._outbox.next_gossip <= now:
+            self._outbox.gossip(now)
+
+    # Time
+
+    def _advance(self, now: float) -> None:
+        """Notice that this process stood still: what is overdue for that reason must not kill others."""
+        gap = now - self.deadline
+        if gap < PAUSE_SECONDS:
+            return
+        self.awareness.worse(2)
+        if self._probe is not None:
+            self._probe.postpone(gap)
+        self._next_probe += gap
+        for relay in self._relays.values():
+            relay.nack_at += gap
+        for node, suspicion in self._suspicions.items():
+            suspicion.postpone(gap)
+            record = self._view.get(node)
+            if record is not None:
+                record.since += gap
+        self._outbox.next_gossip = max(self._outbox.next_gossip, now)
+        self._next_sync = max(self._next_sync, now)
+        self._next_dead_ping = max(self._next_dead_ping, now)
+        self._next_reap = max(self._next_reap, now)
+        self._next_join = max(self._next_join, now)
+
+    # Probing
+
+    def _step_probe(self, now: float) -> None:
+        """Move the periodic probe on: ask others after the timeout, conclude at its end, begin the next."""
+        probe = self._probe
+        if probe is not None and probe.timeout_at is not None and now >= probe.timeout_at:
+            probe.timeout_at = None
+            if not probe.acked:
+                self._probe_indirectly(now, probe)
+        if probe is not None and now >= probe.ends_at:
+            self._probe = None
+            self._conclude(now, probe)
+        if self._probe is None and now >= self._next_probe:
+            self._begin_probe(now)
+
+    def _begin_probe(self, now: float) -> None:
+        factor = self.awareness.factor
+        self._next_probe = now + self.config.probe_interval * factor
+        record = self._view.next_to_probe(self.me, now)
+        if record is None or self._is_leaving:
+            return
+        timeout = max(self.config.ping_timeout_min, 4 * record.round_trip) * factor
+        window = max(self.config.probe_interval * factor, 2.5 * timeout)
+        self._next_probe = now + window
+        self._probe = Probe(record.id, now, timeout, window)
+        self._ping(now, record, Purpose.PROBE)
+
+    def _probe_indirectly(self, now: float, probe: Probe) -> None:
+        """Ask k others to ping the target, and try a stream (SWIM section 3.1; memberlist's fallback)."""
+        record = self._view.get(probe.target)
+        if record is None or record.state in _GONE:
+            return
+        self._stream_ping(now, record)
+        helpers = self._view.pick(self.config.indirect_probes, (MemberState.ALIVE,), self.me, record.id)
+        for helper in helpers:
+            sequence = self._pings.new(record.id, Purpose.INDIRECT, now)
+            host, port = record.address
+            request = PingRequest(sequence=sequence, target=record.id, host=host, port=port)
+            self._outbox.send(helper.address, (request,))
+        probe.requested = len(helpers)
+
+    def _conclude(self, now: float, probe: Probe) -> None:
+        """The window of a probe is over."""
+        record = self._view.get(probe.target)
+        if probe.acked:
+            self.awareness.better()
+            return
+        if record is None or record.state in _GONE or record.restart_until > now:
+            return
+        if probe.evidence is not Evidence.HOST_ANSWERS:
+            if probe.requested:
+                self.awareness.worse(max(0, probe.requested - probe.nacks))
+            elif record.state is MemberState.ALIVE:
+                self.awareness.worse(1)
+        self._accuse(now, record, probe.evidence)
+
+    def _ping(self, now: float, record: Record, purpose: Purpose) -> int:
+        """Ping a member; an accused one hears the accusation first (Lifeguard's buddy system)."""
+        sequence = self._pings.new(record.id, purpose, now)
+        ping = Ping(sequence=sequence, target=record.id)
+        self._outbox.send(record.address, (ping,), self._news_for(now, record.id))
+        return sequence
+
+    def _stream_ping(self, now: float, record: Record) -> None:
+        """Try the member over a stream; the kernel's answer tells a stopped agent from a silent host."""
+        forgotten = now - 2 * self.config.stream_timeout - 1.0
+        for number, (target, started) in list(self._streams.items()):
+            if started < forgotten:
+                del self._streams[number]
+            elif target == record.id:
+                return
+        self._stream_number += 1
+        self._streams[self._stream_number] = (record.id, now)
+        suspicion = self._suspicions.get(record.id)
+        if suspicion is not None:
+            suspicion.stream_started = now
+            suspicion.next_stream = now + STREAM_AGAIN_SECONDS
+        self._outbox.effects.append(
+            StreamPing(self._stream_number, record.address, record.id, self.config.stream_timeout)
+        )
+
+    def _heard(self, now: float, record: Record) -> None:
+        """The member answered this one, directly or through a relay."""
+        record.last_heard = now
+        suspicion = self._suspicions.get(record.id)
+        if suspicion is not None:
+            suspicion.heard_at = now
+            suspicion.testimonies.pop(self.me, None)
+        if self._probe is not None and self._probe.target == record.id:
+            self._probe.acked = True
+
+    def _heard_by_stream(self, now: float, record: Record) -> None:
+        """A stream answers where datagrams did not: alive, but say that a path is blocked."""
+        was_unheard = self._probe is not None and self._probe.target == record.id and not self._probe.acked
+        self._heard(now, record)
+        if record.id in self._suspicions:
+            self._want_sync(now, record.id)
+        if was_unheard:
+            record.stream_only += 1
+        if was_unheard and record.stream_only == PATH_FAILURES_WARN:
+            self._event(EventKind.PATH_WARNING, record, "answers streams (TCP) but no datagrams (UDP)")
+
+    # Messages
+
+    def _on_messages(self, now: float, packet: Packet, source: Address) -> None:
+        for message in packet.messages:
+            match message:
+                case Ping():
+                    if message.target == self.me:
+                        ack = Ack(sequence=message.sequence, subject=self.me)
+                        self._outbox.send(source, (ack,), self._news_for(now, NodeId(packet.sender)))
+                case Ack():
+                    self._on_ack(now, message, NodeId(packet.sender))
+                case PingRequest():
+                    self._on_ping_request(now, message, source)
+                case Nack():
+                    ping = self._pings.pop(message.sequence)
+                    if ping is not None and self._probe is not None and self._probe.target == ping.target:
+                        self._probe.nacks += 1
+
+    def _news_for(self, now: float, node: NodeId) -> tuple[bytes, ...]:
+        """What `node` should hear first: that it is accused, if it is."""
+        record = self._view.get(node)
+        if record is None or record.state is MemberState.ALIVE:
+            return ()
+        return (encode_update(self._statement(record, now)),)
+
+    def _on_ack(self, now: float, ack: Ack, sender: NodeId) -> None:
+        ping = self._pings.get(ack.sequence)
+        if ping is None or ping.target != ack.subject:
+            return
+        if ping.purpose is not Purpose.INDIRECT and sender != ping.target:
+            return
+        self._pings.pop(ack.sequence)
+        if ping.purpose is Purpose.RELAY:
+            relay = self._relays.pop(ack.sequence, None)
+            if relay is not None:
+                self._outbox.send(relay.requester, (Ack(sequence=relay.sequence, subject=ack.subject),))
+        record = self._view.get(ping.target)
+        if record is None:
+            return
+        if ping.purpose is not Purpose.INDIRECT:
+            sample = now - ping.sent
+            if sample <= ROUND_TRIP_MAX:
+                old = record.round_trip
+                record.round_trip = 0.8 * old + 0.2 * sample if old else sample
+            record.stream_only = 0
+        self._heard(now, record)
+
+    def _on_ping_request(self, now: float, request: PingRequest, source: Address) -> None:
+        target = NodeId(request.target)
+        if len(self._relays) >= RELAYS_MAX or self._is_leaving:
+            return
+        if target == self.me:
+            self._outbox.send(source, (Ack(sequence=request.sequence, subject=self.me),))
+            return
+        known = self._view.get(target)
+        address = known.address if known is not None else (request.host, request.port)
+        sequence = self._pings.new(target, Purpose.RELAY, now)
+        self._relays[sequence] = Relay(target, source, request.sequence, now + self.config.ping_timeout_min)
+        self._outbox.send(address, (Ping(sequence=sequence, target=target),))
+
+    # Claims
+
+    def _on_update(self, now: float, update: Update, *, synced: bool) -> None:
+        """Merge one claim, from a packet or a state exchange."""
+        if update.id == self.me:
+            self._on_claim_about_me(now, update)
+            return
+        record = self._view.get(NodeId(update.id))
+        if record is None:
+            self._on_newcomer(now, update, synced=synced)
+            return
+        known = record.claim
+        if update.content > known.content.stated:
+            self._take_content(now, record, update)
+        if (update.incarnation, update.state) < (known.incarnation, known.state):
+            late_testimony = (
+                update.state is MemberState.SUSPECT
+                and update.incarnation == known.incarnation
+                and known.state is MemberState.AGENT_DOWN
+            )
+            if not late_testimony:
+                return
+        match update.state:
+            case MemberState.ALIVE:
+                self._on_alive(now, record, update)
+            case MemberState.SUSPECT:
+                self._on_accusation(now, record, update)
+            case MemberState.AGENT_DOWN | MemberState.DEAD:
+                self._on_verdict(now, record, update, synced=synced)
+            case MemberState.LEFT:
+                self._settle(now, record, update)
+
+    def _on_newcomer(self, now: float, update: Update, *, synced: bool) -> None:
+        """A member that was not known. The dead are noted without an event, so that a stale ALIVE cannot raise them."""
+        node = NodeId(update.id)
+        if not update.content or (update.state in _GONE and not synced):
+            return
+        record = Record(node, claim_of(update), now)
+        if update.state in _GONE:
+            record.since = now - update.seconds
+            if update.seconds < self.config.reap_after:
+                self._view.add(record)
+            return
+        record.claim = Claim(update.incarnation, MemberState.ALIVE, record.claim.content)
+        if update.state is MemberState.ALIVE and update.seconds:
+            record.restart_until = now + update.seconds
+        if not self._view.add(record):
+            return
+        self._event(EventKind.JOINED, record)
+        self._report_name_conflict(record)
+        self._outbox.broadcast(now, self._statement(record, now))
+        if update.state is not MemberState.ALIVE:
+            self._on_update(now, update, synced=True)
+
+    def _take_content(self, now: float, record: Record, update: Update) -> None:
+        """Newer name, address or metadata, whatever state the claim is about."""
+        old = record.claim
+        merged = merge(old, Claim(old.incarnation, old.state, claim_of(update).content))
+        self._view.set_claim(record, merged)
+        same = (old.content.name, old.content.host, old.content.port, old.content.metadata) == (
+            update.name,
+            update.host,
+            update.port,
+            update.metadata,
+        )
+        if not same and old.state not in _GONE:
+            self._event(EventKind.UPDATED, record)
+            self._report_name_conflict(record)
+
+    def _on_alive(self, now: float, record: Record, update: Update) -> None:
+        old = record.claim
+        merged = merge(old, claim_of(update))
+        if merged == old:
+            return
+        self._view.set_claim(record, merged)
+        record.restart_until = now + update.seconds if update.seconds else 0.0
+        self._suspicions.pop(record.id, None)
+        if old.state is not MemberState.ALIVE:
+            record.since = now
+            kind = EventKind.JOINED if old.state is MemberState.LEFT else EventKind.ALIVE_AGAIN
+            self._event(kind, record)
+            if old.state in _GONE:
+                self._want_sync(now, record.id)
+        self._outbox.broadcast(now, self._statement(record, now))
+
+    def _on_claim_about_me(self, now: float, update: Update) -> None:
+        """Refute what is not so: only the subject raises its incarnation, to max(own, accused) + 1."""
+        if self._is_leaving:
+            return
+        own = self._own().claim
+        stated = claim_of(update)
+        if (
+            update.incarnation < own.incarnation
+            or update.incarnation > own.incarnation + INCARNATION_JUMP_MAX
+        ):
+            return
+        if update.state is MemberState.ALIVE and update.incarnation == own.incarnation:
+            is_same = not update.content or stated.content == own.content
+            if is_same and (not update.seconds or self._restarting > now):
+                return
+        if update.state is not MemberState.ALIVE and update.accuser != self.me:
+            self.awareness.worse(1)
+        self._restate(now, own.content, update.incarnation)
+
+    def _restate(self, now: float, content: Content, accused: int) -> None:
+        """State name, address and metadata anew, in a higher incarnation."""
+        me = self._own()
+        incarnation = min(max(me.claim.incarnation, accused) + 1, INCARNATION_MAX - 1)
+        stated = Content(incarnation + 1, content.name, content.host, content.port, content.metadata)
+        self._view.set_claim(me, Claim(incarnation, MemberState.ALIVE, stated))
+        me.restart_until = self._restarting if self._restarting > now else 0.0
+        self._outbox.broadcast(now, self._statement(me, now))
+
+    # Suspicion
+
+    def _accuse(self, now: float, record: Record, evidence: Evidence) -> None:
+        """This member's own finding about another."""
+        if record.restart_until > now or self._is_leaving:
+            return
+        self._on_accusation(
+            now,
+            record,
+            Update(
+                id=record.id,
+                state=MemberState.SUSPECT,
+                incarnation=record.claim.incarnation,
+                accuser=self.me,
+                evidence=evidence,
+            ),
+        )
+
+    def _on_accusation(self, now: float, record: Record, update: Update) -> None:
+        """Somebody, perhaps this member, could not reach `record`. Each accuser counts once, by its latest finding."""
+        if record.state in _GONE and update.incarnation == record.claim.incarnation:
+            return
+        if record.restart_until > now and update.incarnation <= record.claim.incarnation:
+            return
+        old = record.claim
+        suspicion = self._suspicions.get(record.id)
+        if suspicion is None or update.incarnation > old.incarnation:
+            suspicion = self._suspect(
+                now, record, Claim(update.incarnation, MemberState.SUSPECT, old.content)
+            )
+        if not suspicion.testify(NodeId(update.accuser), update.evidence, now):
+            return
+        if len(suspicion.testimonies) <= self.config.confirmations + 1 or update.accuser == self.me:
+            self._outbox.broadcast(now, update)
+        self._weigh(now, record, suspicion)
+
+    def _suspect(self, now: float, record: Record, claim: Claim) -> Suspicion:
+        """Begin a suspicion, and decide whether this member verifies it by itself."""
+        was = record.state
+        self._view.set_claim(record, merge(record.claim, claim))
+        suspicion = Suspicion(now)
+        self._suspicions[record.id] = suspicion
+        if record.state is MemberState.SUSPECT and was is not MemberState.SUSPECT:
+            record.since = now
+            self._event(EventKind.SUSPECTED, record)
+        witnessed = sum(1 for other in self._suspicions.values() if other.is_witness)
+        if witnessed < WITNESSED_MAX and self._rng.random() * self._view.alive < self.config.witnesses:
+            suspicion.is_witness = True
+            self._step_suspicion(now, record.id, suspicion)
+        return suspicion
+
+    def _weigh(self, now: float, record: Record, suspicion: Suspicion) -> None:
+        """Act on the testimonies: an answering host is not dead; a verdict that waited for this member's finding."""
+        answering = suspicion.count(Evidence.HOST_ANSWERS, self._may_testify)
+        if answering:
+            suspicion.host_answers()
+        enough = min(2, self._others(record.id) + 1)
+        if answering >= enough and record.state is MemberState.SUSPECT:
+            self._settle(now, record, self._verdict(record, MemberState.AGENT_DOWN))
+        claim = suspicion.dead_claim
+        if claim is not None and suspicion.testimonies.get(self.me) is Evidence.SILENT:
+            self._settle(now, record, claim)
+
+    def _step_suspicion(self, now: float, node: NodeId, suspicion: Suspicion) -> None:
+        """Ping the suspect again, or declare it dead when its time is over."""
+        record = self._view.get(node)
+        if record is None or self._suspicions.get(node) is not suspicion:
+            return
+        if now >= self._dead_at(node, suspicion):
+            self._settle(now, record, self._verdict(record, MemberState.DEAD))
+            return
+        if not suspicion.is_witness or now < suspicion.next_ping:
+            return
+        is_settled = record.state is MemberState.AGENT_DOWN
+        suspicion.next_ping = now + self.config.verify_interval * (4 if is_settled else 1)
+        self._ping(now, record, Purpose.VERIFY)
+        if now >= suspicion.next_stream:
+            self._stream_ping(now, record)
+
+    def _dead_at(self, node: NodeId, suspicion: Suspicion) -> float:
+        """When this suspect counts as dead, as things stand."""
+        scale = max(1.0, math.log10(max(1, self._view.alive))) * self.awareness.factor
+        silent = suspicion.deadline(
+            self.config,
+            me=self.me,
+            others=self._others(node),
+            scale=scale,
+            is_alive=self._may_testify,
+        )
+        record = self._view.get(node)
+        if record is not None and record.state is MemberState.AGENT_DOWN:
+            return min(silent, record.since + self.config.agent_restart_grace)
+        if suspicion.silent_since is None:
+            # Somebody finds that the host answers: it is not silent by every path, so nothing moves yet.
+            return suspicion.started + self.config.agent_restart_grace
+        return silent
+
+    def _on_verdict(self, now: float, record: Record, update: Update, *, synced: bool) -> None:
+        """Somebody declares a member dead or its agent down; who has fresh evidence to the contrary looks first."""
+        if record.state in _GONE and update.incarnation == record.claim.incarnation:
+            return
+        if record.restart_until > now and update.incarnation <= record.claim.incarnation:
+            return
+        suspicion = self._suspicions.get(record.id)
+        if suspicion is not None:
+            contradicts = suspicion.heard_at > suspicion.started
+        else:
+            contradicts = now - record.last_heard < FRESH_SECONDS
+        if record.state is MemberState.AGENT_DOWN and suspicion is not None:
+            is_waiting = now < record.since + self.config.agent_restart_grace - FRESH_SECONDS
+            found = suspicion.testimonies.get(self.me)
+            contradicts = is_waiting and found is Evidence.HOST_ANSWERS
+        if not (contradicts or synced):
+            self._settle(now, record, update)
+            return
+        is_dead = update.state is MemberState.DEAD
+        accusation = Update(
+            id=update.id,
+            state=MemberState.SUSPECT,
+            incarnation=update.incarnation,
+            accuser=update.accuser,
+            evidence=Evidence.SILENT if is_dead else Evidence.HOST_ANSWERS,
+        )
+        self._on_accusation(now, record, accusation)
+        suspicion = self._suspicions.get(record.id)
+        if is_dead and suspicion is not None:
+            suspicion.dead_claim = update
+
+    def _settle(self, now: float, record: Record, update: Update) -> None:
+        """Accept that a member's agent is down, or that it is dead or has left, and pass it on."""
+        merged = merge(record.claim, Claim(update.incarnation, update.state, record.claim.content))
+        if merged == record.claim:
+            return
+        was = record.state
+        self._view.set_claim(record, merged)
+        record.since = now - update.seconds
+        record.restart_until = 0.0
+        if record.state is MemberState.AGENT_DOWN:
+            suspicion = self._suspicions.get(record.id)
+            if suspicion is None:
+                suspicion = self._suspicions[record.id] = Suspicion(now)
+            suspicion.host_answers()
+            self._event(EventKind.AGENT_DOWN, record)
+        else:
+            self._suspicions.pop(record.id, None)
+            if was not in _GONE or record.state is MemberState.LEFT:
+                self._event(EventKind.LEFT if record.state is MemberState.LEFT else EventKind.DIED, record)
+        self._outbox.broadcast(now, update)
+
+    def _verdict(self, record: Record, state: MemberState) -> Update:
+        return Update(id=record.id, state=state, incarnation=record.claim.incarnation, accuser=self.me)
+
+    def _others(self, suspect: NodeId) -> int:
+        """How many members, besides this one and the suspect, could confirm."""
+        return self._view.alive - self._view.is_alive(suspect) - self._view.is_alive(self.me)
+
+    def _may_testify(self, node: NodeId) -> bool:
+        return node == self.me or self._view.is_alive(node)
+
+    # State exchange
+
+    def _merge_sync(self, now: float, body: SyncBody) -> None:
+        for update in body.updates:
+            self._on_update(now, update, synced=True)
+
+    def _try_join(self, now: float) -> None:
+        if self._view.alive > 1 or self._is_leaving:
+            self._next_join = math.inf
+            return
+        data = self.sync_digest(now)
+        for address in self._seeds:
+            self._outbox.effects.append(Sync(address, NodeId(""), data))
+        self._next_join = now + self._join_wait
+        self._join_wait = min(self._join_wait * 2, _JOIN_RETRY_SECONDS_MAX)
+
+    def _want_sync(self, now: float, node: NodeId) -> None:
+        """Exchange state with `node` as soon as possible."""
+        if node not in self._sync_wanted and len(self._sync_wanted) < SYNC_WANTED_MAX:
+            self._sync_wanted.append(node)
+            self._next_sync = min(self._next_sync, now)
+
+    def _start_sync(self, now: float) -> None:
+        scale = 1.0 + max(0.0, math.ceil(math.log2(max(1, self._view.alive / _SYNC_SCALE_FROM))))
+        self._next_sync = now + self.config.sync_interval * scale * (0.75 + 0.5 * self._rng.random())
+        wanted, self._sync_wanted = self._sync_wanted, []
+        records = [record for node in wanted if (record := self._view.get(node)) is not None]
+        if not records:
+            records = self._view.pick(1, (MemberState.ALIVE,), self.me)
+        if self._is_leaving or not records:
+            return
+        data = self.sync_digest(now)
+        for record in records:
+            self._outbox.effects.append(Sync(record.address, record.id, data))
+
+    def _ping_the_dead(self, now: float) -> None:
+        """Try the dead, one at a time: a healed partition joins again by itself."""
+        self._next_dead_ping = now + self.config.dead_ping_interval
+        dead = [record for record in self._view if record.state is MemberState.DEAD]
+        if dead and not self._is_leaving:
+            self._dead_position = (self._dead_position + 1) % len(dead)
+            self._ping(now, dead[self._dead_position], Purpose.VERIFY)
+
+    def _reap(self, now: float) -> None:
+        """Forget those who are gone for a day."""
+        self._next_reap = now + _REAP_INTERVAL
+        for record in list(self._view):
+            if (
+                record.id != self.me
+                and record.state in _GONE
+                and now - record.since >= self.config.reap_after
+            ):
+                self._view.remove(record.id)
+
+    # Telling
+
+    def _statement(self, record: Record, now: float) -> Update:
+        """What this member holds about another, in full."""
+        claim = record.claim
+        seconds = 0.0
+        if claim.state is MemberState.ALIVE:
+            seconds = max(0.0, record.restart_until - now)
+        elif claim.state is not MemberState.SUSPECT:
+            seconds = max(0.0, now - record.since)
+        suspicion = self._suspicions.get(record.id)
+        evidence = suspicion.testimonies.get(self.me, Evidence.PENDING) if suspicion else Evidence.PENDING
+        return Update(
+            id=record.id,
+            state=claim.state,
+            incarnation=claim.incarnation,
+            accuser="" if claim.state is MemberState.ALIVE else self.me,
+            evidence=evidence,
+            seconds=seconds,
+            content=claim.content.stated,
+            name=claim.content.name,
+            host=claim.content.host,
+            port=claim.content.port,
+            metadata=claim.content.metadata,
+        )
+
+    def _event(self, kind: EventKind, record: Record, detail: str = "") -> None:
+        self._outbox.effects.append(MemberEvent(kind, record.member(), detail))
+
+    def _report_name_conflict(self, record: Record) -> None:
+        """Two live members with one name: say so, once per change."""
+        for other in self._view:
+            if (
+                other.id != record.id
+                and other.state not in _GONE
+                and record.claim.content.name
+                and other.claim.content.name == record.claim.content.name
+            ):
+                self._event(EventKind.NAME_CONFLICT, record, f"{other.id} has this name too")
+
+    def _own(self) -> Record:
+        record = self._view.get(self.me)
+        assert record is not None
+        return record

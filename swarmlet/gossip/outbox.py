@@ -1,0 +1,73 @@
+"""What a member sends: sealed packets with updates riding along, and the periodic gossip of what is queued."""
+
+from __future__ import annotations
+
+import math
+
+from swarmlet.gossip.broadcast import BroadcastQueue
+from swarmlet.gossip.config import GossipConfig
+from swarmlet.gossip.effect import Address, Effect, MemberState, Send
+from swarmlet.gossip.keyring import SEAL_OVERHEAD, Sealer
+from swarmlet.gossip.packet import Message, Update, encode_packet, updates_budget
+from swarmlet.gossip.view import View
+from swarmlet.ids import NodeId
+
+#: Changes are sent at once to this many members, then by the periodic gossip.
+URGENT_FANOUT = 6
+#: But bursts are this far apart.
+URGENT_GAP_SECONDS = 0.02
+
+#: States in which a member may be reached.
+REACHABLE = (MemberState.ALIVE, MemberState.SUSPECT, MemberState.AGENT_DOWN)
+
+
+class Outbox:
+    """Effects until they are drained, the queue of updates, and when it is to be sent next."""
+
+    def __init__(self, me: NodeId, config: GossipConfig, sealer: Sealer, view: View) -> None:
+        """Nothing to send."""
+        self.effects: list[Effect] = []
+        #: When `gossip` has something to do.
+        self.next_gossip = math.inf
+        self._me = me
+        self._config = config
+        self._sealer = sealer
+        self._view = view
+        self._queue = BroadcastQueue(config.retransmit_factor)
+        self._last_gossip = -math.inf
+
+    def drain(self) -> list[Effect]:
+        """The effects so far; each is handed out once."""
+        effects, self.effects = self.effects, []
+        return effects
+
+    def queue(self, update: Update) -> None:
+        """Let an update ride on whatever is sent next."""
+        self._queue.add(update)
+
+    def broadcast(self, now: float, update: Update) -> None:
+        """Queue an update, and send it soon: at once, unless something was sent just now."""
+        self._queue.add(update)
+        self.next_gossip = min(self.next_gossip, max(now, self._last_gossip + URGENT_GAP_SECONDS))
+
+    def is_spreading(self, subject: NodeId) -> bool:
+        """Whether news of `subject` still has transmissions left."""
+        return self._queue.has(subject)
+
+    def gossip(self, now: float) -> None:
+        """Send what is queued to some members; again after an interval while anything is left."""
+        fanout = URGENT_FANOUT if self._queue.has_fresh else self._config.gossip_fanout
+        self._last_gossip = now
+        for record in self._view.pick(fanout, REACHABLE, self._me):
+            if not len(self._queue):
+                break
+            self.send(record.address, ())
+        is_worth_more = len(self._queue) > 0 and len(self._view) > 1
+        self.next_gossip = now + self._config.gossip_interval if is_worth_more else math.inf
+
+    def send(self, address: Address, messages: tuple[Message, ...], first: tuple[bytes, ...] = ()) -> None:
+        """Seal and send messages, the encoded updates in `first`, and as many queued ones as fit."""
+        budget = updates_budget(self._me, messages, SEAL_OVERHEAD) - sum(map(len, first))
+        updates = [*first, *self._queue.take(budget, self._view.alive)]
+        plain = encode_packet(self._me, messages, updates)
+        self.effects.append(Send(address, self._sealer.seal(plain)))

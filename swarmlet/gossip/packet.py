@@ -1,0 +1,177 @@
+"""What members say to each other: packets over UDP, state exchanges over streams. Only this module knows the bytes.
+
+A packet is sealed (`keyring.Sealer`) and at most 1,400 B, so that it crosses every network unfragmented. Decoding
+raises WireError and nothing else, and every length is bounded before anything is kept.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Annotated
+
+import msgspec
+
+from swarmlet.errors import WireError
+from swarmlet.gossip.effect import MemberState
+from swarmlet.ids import NodeId
+from swarmlet.wire import Codec, Record
+
+PACKET_VERSION = 1
+#: An unfragmented UDP datagram on any network with an MTU of 1,500, tunnels included.
+PACKET_BYTES_MAX = 1400
+METADATA_BYTES_MAX = 512
+#: 10,000 members of about 300 B, with room; a state exchange beyond this is refused.
+SYNC_BYTES_MAX = 8 * 1024 * 1024
+#: Members that one state exchange may carry.
+SYNC_MEMBERS_MAX = 20_000
+#: Incarnations grow by one per refutation; anything near this is not honest.
+INCARNATION_MAX = 2**53
+
+_Id = Annotated[str, msgspec.Meta(max_length=64)]
+_Name = Annotated[str, msgspec.Meta(max_length=253)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=INCARNATION_MAX)]
+_Sequence = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+_Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+
+
+class Evidence(IntEnum):
+    """What an accuser found out about the host behind a silent member."""
+
+    #: No answer to pings; the stream ping is still under way.
+    PENDING = 0
+    #: No answer by any path.
+    SILENT = 1
+    #: The host's kernel answers: the agent is down or stalled.
+    HOST_ANSWERS = 2
+
+
+class Update(Record):
+    """One claim about one member. ALIVE comes from the subject; the other states name their `accuser`."""
+
+    id: _Id
+    state: MemberState
+    incarnation: _Count
+    accuser: _Id = ""
+    evidence: Evidence = Evidence.PENDING
+    #: ALIVE: an announced restart lasts this much longer. AGENT_DOWN, DEAD, LEFT: it has been so for this long.
+    seconds: Annotated[float, msgspec.Meta(ge=0.0, le=1e9)] = 0.0
+    #: Where `content` is 0 the claim does not carry name, address and metadata.
+    #: Otherwise: 1 + the incarnation in which the subject stated them.
+    content: _Count = 0
+    name: _Name = ""
+    host: _Name = ""
+    port: _Port = 0
+    metadata: Annotated[bytes, msgspec.Meta(max_length=METADATA_BYTES_MAX)] = b""
+
+
+class Ping(Record, tag=1):
+    """Answer me if you are `target` (a recycled address is not)."""
+
+    sequence: _Sequence
+    target: _Id
+
+
+class Ack(Record, tag=2):
+    """`subject` answered the ping or ping request `sequence`."""
+
+    sequence: _Sequence
+    subject: _Id
+
+
+class PingRequest(Record, tag=3):
+    """Ping `target` for me (SWIM section 3.1)."""
+
+    sequence: _Sequence
+    target: _Id
+    host: _Name
+    port: _Port
+
+
+class Nack(Record, tag=4):
+    """I am well, and the member that you asked me to ping does not answer (Lifeguard, local health)."""
+
+    sequence: _Sequence
+
+
+Message = Ping | Ack | PingRequest | Nack
+
+
+class Packet(Record):
+    """One datagram's content: who sends it, at most a few messages, and as many updates as fit."""
+
+    version: int
+    sender: _Id
+    messages: Annotated[tuple[Message, ...], msgspec.Meta(max_length=16)] = ()
+    updates: Annotated[tuple[Update, ...], msgspec.Meta(max_length=255)] = ()
+
+
+class _OutgoingPacket(Record):
+    """A `Packet` whose updates are encoded already: once per update, not once per packet."""
+
+    version: int
+    sender: str
+    messages: tuple[Message, ...]
+    updates: tuple[msgspec.Raw, ...]
+
+
+class SyncBody(Record):
+    """All that the sender knows (push/pull), over an authenticated stream."""
+
+    version: int
+    cluster_id: Annotated[str, msgspec.Meta(max_length=64)]
+    sender: _Id
+    updates: Annotated[tuple[Update, ...], msgspec.Meta(max_length=SYNC_MEMBERS_MAX)] = ()
+
+
+_packet_codec: Codec[Packet] = Codec(Packet, limit=PACKET_BYTES_MAX)
+_outgoing_codec: Codec[_OutgoingPacket] = Codec(_OutgoingPacket, limit=PACKET_BYTES_MAX)
+_update_codec: Codec[Update] = Codec(Update)
+_sync_codec: Codec[SyncBody] = Codec(SyncBody, limit=SYNC_BYTES_MAX)
+
+#: Array headers and a margin: what a packet takes beyond its parts.
+_HEADERS = 8
+
+
+def encode_update(update: Update) -> bytes:
+    """The bytes of one update, to be put into any number of packets."""
+    return _update_codec.encode(update)
+
+
+def encode_packet(sender: NodeId, messages: tuple[Message, ...], updates: list[bytes]) -> bytes:
+    """A packet in clear. Raises WireError when it is too long."""
+    return _outgoing_codec.encode(
+        _OutgoingPacket(
+            version=PACKET_VERSION,
+            sender=sender,
+            messages=messages,
+            updates=tuple(msgspec.Raw(data) for data in updates),
+        )
+    )
+
+
+def updates_budget(sender: NodeId, messages: tuple[Message, ...], overhead: int) -> int:
+    """Bytes that updates may take in a packet with `messages`, when sealing adds `overhead`."""
+    return PACKET_BYTES_MAX - overhead - _HEADERS - len(encode_packet(sender, messages, []))
+
+
+def decode_packet(data: bytes) -> Packet:
+    """The packet in `data`. Raises WireError on anything else, another version included."""
+    packet = _packet_codec.decode(data)
+    if packet.version != PACKET_VERSION:
+        raise WireError(f"gossip packet of version {packet.version}, expected {PACKET_VERSION}")
+    return packet
+
+
+def encode_sync(body: SyncBody) -> bytes:
+    """The bytes of a state exchange. Raises WireError beyond the limit."""
+    return _sync_codec.encode(body)
+
+
+def decode_sync(data: bytes, cluster_id: str) -> SyncBody:
+    """The state exchange in `data`. Raises WireError on anything else, another cluster's included."""
+    body = _sync_codec.decode(data)
+    if body.version != PACKET_VERSION:
+        raise WireError(f"state exchange of version {body.version}, expected {PACKET_VERSION}")
+    if body.cluster_id != cluster_id:
+        raise WireError(f"state exchange of cluster {body.cluster_id!r}, this is {cluster_id!r}")
+    return body

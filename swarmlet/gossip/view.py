@@ -1,0 +1,181 @@
+"""One member's view of all members: claims that merge the same in any order, and what this member saw itself.
+
+A claim is a join semilattice: `merge` is idempotent, commutative and associative, so views agree however packets
+travel (SWIM section 4.2; the higher incarnation wins, then the graver state).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+
+import msgspec
+
+from swarmlet.gossip.effect import Address, Member, MemberState
+from swarmlet.gossip.packet import Update
+from swarmlet.ids import NodeId
+
+#: Members kept, the dead included: the largest cluster aimed at, twice. Beyond it newcomers are ignored.
+MEMBERS_MAX = 20_000
+
+
+class Content(msgspec.Struct, frozen=True, order=True, gc=False):
+    """What only the subject states: the larger one wins, by incarnation first."""
+
+    #: 1 + the incarnation in which it was stated; 0: unknown.
+    stated: int = 0
+    name: str = ""
+    host: str = ""
+    port: int = 0
+    metadata: bytes = b""
+
+
+class Claim(msgspec.Struct, frozen=True, gc=False):
+    """What is claimed about one member."""
+
+    incarnation: int
+    state: MemberState
+    content: Content = Content()
+
+
+def claim_of(update: Update) -> Claim:
+    """The claim that an update makes."""
+    return Claim(
+        update.incarnation,
+        update.state,
+        Content(update.content, update.name, update.host, update.port, update.metadata),
+    )
+
+
+def merge(left: Claim, right: Claim) -> Claim:
+    """The least claim that covers both."""
+    status = max((left.incarnation, left.state), (right.incarnation, right.state))
+    return Claim(status[0], status[1], max(left.content, right.content))
+
+
+class Record:
+    """One member: the merged claim, and what this member observed by itself."""
+
+    __slots__ = (
+        "claim",
+        "id",
+        "last_heard",
+        "restart_until",
+        "round_trip",
+        "since",
+        "stream_failures",
+        "stream_only",
+    )
+
+    def __init__(self, node: NodeId, claim: Claim, now: float) -> None:
+        """First heard of at `now`."""
+        self.id = node
+        self.claim = claim
+        self.since = now
+        self.restart_until = 0.0
+        #: When it last answered this member.
+        self.last_heard = -math.inf
+        #: Smoothed, in seconds; 0 while unknown.
+        self.round_trip = 0.0
+        #: State exchanges that failed, in a row.
+        self.stream_failures = 0
+        #: Probes in a row that only a stream answered.
+        self.stream_only = 0
+
+    @property
+    def state(self) -> MemberState:
+        """The state as claimed."""
+        return self.claim.state
+
+    @property
+    def address(self) -> Address:
+        """Where to reach it."""
+        return (self.claim.content.host, self.claim.content.port)
+
+    def member(self) -> Member:
+        """This record as others see it."""
+        content = self.claim.content
+        return Member(
+            id=self.id,
+            name=content.name,
+            address=(content.host, content.port),
+            state=self.claim.state,
+            incarnation=self.claim.incarnation,
+            metadata=content.metadata,
+            since=self.since,
+            restart_until=self.restart_until,
+        )
+
+
+class View:
+    """All members by id, in order of arrival, and the ring in which they are probed."""
+
+    def __init__(self, rng: random.Random) -> None:
+        """Empty. `rng` shuffles the ring."""
+        self._rng = rng
+        self._records: dict[NodeId, Record] = {}
+        self._ring: list[NodeId] = []
+        self._position = 0
+        self._alive = 0
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self._records.values())
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def get(self, node: NodeId) -> Record | None:
+        """The record of `node`, or None."""
+        return self._records.get(node)
+
+    @property
+    def alive(self) -> int:
+        """How many members are ALIVE, this one included."""
+        return self._alive
+
+    def is_alive(self, node: NodeId) -> bool:
+        """Whether `node` is known and ALIVE."""
+        record = self._records.get(node)
+        return record is not None and record.claim.state is MemberState.ALIVE
+
+    def add(self, record: Record) -> bool:
+        """Keep a new record. False when the table is full."""
+        if len(self._records) >= MEMBERS_MAX:
+            return False
+        self._records[record.id] = record
+        self._ring.insert(self._rng.randint(0, len(self._ring)), record.id)
+        self._alive += record.state is MemberState.ALIVE
+        return True
+
+    def set_claim(self, record: Record, claim: Claim) -> None:
+        """Replace a record's claim."""
+        self._alive += (claim.state is MemberState.ALIVE) - (record.state is MemberState.ALIVE)
+        record.claim = claim
+
+    def remove(self, node: NodeId) -> None:
+        """Forget `node`."""
+        record = self._records.pop(node)
+        self._alive -= record.state is MemberState.ALIVE
+        self._ring.remove(node)
+
+    def next_to_probe(self, me: NodeId, now: float) -> Record | None:
+        """The next member of the shuffled ring that may be probed (SWIM section 4.3: round robin)."""
+        for _ in range(len(self._ring)):
+            if self._position >= len(self._ring):
+                self._rng.shuffle(self._ring)
+                self._position = 0
+            record = self._records[self._ring[self._position]]
+            self._position += 1
+            if record.id != me and record.state < MemberState.DEAD and record.restart_until <= now:
+                return record
+        return None
+
+    def pick(self, count: int, states: tuple[MemberState, ...], *besides: NodeId) -> list[Record]:
+        """Up to `count` random members in one of `states`."""
+        found = [
+            record
+            for record in self._records.values()
+            if record.claim.state in states and record.id not in besides and record.claim.content.stated
+        ]
+        return self._rng.sample(found, min(count, len(found)))

@@ -1,0 +1,211 @@
+"""`Job` as Nomad's JSON. What Nomad has and we do not is left out or null, as its own clients expect."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from swarmlet.model.job import (
+    Constraint,
+    Job,
+    MigrateStrategy,
+    ReschedulePolicy,
+    RestartPolicy,
+    Service,
+    Task,
+    TaskGroup,
+    UpdateStrategy,
+)
+from swarmlet.model.resources import Network, Port
+
+
+def job_to_json(job: Job) -> dict[str, Any]:
+    """All of a job. `Status` is not the job's own to know: the API adds it."""
+    return {
+        "ID": job.id,
+        "Name": job.name,
+        "Namespace": job.namespace,
+        "Region": "global",
+        "Type": str(job.type),
+        "Priority": job.priority,
+        "AllAtOnce": False,
+        "Datacenters": list(job.datacenters),
+        "NodePool": job.node_pool,
+        "Constraints": _constraints(job.constraints),
+        "Affinities": None,
+        "Spreads": None,
+        "TaskGroups": [_group(group) for group in job.groups],
+        "Update": _update(job.update),
+        "Meta": dict(job.meta),
+        "Periodic": None,
+        "ParameterizedJob": None,
+        "Stop": job.is_stopped,
+        "Stable": job.is_stable,
+        "Version": job.version,
+        "SubmitTime": job.submit_time_ns,
+        "CreateIndex": job.create_index,
+        "ModifyIndex": job.modify_index,
+        "JobModifyIndex": job.job_modify_index,
+    }
+
+
+def _constraints(constraints: tuple[Constraint, ...]) -> list[dict[str, Any]]:
+    return [{"LTarget": item.left, "RTarget": item.right, "Operand": item.operand} for item in constraints]
+
+
+def _update(update: UpdateStrategy | None) -> dict[str, Any] | None:
+    if update is None:
+        return None
+    return {
+        "MaxParallel": update.max_parallel,
+        "HealthCheck": str(update.health_check),
+        "MinHealthyTime": update.min_healthy_ns,
+        "HealthyDeadline": update.healthy_deadline_ns,
+        "ProgressDeadline": update.progress_deadline_ns,
+        "AutoRevert": update.auto_revert,
+        "AutoPromote": False,
+        "Canary": 0,
+        "Stagger": update.stagger_ns,
+    }
+
+
+def _restart(restart: RestartPolicy | None) -> dict[str, Any] | None:
+    if restart is None:
+        return None
+    return {
+        "Attempts": restart.attempts,
+        "Interval": restart.interval_ns,
+        "Delay": restart.delay_ns,
+        # Ours: the delay doubles up to this; 0 means that it does not grow.
+        "DelayMax": restart.delay_max_ns if restart.is_backoff else 0,
+        "Mode": str(restart.mode),
+    }
+
+
+def _reschedule(policy: ReschedulePolicy | None) -> dict[str, Any] | None:
+    if policy is None:
+        return None
+    return {
+        "Attempts": policy.attempts,
+        "Interval": policy.interval_ns,
+        "Delay": policy.delay_ns,
+        "DelayFunction": str(policy.delay_function),
+        "MaxDelay": policy.max_delay_ns,
+        "Unlimited": policy.is_unlimited,
+    }
+
+
+def _migrate(migrate: MigrateStrategy) -> dict[str, Any]:
+    return {
+        "MaxParallel": migrate.max_parallel,
+        "HealthCheck": "checks",
+        "MinHealthyTime": migrate.min_healthy_ns,
+        "HealthyDeadline": migrate.healthy_deadline_ns,
+    }
+
+
+def _group(group: TaskGroup) -> dict[str, Any]:
+    return {
+        "Name": group.name,
+        "Count": group.count,
+        "Constraints": _constraints(group.constraints),
+        "Affinities": None,
+        "Spreads": None,
+        "Networks": [_network(network) for network in group.networks],
+        "RestartPolicy": _restart(group.restart),
+        "ReschedulePolicy": _reschedule(group.reschedule),
+        "Update": _update(group.update),
+        "Migrate": _migrate(group.migrate),
+        "Disconnect": {
+            "Replace": group.disconnect.replace,
+            "StopOnClientAfter": group.disconnect.stop_on_client_after_ns,
+            "LostAfter": group.disconnect.lost_after_ns,
+        },
+        "EphemeralDisk": {
+            "SizeMB": group.ephemeral_disk.size,
+            "Sticky": group.ephemeral_disk.is_sticky,
+            "Migrate": group.ephemeral_disk.is_migrated,
+        },
+        "Volumes": {
+            volume.name: {
+                "Name": volume.name,
+                "Type": volume.kind,
+                "Source": volume.source,
+                "ReadOnly": volume.is_read_only,
+            }
+            for volume in group.volumes
+        }
+        or None,
+        "Services": [_service(service) for service in group.services],
+        "Tasks": [_task(task) for task in group.tasks],
+        "Meta": dict(group.meta),
+        "ShutdownDelay": group.shutdown_delay_ns,
+    }
+
+
+def _network(network: Network) -> dict[str, Any]:
+    has_dns = network.dns_servers or network.dns_searches or network.dns_options
+    return {
+        "Mode": network.mode,
+        "Hostname": network.hostname,
+        "DNS": {
+            "Servers": list(network.dns_servers),
+            "Searches": list(network.dns_searches),
+            "Options": list(network.dns_options),
+        }
+        if has_dns
+        else None,
+        "ReservedPorts": [_port(port) for port in network.ports if port.static],
+        "DynamicPorts": [_port(port) for port in network.ports if not port.static],
+    }
+
+
+def _port(port: Port) -> dict[str, Any]:
+    return {"Label": port.label, "Value": port.static, "To": port.to, "HostNetwork": port.host_network}
+
+
+def _service(service: Service) -> dict[str, Any]:
+    return {
+        "Name": service.name,
+        "PortLabel": service.port_label,
+        "Provider": service.provider,
+        "AddressMode": service.address_mode,
+        "Tags": list(service.tags),
+        "Meta": dict(service.meta),
+        "Checks": list(service.checks),
+    }
+
+
+def _task(task: Task) -> dict[str, Any]:
+    return {
+        "Name": task.name,
+        "Driver": task.driver,
+        "User": task.user,
+        "Config": task.config,
+        "Env": dict(task.env),
+        "Services": [_service(service) for service in task.services],
+        "Constraints": _constraints(task.constraints),
+        "Affinities": None,
+        "Resources": {
+            "CPU": task.resources.cpu,
+            "Cores": 0,
+            "MemoryMB": task.resources.memory,
+            # Ours: the job said nothing.
+            "MemoryIsDefault": task.resources.is_default,
+            "MemoryMaxMB": task.resources.memory_max,
+        },
+        "RestartPolicy": _restart(task.restart),
+        "Meta": dict(task.meta),
+        "KillTimeout": task.kill_timeout_ns,
+        "KillSignal": task.kill_signal,
+        "Leader": task.is_leader,
+        "ShutdownDelay": task.shutdown_delay_ns,
+        "LogConfig": {
+            "MaxFiles": task.logs.max_files,
+            "MaxFileSizeMB": task.logs.max_file_mib,
+            "Disabled": task.logs.is_disabled,
+        },
+        "VolumeMounts": [
+            {"Volume": item.volume, "Destination": item.destination, "ReadOnly": item.is_read_only}
+            for item in task.volume_mounts
+        ],
+    }

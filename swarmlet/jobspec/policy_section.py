@@ -1,0 +1,199 @@
+"""Blocks that say how work is constrained, restarted, moved and rolled out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from swarmlet.jobspec.section import Section
+from swarmlet.model.job import (
+    Constraint,
+    DelayFunction,
+    DisconnectStrategy,
+    HealthCheckKind,
+    JobType,
+    MigrateStrategy,
+    ReschedulePolicy,
+    RestartMode,
+    RestartPolicy,
+    UpdateStrategy,
+)
+
+#: What a block sets, by the field's name; what it leaves out comes from the next outer block or the default.
+Fields = dict[str, Any]
+
+_SUGAR = (
+    "distinct_property",
+    "regexp",
+    "version",
+    "semver",
+    "set_contains",
+    "set_contains_all",
+    "set_contains_any",
+)
+
+
+def present(**fields: Any) -> Fields:
+    """The fields that were written."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def read_constraints(section: Section) -> tuple[Constraint, ...]:
+    """All `constraint` blocks of a job, group or task."""
+    found = []
+    for block in section.blocks("constraint"):
+        constraint = _constraint(block)
+        block.finish()
+        if constraint is not None:
+            found.append(constraint)
+    return tuple(found)
+
+
+def _constraint(block: Section) -> Constraint | None:
+    left = block.text("attribute") or ""
+    right = block.text("value") or ""
+    operand = block.text("operator") or "="
+    hosts = block.boolean("distinct_hosts")
+    for sugar in _SUGAR:
+        written = block.text(sugar)
+        if written is None:
+            continue
+        operand = sugar
+        if sugar == "distinct_property":
+            left = written
+        else:
+            right = written
+    if hosts is not None:
+        return Constraint(operand="distinct_hosts", right="true") if hosts else None
+    return Constraint(left=left, right=right, operand=operand)
+
+
+def restart_fields(section: Section) -> Fields:
+    """`restart` of a group or task; a delay that is written holds before every attempt."""
+    block = section.block("restart")
+    if block is None:
+        return {}
+    mode = block.choice("mode", tuple(RestartMode))
+    fields = present(
+        attempts=block.integer("attempts"),
+        interval_ns=block.duration_ns("interval"),
+        delay_ns=block.duration_ns("delay"),
+        mode=RestartMode(mode) if mode else None,
+    )
+    if "delay_ns" in fields:
+        fields |= {"is_backoff": False, "delay_max_ns": fields["delay_ns"]}
+    block.ignore({"render_templates": "there are no templates yet"})
+    block.finish()
+    return fields
+
+
+def restart_policy(fields: Fields) -> RestartPolicy:
+    """With our defaults for what is not set."""
+    return RestartPolicy(**fields)
+
+
+def reschedule_fields(section: Section) -> Fields:
+    """`reschedule` of a job or group. Attempts without `unlimited` count."""
+    block = section.block("reschedule")
+    if block is None:
+        return {}
+    function = block.choice("delay_function", tuple(DelayFunction))
+    fields = present(
+        attempts=block.integer("attempts"),
+        interval_ns=block.duration_ns("interval"),
+        delay_ns=block.duration_ns("delay"),
+        delay_function=DelayFunction(function) if function else None,
+        max_delay_ns=block.duration_ns("max_delay"),
+        is_unlimited=block.boolean("unlimited"),
+    )
+    if "attempts" in fields and "is_unlimited" not in fields:
+        fields["is_unlimited"] = False
+    block.finish()
+    return fields
+
+
+#: A batch job that fails is tried once more a day, as in Nomad: for ever would never end.
+BATCH_RESCHEDULE: Fields = {
+    "attempts": 1,
+    "interval_ns": 24 * 3600 * 1_000_000_000,
+    "delay_ns": 5 * 1_000_000_000,
+    "delay_function": DelayFunction.CONSTANT,
+    "is_unlimited": False,
+}
+
+
+def reschedule_policy(fields: Fields, job_type: JobType) -> ReschedulePolicy:
+    """With the defaults of the job's type for what is not set."""
+    return ReschedulePolicy(**({**BATCH_RESCHEDULE, **fields} if job_type is JobType.BATCH else fields))
+
+
+def update_fields(section: Section) -> Fields:
+    """`update` of a job or group."""
+    block = section.block("update")
+    if block is None:
+        return {}
+    health = block.choice("health_check", tuple(HealthCheckKind))
+    canary = block.integer("canary")
+    if canary:
+        block.problem(
+            block.place("canary"), "canary is not supported: canary rollouts do not exist yet; expected 0"
+        )
+    if block.boolean("auto_promote"):
+        block.warn(block.place("auto_promote"), "auto_promote is ignored: there are no canaries to promote")
+    fields = present(
+        max_parallel=block.integer("max_parallel"),
+        health_check=HealthCheckKind(health) if health else None,
+        min_healthy_ns=block.duration_ns("min_healthy_time"),
+        healthy_deadline_ns=block.duration_ns("healthy_deadline"),
+        progress_deadline_ns=block.duration_ns("progress_deadline"),
+        auto_revert=block.boolean("auto_revert"),
+        stagger_ns=block.duration_ns("stagger"),
+    )
+    block.finish()
+    return fields
+
+
+def update_strategy(fields: Fields, job_type: JobType) -> UpdateStrategy | None:
+    """Service jobs always roll; batch jobs never do."""
+    return UpdateStrategy(**fields) if job_type is JobType.SERVICE else None
+
+
+def migrate_fields(section: Section) -> Fields:
+    """`migrate` of a job or group."""
+    block = section.block("migrate")
+    if block is None:
+        return {}
+    block.choice("health_check", tuple(HealthCheckKind))
+    fields = present(
+        max_parallel=block.integer("max_parallel"),
+        min_healthy_ns=block.duration_ns("min_healthy_time"),
+        healthy_deadline_ns=block.duration_ns("healthy_deadline"),
+    )
+    block.finish()
+    return fields
+
+
+def migrate_strategy(fields: Fields) -> MigrateStrategy:
+    """With the defaults for what is not set."""
+    return MigrateStrategy(**fields)
+
+
+def read_disconnect(section: Section) -> DisconnectStrategy:
+    """`disconnect` of a group."""
+    block = section.block("disconnect")
+    fields: Fields = {}
+    if block is not None:
+        fields = present(
+            replace=block.boolean("replace"),
+            stop_on_client_after_ns=block.duration_ns("stop_on_client_after"),
+            lost_after_ns=block.duration_ns("lost_after"),
+        )
+        block.ignore({"reconcile": "a returning original survives where its replacement is not healthy yet"})
+        block.finish()
+    old_stop = section.duration_ns("stop_after_client_disconnect")
+    if old_stop is not None:
+        section.warn(
+            section.place("stop_after_client_disconnect"),
+            "stop_after_client_disconnect is the old name of disconnect { stop_on_client_after }",
+        )
+        fields.setdefault("stop_on_client_after_ns", old_stop)
+    return DisconnectStrategy(**fields)

@@ -1,0 +1,138 @@
+"""`task` and what stands inside it, and `service`, which a group may have too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from swarmlet.jobspec.driver_config import with_texts
+from swarmlet.jobspec.policy_section import (
+    Fields,
+    present,
+    read_constraints,
+    restart_fields,
+    restart_policy,
+)
+from swarmlet.jobspec.section import Section
+from swarmlet.jobspec.unsupported import RESOURCES_IGNORED, RESOURCES_REFUSED, SERVICE_REFUSED, TASK_REFUSED
+from swarmlet.model.job import LogRotation, Service, Task, VolumeMount
+from swarmlet.model.resources import TaskResources
+
+
+def read_task(section: Section, group_restart: Fields, job_name: str, group_name: str) -> Task:
+    """One `task "name" { … }`."""
+    own_restart = restart_fields(section)
+    config = section.block("config")
+    base = f"{job_name}-{group_name}-{section.label}"
+    task = Task(
+        name=section.label,
+        driver=section.text("driver") or "",
+        config=with_texts(config.data()) if config else {},
+        env=section.text_map("env"),
+        resources=_resources(section),
+        constraints=read_constraints(section),
+        meta=section.text_map("meta"),
+        restart=restart_policy(group_restart | own_restart) if own_restart else None,
+        services=read_services(section, base),
+        volume_mounts=_volume_mounts(section),
+        logs=_logs(section),
+        **present(
+            kill_timeout_ns=section.duration_ns("kill_timeout"),
+            kill_signal=section.text("kill_signal"),
+            user=section.text("user"),
+            is_leader=section.boolean("leader"),
+            shutdown_delay_ns=section.duration_ns("shutdown_delay"),
+        ),
+    )
+    section.refuse(TASK_REFUSED)
+    section.finish()
+    return task
+
+
+def _resources(section: Section) -> TaskResources:
+    block = section.block("resources")
+    if block is None:
+        return TaskResources(is_default=True)
+    resources = TaskResources(
+        is_default=not block.has("memory"),
+        **present(
+            cpu=block.integer("cpu"), memory=block.integer("memory"), memory_max=block.integer("memory_max")
+        ),
+    )
+    block.refuse(RESOURCES_REFUSED)
+    block.ignore(RESOURCES_IGNORED)
+    block.finish()
+    return resources
+
+
+def _logs(section: Section) -> LogRotation:
+    block = section.block("logs")
+    if block is None:
+        return LogRotation()
+    logs = LogRotation(
+        **present(
+            max_files=block.integer("max_files"),
+            max_file_mib=block.integer("max_file_size"),
+            is_disabled=block.boolean("disabled"),
+        )
+    )
+    block.ignore({"enabled": "use disabled"})
+    block.finish()
+    return logs
+
+
+def _volume_mounts(section: Section) -> tuple[VolumeMount, ...]:
+    mounts = []
+    for block in section.blocks("volume_mount"):
+        mounts.append(
+            VolumeMount(
+                volume=block.text("volume") or "",
+                destination=block.text("destination") or "",
+                is_read_only=block.boolean("read_only") or False,
+            )
+        )
+        mode = block.text("propagation_mode")
+        if mode not in (None, "private"):
+            block.problem(block.place("propagation_mode"), "propagation_mode: expected private")
+        block.finish()
+    return tuple(mounts)
+
+
+def read_services(section: Section, base: str) -> tuple[Service, ...]:
+    """All `service` blocks; `base` is the name of a service that has none."""
+    services = []
+    for block in section.blocks("service"):
+        services.append(_service(block, base))
+        block.refuse(SERVICE_REFUSED)
+        block.ignore(
+            {
+                "canary_tags": "there are no canaries yet",
+                "canary_meta": "there are no canaries yet",
+                "enable_tag_override": "it concerns Consul",
+                "on_update": "checks do not run yet",
+                "check_restart": "checks do not run yet",
+                "task": "it concerns script checks and Consul",
+                "address": "services are not announced yet",
+                "tagged_addresses": "it concerns Consul",
+                "weights": "it concerns Consul",
+                "kind": "it concerns Consul",
+                "cluster": "it concerns Consul",
+            }
+        )
+        block.finish()
+        block.warn(block.start, "service is stored, but not announced: there is no service discovery yet")
+    return tuple(services)
+
+
+def _service(block: Section, base: str) -> Service:
+    checks: list[dict[str, Any]] = [check.data() for check in block.blocks("check")]
+    written = block.text("name") or base
+    provider = block.choice("provider", ("nomad", "consul"))
+    if provider == "consul":
+        block.warn(block.place("provider"), "provider is ignored: there is no Consul integration")
+    return Service(
+        name=written.replace("${BASE}", base),
+        tags=block.texts("tags") or (),
+        meta=block.text_map("meta"),
+        checks=tuple(checks),
+        **present(port_label=block.text("port"), provider=provider, address_mode=block.text("address_mode")),
+    )

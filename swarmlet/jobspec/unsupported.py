@@ -1,0 +1,79 @@
+"""What Nomad's job language has and this version does not: by name, with the reason that the user is told."""
+
+from __future__ import annotations
+
+_VAULT = "there is no Vault integration"
+_CONSUL = "there is no Consul integration"
+_PREFERENCE = "placement preferences do not exist yet; use constraint for what must hold"
+
+JOB_REFUSED = {
+    "multiregion": "there are no regions",
+    "periodic": "periodic jobs do not exist yet; submit the job from a timer",
+    "parameterized": "parameterized jobs do not exist yet; pass values with -var",
+    "affinity": _PREFERENCE,
+    "spread": _PREFERENCE,
+    "restart": "it belongs into a group or task",
+    "vault": _VAULT,
+    "consul": _CONSUL,
+    "resources": "it belongs into a task",
+    "network": "it belongs into a group",
+    "service": "it belongs into a group or task",
+}
+JOB_IGNORED = {
+    "ui": "there is no web interface that would show it",
+    "all_at_once": "each allocation is placed as soon as it fits",
+}
+GROUP_REFUSED = {
+    "affinity": _PREFERENCE,
+    "spread": _PREFERENCE,
+    "scaling": "scaling policies do not exist yet; set count",
+    "consul": _CONSUL,
+    "vault": _VAULT,
+    "max_run_duration": "a bound on running time does not exist yet",
+    "resources": "it belongs into a task",
+    "max_client_disconnect": "use disconnect { lost_after }",
+    "prevent_reschedule_on_lost": "use disconnect { replace = false }",
+}
+TASK_REFUSED = {
+    "lifecycle": "all tasks of a group start together; hooks do not exist yet",
+    "template": "templates do not exist yet; use env, or files in the image",
+    "artifact": "downloads do not exist yet; put the files into the image",
+    "vault": _VAULT,
+    "consul": _CONSUL,
+    "affinity": _PREFERENCE,
+    "scaling": "scaling policies do not exist yet",
+    "secret": "secrets do not exist yet",
+    "identity": "workload identities do not exist yet",
+    "action": "actions do not exist yet",
+    "schedule": "schedules of tasks do not exist yet",
+    "csi_plugin": "CSI does not exist yet; use a host volume",
+    "dispatch_payload": "parameterized jobs do not exist yet",
+    "kind": "Connect does not exist",
+    "network": "it belongs into the group",
+}
+RESOURCES_REFUSED = {
+    "cores": "whole cores cannot be reserved yet; use cpu in MHz",
+    "device": "devices cannot be reserved yet",
+    "numa": "NUMA placement does not exist yet",
+    "network": 'it moved to the group: network { port "http" { to = 80 } }',
+}
+RESOURCES_IGNORED = {
+    "disk": "the group's ephemeral_disk { size } counts",
+    "iops": "it never had a meaning",
+    "secrets": "there is no size to set",
+}
+NETWORK_IGNORED = {"mbits": "bandwidth is not packed, as in Nomad since 0.12"}
+NETWORK_REFUSED = {"cni": "CNI plugins are not supported"}
+SERVICE_REFUSED = {
+    "connect": "there is no service mesh",
+    "sidecar_service": "there is no service mesh",
+    "gateway": "there is no service mesh",
+    "identity": "workload identities do not exist yet",
+}
+#: Job types by name, with what to do instead.
+TYPES_REFUSED = {
+    "system": "system jobs do not exist yet; use constraint { distinct_hosts = true } and a count",
+    "sysbatch": "sysbatch jobs do not exist yet; use batch with constraint { distinct_hosts = true }",
+}
+DRIVERS = ("docker", "raw_exec")
+DRIVERS_KNOWN_ELSEWHERE = ("exec", "exec2", "java", "qemu", "podman", "containerd-driver", "mock_driver")

@@ -1,0 +1,386 @@
+"""What must hold for a job, whichever way it came in: findings with a path into the job."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from swarmlet.jobspec.evaluate import suggestion
+from swarmlet.jobspec.unsupported import DRIVERS, DRIVERS_KNOWN_ELSEWHERE
+from swarmlet.model.job import (
+    COUNT_MAX,
+    GROUPS_MAX,
+    JOB_BYTES_MAX,
+    PRIORITY_MAX,
+    PRIORITY_MIN,
+    TASKS_MAX,
+    Constraint,
+    Job,
+    RestartPolicy,
+    Service,
+    Task,
+    TaskGroup,
+)
+from swarmlet.model.resources import Network, Port
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
+_JOB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,127}\Z")
+_NAME_EXPECTED = "expected 1 to 128 letters, digits, -, _ or . and a letter or digit first"
+_ENVIRONMENT_NAME = re.compile(r"[^\s=\0]+\Z")
+PORT_MAX = 65_535
+#: One node of a petahertz or a pebibyte does not exist; larger numbers are slips, and keep sums in 63 bits.
+QUANTITY_MAX = 1_000_000_000
+#: Nomad's own least reservations.
+CPU_MIN, MEMORY_MIN, DISK_MIN = 1, 10, 10
+PORTS_MAX = 1_000
+OPERANDS = (
+    "=", "==", "is", "!=", "not", "<", "<=", ">", ">=", "regexp", "version", "semver", "set_contains",
+    "set_contains_all", "set_contains_any", "is_set", "is_not_set", "distinct_hosts", "distinct_property",
+)  # fmt: skip
+_NO_VALUE = ("is_set", "is_not_set", "distinct_hosts", "distinct_property")
+_NO_ATTRIBUTE = ("distinct_hosts",)
+
+DOCKER_KEYS = (
+    "advertise_ipv6_address", "args", "auth", "auth_soft_fail", "cap_add", "cap_drop", "cgroupns", "command",
+    "container_exists_attempts", "cpu_cfs_period", "cpu_hard_limit", "cpuset_cpus", "devices", "dns_options",
+    "dns_search_domains", "dns_servers", "entrypoint", "extra_hosts", "force_pull", "group_add", "healthchecks",
+    "hostname", "image", "image_pull_timeout", "init", "interactive", "ipc_mode", "ipv4_address", "ipv6_address",
+    "isolation", "labels", "load", "logging", "mac_address", "memory_hard_limit", "mount", "mounts",
+    "network_aliases", "network_mode", "oom_score_adj", "pid_mode", "pids_limit", "port_map", "ports", "privileged",
+    "readonly_rootfs", "runtime", "security_opt", "shm_size", "storage_opt", "sysctl", "tty", "ulimit",
+    "userns_mode", "uts_mode", "volume_driver", "volumes", "work_dir",
+)  # fmt: skip
+RAW_EXEC_KEYS = ("args", "cgroup_v1_override", "cgroup_v2_override", "command", "oom_score_adj", "work_dir")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong; `path` are the names from the job down to it."""
+
+    path: tuple[str, ...]
+    message: str
+
+
+def validate_job(job: Job) -> list[str]:
+    """Everything that is wrong with a job, as sentences that name the place; empty for a valid job."""
+    return [f"{_where(finding.path)}: {finding.message}" for finding in findings(job)]
+
+
+def _where(path: tuple[str, ...]) -> str:
+    pieces = []
+    at = 0
+    while at < len(path):
+        if path[at] in ("group", "task", "port", "volume") and at + 1 < len(path):
+            pieces.append(f'{path[at]} "{path[at + 1]}"')
+            at += 2
+        else:
+            if path[at] != "0":
+                pieces.append(path[at])
+            at += 1
+    return ", ".join(pieces) or "job"
+
+
+def findings(job: Job) -> list[Finding]:
+    """Everything that is wrong with a job."""
+    return [Finding(path, message) for path, message in _job(job)]
+
+
+_Found = Iterator[tuple[tuple[str, ...], str]]
+
+
+def _job(job: Job) -> _Found:
+    if not _JOB_ID.match(job.id):
+        yield (), f'"{job.id[:40]}" is no job id; {_NAME_EXPECTED}'
+    if not _JOB_ID.match(job.name):
+        yield ("name",), f'"{job.name[:40]}" is no job name; {_NAME_EXPECTED}'
+    if not _NAME.match(job.namespace):
+        yield ("namespace",), f'"{job.namespace[:40]}" is no namespace; {_NAME_EXPECTED}'
+    if not PRIORITY_MIN <= job.priority <= PRIORITY_MAX:
+        yield (
+            ("priority",),
+            f"priority {job.priority} is out of range; expected {PRIORITY_MIN} to {PRIORITY_MAX}",
+        )
+    if not job.datacenters or not all(job.datacenters):
+        yield ("datacenters",), 'datacenters names none; expected names, or ["*"] for all'
+    if not _NAME.match(job.node_pool):
+        yield ("node_pool",), f'"{job.node_pool[:40]}" is no node pool; {_NAME_EXPECTED}'
+    yield from _constraints((), job.constraints)
+    if not 1 <= len(job.groups) <= GROUPS_MAX:
+        yield (), f"the job has {len(job.groups)} groups; expected 1 to {GROUPS_MAX}"
+    yield from _unique("group", (), [group.name for group in job.groups])
+    for group in job.groups[:GROUPS_MAX]:
+        yield from _group(group)
+    size = len(msgspec.msgpack.encode(job))
+    if size > JOB_BYTES_MAX:
+        yield (), f"the job takes {size:_} B; expected at most {JOB_BYTES_MAX:_}"
+
+
+def _unique(what: str, path: tuple[str, ...], names: list[str]) -> _Found:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            yield (*path, what, name), f'a second {what} named "{name}"; expected different names'
+        seen.add(name)
+
+
+def _group(group: TaskGroup) -> _Found:
+    path: tuple[str, ...] = ("group", group.name)
+    if not _NAME.match(group.name):
+        yield path, f'"{group.name[:40]}" is no group name; {_NAME_EXPECTED}'
+    if not 0 <= group.count <= COUNT_MAX:
+        yield (*path, "count"), f"count {group.count} is out of range; expected 0 to {COUNT_MAX:_}"
+    if not 1 <= len(group.tasks) <= TASKS_MAX:
+        yield path, f'group "{group.name}" has {len(group.tasks)} tasks; expected 1 to {TASKS_MAX}'
+    yield from _constraints(path, group.constraints)
+    yield from _restart((*path, "restart", "0"), group.restart)
+    yield from _policies(path, group)
+    if not DISK_MIN <= group.ephemeral_disk.size <= QUANTITY_MAX:
+        yield (
+            (*path, "ephemeral_disk", "0", "size"),
+            f"a disk of {group.ephemeral_disk.size} MiB; expected {DISK_MIN} to {QUANTITY_MAX:_}",
+        )
+    if len(group.networks) > 1:
+        yield (*path, "network", "1"), "a group has one network; found more"
+    labels = [port.label for network in group.networks for port in network.ports]
+    yield from _networks(path, group.networks)
+    yield from _unique("volume", path, [volume.name for volume in group.volumes])
+    for volume in group.volumes:
+        if volume.kind != "host":
+            yield (
+                (*path, "volume", volume.name, "type"),
+                f'type "{volume.kind}" is not supported; expected host',
+            )
+        if not volume.source:
+            yield (
+                (*path, "volume", volume.name),
+                f'volume "{volume.name}" has no source; expected the name of a host volume',
+            )
+    yield from _services(path, group.services, labels)
+    yield from _unique("task", path, [task.name for task in group.tasks])
+    if sum(task.is_leader for task in group.tasks) > 1:
+        yield path, f'group "{group.name}" has more than one leader; expected one task with leader = true'
+    for task in group.tasks[:TASKS_MAX]:
+        yield from _task((*path, "task", task.name), task, group, labels)
+
+
+def _policies(path: tuple[str, ...], group: TaskGroup) -> _Found:
+    update, reschedule, migrate = group.update, group.reschedule, group.migrate
+    if update is not None:
+        here = (*path, "update", "0")
+        if update.max_parallel < 0:
+            yield (
+                (*here, "max_parallel"),
+                f"max_parallel {update.max_parallel} is negative; expected 0 or more",
+            )
+        if update.healthy_deadline_ns <= update.min_healthy_ns:
+            yield (
+                (*here, "healthy_deadline"),
+                "healthy_deadline is not longer than min_healthy_time; expected more time to become healthy",
+            )
+        if 0 < update.progress_deadline_ns <= update.healthy_deadline_ns:
+            yield (
+                (*here, "progress_deadline"),
+                "progress_deadline is not longer than healthy_deadline; expected more, or 0 for none",
+            )
+    if reschedule is not None:
+        here = (*path, "reschedule", "0")
+        if reschedule.attempts < 0:
+            yield (*here, "attempts"), f"attempts {reschedule.attempts} is negative; expected 0 or more"
+        if reschedule.attempts > 0 and not reschedule.is_unlimited and reschedule.interval_ns <= 0:
+            yield (*here, "attempts"), "attempts without interval; expected the time in which they count"
+    if migrate.max_parallel < 1:
+        yield (
+            (*path, "migrate", "0", "max_parallel"),
+            f"max_parallel {migrate.max_parallel} would move nothing; expected 1 or more",
+        )
+
+
+def _restart(path: tuple[str, ...], restart: RestartPolicy) -> _Found:
+    if restart.attempts < 0:
+        yield (*path, "attempts"), f"attempts {restart.attempts} is negative; expected 0 or more"
+    if restart.attempts > 0 and restart.interval_ns <= 0:
+        yield (*path, "interval"), "interval is 0; expected the time in which attempts count"
+
+
+def _networks(path: tuple[str, ...], networks: tuple[Network, ...]) -> _Found:
+    ports = [port for network in networks for port in network.ports]
+    if len(ports) > PORTS_MAX:
+        yield path, f"{len(ports)} ports; expected at most {PORTS_MAX}"
+    base = (*path, "network", "0")
+    yield from _unique("port", base, [port.label for port in ports])
+    static: dict[int, Port] = {}
+    for port in ports:
+        here = (*base, "port", port.label)
+        if not _NAME.match(port.label):
+            yield here, f'"{port.label[:40]}" is no port label; {_NAME_EXPECTED}'
+        if not 0 <= port.static <= PORT_MAX:
+            yield (*here, "static"), f"static port {port.static} is out of range; expected 1 to {PORT_MAX}"
+        elif port.static and port.static in static:
+            yield (
+                (*here, "static"),
+                f'static port {port.static} is also port "{static[port.static].label}"; expected another',
+            )
+        else:
+            static[port.static] = port
+        if not -1 <= port.to <= PORT_MAX:
+            yield (*here, "to"), f"to {port.to} is out of range; expected 1 to {PORT_MAX}, or -1"
+
+
+def _constraints(path: tuple[str, ...], constraints: tuple[Constraint, ...]) -> _Found:
+    for number, constraint in enumerate(constraints):
+        here = (*path, "constraint", str(number))
+        if constraint.operand not in OPERANDS:
+            yield (
+                (*here, "operator"),
+                f'"{constraint.operand[:40]}" is no operator; expected one of {" ".join(OPERANDS)}',
+            )
+            continue
+        if not constraint.left and constraint.operand not in _NO_ATTRIBUTE:
+            yield here, "constraint has no attribute; expected one such as ${attr.cpu.arch}"
+        if not constraint.right and constraint.operand not in _NO_VALUE:
+            yield here, "constraint has no value; expected what the attribute is compared with"
+        if constraint.operand == "regexp" and "${" not in constraint.right:
+            try:
+                re.compile(constraint.right)
+            except (re.error, OverflowError, RecursionError) as error:
+                yield here, f"not a regular expression: {error}"
+
+
+def _services(path: tuple[str, ...], services: Iterable[Service], labels: list[str]) -> _Found:
+    for number, service in enumerate(services):
+        label = service.port_label
+        if not _is_service_name(service.name):
+            yield (
+                (*path, "service", str(number), "name"),
+                f'"{service.name[:40]}" is no service name; {_NAME_EXPECTED}',
+            )
+        if label and not label.isdigit() and "${" not in label and label not in labels:
+            yield (
+                (*path, "service", str(number), "port"),
+                f'port "{label[:40]}" is no port of the group{_known(label, labels)}',
+            )
+
+
+def _is_service_name(name: str) -> bool:
+    return _NAME.match(name) is not None or "${" in name
+
+
+def _known(label: str, labels: list[str]) -> str:
+    if not labels:
+        return '; expected network { port "…" {} } in the group'
+    return f"; expected one of {', '.join(labels)}{suggestion(label, labels)}"
+
+
+def _task(path: tuple[str, ...], task: Task, group: TaskGroup, labels: list[str]) -> _Found:
+    if not _NAME.match(task.name):
+        yield path, f'"{task.name[:40]}" is no task name; {_NAME_EXPECTED}'
+    resources = task.resources
+    for name, amount, least in (
+        ("cpu", resources.cpu, CPU_MIN),
+        ("memory", resources.memory, MEMORY_MIN),
+        ("memory_max", resources.memory_max or resources.memory, resources.memory),
+    ):
+        if not least <= amount <= QUANTITY_MAX:
+            unit = "MHz" if name == "cpu" else "MiB"
+            yield (
+                (*path, "resources", "0", name),
+                f"{name} of {amount} {unit} is out of range; expected {least} to {QUANTITY_MAX:_}",
+            )
+    yield from _constraints(path, task.constraints)
+    if task.restart is not None:
+        yield from _restart((*path, "restart", "0"), task.restart)
+    yield from _services(path, task.services, labels)
+    if task.kill_signal and task.kill_signal not in signal.Signals.__members__:
+        hint = suggestion(task.kill_signal.upper(), list(signal.Signals.__members__))
+        yield (
+            (*path, "kill_signal"),
+            f'"{task.kill_signal[:40]}" is no signal; expected one such as SIGTERM{hint}',
+        )
+    for name in task.env:
+        if not _ENVIRONMENT_NAME.match(name):
+            yield (
+                (*path, "env"),
+                f'"{name[:40]}" is no name of an environment variable; expected no space and no =',
+            )
+    volumes = [volume.name for volume in group.volumes]
+    for number, mount in enumerate(task.volume_mounts):
+        here = (*path, "volume_mount", str(number))
+        if mount.volume not in volumes:
+            yield (
+                (*here, "volume"),
+                f'volume "{mount.volume[:40]}" is not in the group; expected a volume block{suggestion(mount.volume, volumes)}',
+            )
+        if not mount.destination:
+            yield here, "volume_mount has no destination; expected a path in the container"
+    if not 1 <= task.logs.max_files <= 1_000 or not 1 <= task.logs.max_file_mib <= 100_000:
+        yield (*path, "logs", "0"), "logs out of range; expected 1 to 1000 files of 1 to 100000 MiB"
+    yield from _driver(path, task, labels)
+
+
+# Drivers ------------------------------------------------------------------------------------------------
+
+
+def _driver(path: tuple[str, ...], task: Task, labels: list[str]) -> _Found:
+    if task.driver not in DRIVERS:
+        shown = ", ".join(DRIVERS)
+        if not task.driver:
+            yield path, f'task "{task.name}" has no driver; expected driver = one of {shown}'
+        elif task.driver in DRIVERS_KNOWN_ELSEWHERE:
+            yield (*path, "driver"), f'driver "{task.driver}" is not supported yet; expected one of {shown}'
+        else:
+            hint = suggestion(task.driver, DRIVERS)
+            yield (*path, "driver"), f'driver "{task.driver[:40]}" is unknown; expected one of {shown}{hint}'
+        return
+    keys, needed = (DOCKER_KEYS, "image") if task.driver == "docker" else (RAW_EXEC_KEYS, "command")
+    here = (*path, "config", "0")
+    for key in task.config:
+        if key not in keys:
+            yield (
+                (*here, key),
+                f"{key} is unknown in the configuration of {task.driver}; expected a known name{suggestion(key, keys)}",
+            )
+    if needed not in task.config:
+        yield here, f'task "{task.name}" has no {needed}; expected config {{ {needed} = "…" }}'
+    for key, kind, expected in _SHAPES:
+        if key in task.config and key in keys and not kind(task.config[key]):
+            yield (*here, key), f"{key} is not {expected}"
+    ports: Any = task.config.get("ports")
+    if task.driver == "docker" and _is_texts(ports):
+        for label in ports:
+            if label not in labels:
+                yield (*here, "ports"), f'port "{label[:40]}" is no port of the group{_known(label, labels)}'
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
+
+
+def _is_boolean(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+_SHAPES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("image", _is_text, "a name of an image"),
+    ("command", _is_text, "a string"),
+    ("args", _is_texts, "a list of strings"),
+    ("ports", _is_texts, "a list of port labels"),
+    ("volumes", _is_texts, "a list of strings"),
+    ("network_mode", _is_text, "a string"),
+    ("hostname", _is_text, "a string"),
+    ("work_dir", _is_text, "a string"),
+    ("privileged", _is_boolean, "true or false"),
+    ("force_pull", _is_boolean, "true or false"),
+    ("init", _is_boolean, "true or false"),
+    ("cap_add", _is_texts, "a list of strings"),
+    ("cap_drop", _is_texts, "a list of strings"),
+    ("extra_hosts", _is_texts, "a list of strings"),
+)

@@ -1,0 +1,99 @@
+"""The cluster's decision about applicants, made through the replicated state on the leader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from swarmlet.errors import NoLeader, NotLeader
+from swarmlet.gossip.effect import Member, MemberState
+from swarmlet.ids import NodeId, RequestId
+from swarmlet.joining.message import MemberAddress
+from swarmlet.joining.server import Admission, Applicant
+from swarmlet.replica.replica import Replica
+from swarmlet.security.authority import Authority
+from swarmlet.security.sealing import ClusterKey
+from swarmlet.security.token import Terms, Verdict, judge, refusal
+from swarmlet.state.command import FEATURE_LEVEL, UseJoinToken
+
+CA_PURPOSE = "CA key"
+
+
+class ReplicatedEnrolment:
+    """`Enrolment` on top of the replica."""
+
+    def __init__(
+        self,
+        *,
+        replica: Replica,
+        cluster_key: ClusterKey,
+        gossip_keys: Callable[[], tuple[bytes, ...]],
+        members: Callable[[], list[Member]],
+        wall_ns: Callable[[], int],
+    ) -> None:
+        """`members` is gossip's list, for the newcomer's first contacts."""
+        self._wall_ns = wall_ns
+        self._replica = replica
+        self._cluster_key = cluster_key
+        self._gossip_keys = gossip_keys
+        self._members = members
+
+    async def check(self, token_hash: str) -> None:
+        """Raise JoinRefused unless the token could be used now. Uses nothing up."""
+        self._must_lead()
+        view = await self._replica.barrier()
+        wanted = token_hash.encode()
+        found = next((token for token in view.join_tokens() if token.secret_hash == wanted), None)
+        terms = None
+        if found is not None:
+            terms = Terms(
+                expires_at=found.expires_at_ns / 1e9,
+                uses_left=None if found.uses_left < 0 else found.uses_left,
+                revoked=found.is_revoked,
+            )
+        verdict = judge(terms, max(view.time_ns, self._wall_ns()) / 1e9)
+        if verdict is not Verdict.VALID:
+            raise refusal(verdict)
+
+    async def admit(self, applicant: Applicant) -> Admission:
+        """Use the token once and take the name; the same key gets the same node again."""
+        self._must_lead()
+        settings = self._replica.view.settings()
+        if settings is None:
+            raise NoLeader("the cluster is not initialised yet; try again in a second")
+        node = applicant.node
+        if self._replica.view.node(node) is None:
+            await self._replica.lead(
+                UseJoinToken(
+                    secret_hash=applicant.token_hash.encode(), node_id=node, node_name=applicant.name
+                ),
+                RequestId(applicant.request_id),
+            )
+        members = tuple(
+            MemberAddress(node=item.id, name=item.name, host=item.address[0], port=item.address[1])
+            for item in self._members()
+            if item.state in {MemberState.ALIVE, MemberState.SUSPECT}
+        )
+        return Admission(
+            node=node,
+            cluster_key=self._cluster_key.key,
+            gossip_keys=self._gossip_keys(),
+            members=members,
+            feature_level=FEATURE_LEVEL,
+        )
+
+    async def is_member(self, node: NodeId) -> bool:
+        """Whether the cluster has that node."""
+        self._must_lead()
+        return self._replica.view.node(node) is not None
+
+    async def authority(self) -> Authority:
+        """The CA with its key, opened with the cluster key of this node's data directory."""
+        settings = self._replica.view.settings()
+        if settings is None:
+            raise NoLeader("the cluster is not initialised yet; try again in a second")
+        secret = self._cluster_key.open(CA_PURPOSE, settings.ca_key_sealed)
+        return Authority.load(settings.cluster_id, settings.ca_certificate, secret)
+
+    def _must_lead(self) -> None:
+        if not self._replica.is_leader:
+            raise NotLeader(self._replica.leader)

@@ -1,0 +1,191 @@
+"""What a node keeps in its data directory (0700): who it is, its keys, and the lock that keeps others out.
+
+`identity` is one file, written whole or not at all; `node.pem` (certificate and key) is made from it for
+TLS, which reads files alone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from swarmlet.errors import Conflict, InvalidInput, StorageError, WireError
+from swarmlet.ids import ClusterId, NodeId
+from swarmlet.security.certificate import key_digest, key_from_pem, load_certificate, to_pem
+from swarmlet.wire import Codec, Record
+
+IDENTITY_FILE, PEM_FILE, LOCK_FILE = "identity", "node.pem", "lock"
+#: The version header: what the file is, and its form.
+_HEADER = b"swarmlet identity 1\n"
+_HEADER_START = b"swarmlet identity "
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """A node's identity. Certificates are DER, the private key is PEM."""
+
+    node: NodeId
+    name: str
+    cluster: ClusterId
+    certificate: bytes
+    key: bytes
+    authority: bytes
+    cluster_key: bytes
+    gossip_keys: tuple[bytes, ...]
+
+    def __repr__(self) -> str:
+        """Without keys."""
+        return f"Identity({self.name}, node {self.node}, cluster {self.cluster})"
+
+
+class _Stored(Record, tag="identity"):
+    node: str
+    name: str
+    cluster: str
+    certificate: bytes
+    key: bytes
+    authority: bytes
+    cluster_key: bytes
+    gossip_keys: tuple[bytes, ...]
+
+
+_codec: Codec[_Stored] = Codec(_Stored, limit=1024 * 1024)
+
+
+def save(directory: Path, identity: Identity) -> None:
+    """Write the identity and the PEM file made from it; both are on disk on return. Raises StorageError."""
+    stored = _Stored(
+        node=identity.node,
+        name=identity.name,
+        cluster=identity.cluster,
+        certificate=identity.certificate,
+        key=identity.key,
+        authority=identity.authority,
+        cluster_key=identity.cluster_key,
+        gossip_keys=identity.gossip_keys,
+    )
+    write_atomically(directory / IDENTITY_FILE, _HEADER + _codec.encode(stored))
+    write_atomically(directory / PEM_FILE, _pem(identity))
+
+
+def load(directory: Path) -> Identity | None:
+    """The identity in `directory`; None where there is none. Raises StorageError when it is damaged.
+
+    Restores the PEM file where a crash kept it from being written.
+    """
+    path = directory / IDENTITY_FILE
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}") from error
+    if not data.startswith(_HEADER):
+        if data.startswith(_HEADER_START):
+            raise StorageError(f"{path} was written by a newer version of swarmlet: install that version")
+        raise StorageError(f"{path} is no identity of a node; {_REJOIN}")
+    try:
+        stored = _codec.decode(data[len(_HEADER) :])
+        certificate = load_certificate(stored.certificate)
+        key = key_digest(key_from_pem(stored.key).public_key())
+    except (WireError, InvalidInput) as error:
+        raise StorageError(f"{path} is damaged: {error}; {_REJOIN}") from error
+    identity = Identity(
+        node=NodeId(stored.node),
+        name=stored.name,
+        cluster=ClusterId(stored.cluster),
+        certificate=stored.certificate,
+        key=stored.key,
+        authority=stored.authority,
+        cluster_key=stored.cluster_key,
+        gossip_keys=stored.gossip_keys,
+    )
+    if (certificate.cluster, certificate.node, certificate.key_digest) != (
+        identity.cluster,
+        identity.node,
+        key,
+    ):
+        raise StorageError(f"{path} is damaged: its certificate is not for its key and node; {_REJOIN}")
+    pem, wanted = directory / PEM_FILE, _pem(identity)
+    if not pem.exists() or pem.read_bytes() != wanted:
+        write_atomically(pem, wanted)
+    return identity
+
+
+_REJOIN = "move the data directory away and join again"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` (mode 0600), whole or not at all, durable on return. Raises StorageError."""
+    temporary = path.with_name(path.name + ".new")
+    try:
+        # Made anew with its mode: an old file's mode or a link must not decide who may read keys.
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}") from error
+
+
+class DataDirectory:
+    """A node's data directory, held by one process at a time.
+
+    Use as a context manager; the kernel lets go of the lock when the process dies.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Nothing is touched before `__enter__`."""
+        self.path = path
+        self._lock: int | None = None
+
+    def __enter__(self) -> Self:
+        """Create the directory (0700) and lock it. Raises Conflict naming the process that has it."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self.path.stat().st_mode & 0o077:
+                self.path.chmod(0o700)
+            lock = os.open(self.path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StorageError(
+                f"cannot use the data directory {self.path}: {error.strerror}; choose another with --data-dir"
+            ) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
+            os.close(lock)
+            raise Conflict(
+                f"the data directory {self.path} is in use by the swarmlet agent with pid {owner or 'unknown'}: "
+                "stop it, or give this one a directory of its own with --data-dir"
+            ) from error
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+        self._lock = lock
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of the lock."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    @property
+    def pem_file(self) -> Path:
+        """Certificate and key for `security.contexts` (as both of its files)."""
+        return self.path / PEM_FILE
+
+
+def _pem(identity: Identity) -> bytes:
+    return to_pem(identity.certificate) + identity.key

@@ -1,0 +1,339 @@
+"""This node's agent: keeps what runs here equal to what the cluster wants to run here.
+
+It may be killed at any moment: its tasks outlive it, and the next agent finds them again (`local_state`).
+It adopts what runs at once, but starts nothing before a voter has confirmed what this node shall run:
+after a cut, or a reboot, the work may long be elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from swarmlet.errors import DriverError, NotFound, StorageError
+from swarmlet.ids import AllocationId, ClusterId, JobId, Namespace, NodeId
+from swarmlet.model.allocation import Allocation, ClientStatus
+from swarmlet.model.job import HOUR_NS, Job
+from swarmlet.model.node import Node
+from swarmlet.runtime.allocation_runner import AllocationRunner, Site
+from swarmlet.runtime.drivers.driver import Driver, LogStream, TaskHandle
+from swarmlet.runtime.drivers.raw_exec import boot_id
+from swarmlet.runtime.local_state import LocalState
+from swarmlet.runtime.reporting import Reporter, Reports
+from swarmlet.state.command import AllocationReport
+from swarmlet.wire import Record
+
+log = structlog.get_logger()
+#: Finished allocations (their files and logs) are kept for a week, and so many at most.
+FINISHED_KEPT_NS = 7 * 24 * HOUR_NS
+FINISHED_KEPT_MAX = 50
+#: Below a tenth of free disk only the newest few are kept.
+DISK_FREE_SHARE = 10
+FINISHED_KEPT_SHORT_MAX = 5
+#: Garbage and strays are looked for this often; both are also looked for when the state is confirmed.
+COLLECT_SECONDS = 300.0
+#: A contact is checked against `stop_on_client_after` this often: its users count in tens of seconds.
+CONTACT_SECONDS = 0.5
+#: The time of the last contact is kept on disk this often at most.
+CONTACT_KEPT_SECONDS = 2.0
+RECONNECT_SECONDS, RECONNECT_SECONDS_MAX = 0.2, 5.0
+
+JobKey = tuple[Namespace, JobId, int]
+
+
+class AllocationBatch(Record):
+    """All allocations of this node at `index`, and their jobs."""
+
+    index: int
+    allocations: tuple[Allocation, ...] = ()
+    jobs: dict[JobKey, Job] = {}
+
+
+class AllocationSource(Protocol):
+    """Where the agent learns what shall run here."""
+
+    def changes(self, node_id: NodeId, after_index: int) -> AsyncIterator[AllocationBatch]:
+        """This node's allocations, now and whenever they change; the index never goes back."""
+
+    async def wait_confirmed(self) -> None:
+        """Returns once a voter has confirmed the state that `changes` shows."""
+
+
+class Agent:
+    """This node's allocations."""
+
+    def __init__(
+        self,
+        *,
+        node: Callable[[], Node],
+        cluster_id: ClusterId,
+        data_directory: Path,
+        drivers: Mapping[str, Driver],
+        source: AllocationSource,
+        reporter: Reporter,
+        now_ns: Callable[[], int] = time.time_ns,
+        boot_seconds: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
+        boot: str | None = None,
+    ) -> None:
+        """`node`: this node as it is now. `boot`: this boot's id (the kernel's by default)."""
+        self._site = Site(
+            node=node,
+            cluster_id=cluster_id,
+            boot_id=boot or boot_id(),
+            allocations=data_directory / "alloc",
+            drivers=drivers,
+            confirmed=asyncio.Event(),
+            now_ns=now_ns,
+        )
+        self._site.allocations.mkdir(parents=True, exist_ok=True, mode=0o755)
+        self._source = source
+        self._reports = Reports(reporter)
+        self._state = LocalState(data_directory / "client")
+        self._boot_seconds = boot_seconds
+        # An agent that restarts while its node is cut off may not begin to count anew.
+        self._contact_at = self._state.load_contact(self._site.boot_id) or boot_seconds()
+        self._contact_kept_at = 0.0
+        self._runners: dict[AllocationId, AllocationRunner] = {}
+        self._runs: dict[AllocationId, asyncio.Task[None]] = {}
+        #: What the last batch says, by id.
+        self._wanted: dict[AllocationId, Allocation] = {}
+        self._first_batch = asyncio.Event()
+
+    def contact(self) -> None:
+        """A voter has been heard of just now."""
+        self._contact_at = self._boot_seconds()
+        if self._contact_at - self._contact_kept_at < CONTACT_KEPT_SECONDS:
+            return
+        self._contact_kept_at = self._contact_at
+        # Too old a time on disk only stops tasks sooner.
+        with contextlib.suppress(OSError):
+            self._state.save_contact(self._site.boot_id, self._contact_at)
+
+    def reports(self) -> list[AllocationReport]:
+        """What this node says of its allocations, by id; for `status` and tests."""
+        return [self._runners[id_].report() for id_ in sorted(self._runners)]
+
+    async def run(self) -> None:
+        """For as long as the agent lives. Cancelled, it leaves every task running."""
+        async with asyncio.TaskGroup() as group:
+            for driver in self._site.drivers.values():
+                group.create_task(driver.run())
+            self._restore(group)
+            group.create_task(self._reports.run())
+            group.create_task(self._follow(group))
+            group.create_task(self._wait_confirmed())
+            group.create_task(self._watch_contact())
+            group.create_task(self._collect())
+
+    async def stop_all(self, reason: str) -> None:
+        """Stop every allocation and wait until they have ended (`leave`)."""
+        for runner in self._runners.values():
+            runner.stop(reason)
+        runs = list(self._runs.values())
+        if runs:
+            await asyncio.wait(runs)
+
+    def logs(
+        self,
+        allocation: AllocationId,
+        task: str,
+        stream: LogStream,
+        *,
+        tail: int | None = None,
+        follow: bool = False,
+    ) -> AsyncIterator[bytes]:
+        """A task's output. Raises NotFound when this node does not hold it (any more)."""
+        runner = self._runners.get(allocation)
+        if runner is None or task not in runner.tasks:
+            raise NotFound(f"this node holds no task {task!r} of allocation {allocation}")
+        found = runner.tasks[task]
+        handle = found.machine.record.handle
+        if handle is None:
+            raise NotFound(
+                f"task {task!r} of allocation {allocation} has not been started: there is no output"
+            )
+        return found.driver.logs(handle, stream, tail=tail, follow=follow)
+
+    # What the cluster wants.
+
+    async def _follow(self, group: asyncio.TaskGroup) -> None:
+        index, delay = 0, RECONNECT_SECONDS
+        while True:
+            try:
+                async for batch in self._source.changes(self._site.node().id, index):
+                    delay = RECONNECT_SECONDS
+                    if batch.index >= index:
+                        index = batch.index
+                        self._apply(batch, group)
+            except (OSError, TimeoutError) as error:
+                log.warning("allocations.disconnected", reason=str(error))
+            except Exception as error:  # noqa: BLE001 (a broken source must not end the tasks' supervision)
+                log.warning("allocations.source_failed", reason=repr(error))
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, RECONNECT_SECONDS_MAX)
+
+    def _apply(self, batch: AllocationBatch, group: asyncio.TaskGroup) -> None:
+        self._wanted = {allocation.id: allocation for allocation in batch.allocations}
+        for allocation in batch.allocations:
+            job = batch.jobs.get((allocation.namespace, allocation.job_id, allocation.job_version))
+            runner = self._runners.get(allocation.id)
+            if runner is not None:
+                runner.update(allocation, job)
+                if not allocation.is_client_terminal() and is_news(runner, allocation):
+                    self._reports.add(allocation.id, runner.report)
+            elif allocation.is_server_terminal() and not allocation.is_client_terminal():
+                # Nothing of it is here: the leader waits for somebody to say so.
+                self._reports.add(allocation.id, lambda id_=allocation.id: not_here(id_))  # type: ignore[misc]
+            elif not allocation.is_terminal() and job is not None and job.group(allocation.group) is not None:
+                self._begin(AllocationRunner(allocation, job, self._site, self._changed), group)
+            elif not allocation.is_terminal():
+                log.error("allocation.without_job", allocation_id=allocation.id, job_id=allocation.job_id)
+        if self._site.confirmed.is_set():
+            self._stop_forgotten()
+        self._first_batch.set()
+
+    def _stop_forgotten(self) -> None:
+        """Stop what the confirmed state does not know. An unconfirmed one may simply be older than what runs."""
+        for id_, runner in self._runners.items():
+            if id_ not in self._wanted:
+                self._reports.forget(id_)
+                runner.stop("the cluster does not know this allocation any more")
+
+    async def _wait_confirmed(self) -> None:
+        await self._first_batch.wait()
+        await self._source.wait_confirmed()
+        self.contact()
+        self._site.confirmed.set()
+        self._stop_forgotten()
+        log.info("allocations.confirmed", allocations=len(self._wanted))
+
+    # What runs here.
+
+    def _restore(self, group: asyncio.TaskGroup) -> None:
+        for state in self._state.load():
+            runner = AllocationRunner.restored(state, self._site, self._changed)
+            self._runners[state.allocation.id] = runner
+            self._reports.add(state.allocation.id, runner.report)
+            if not runner.is_dead():
+                self._begin(runner, group)
+
+    def _begin(self, runner: AllocationRunner, group: asyncio.TaskGroup) -> None:
+        id_ = runner.allocation.id
+        self._runners[id_] = runner
+        self._changed(runner)
+        self._runs[id_] = group.create_task(self._run_one(runner))
+
+    async def _run_one(self, runner: AllocationRunner) -> None:
+        """One allocation's failure never ends the others."""
+        id_ = runner.allocation.id
+        try:
+            await runner.run()
+        except Exception:
+            log.exception("allocation.runner_failed", allocation_id=id_)
+        finally:
+            self._runs.pop(id_, None)
+
+    def _changed(self, runner: AllocationRunner) -> None:
+        try:
+            self._state.save(runner.local())
+        except StorageError as error:
+            # The tasks run on; without the file the next agent finds them by their labels.
+            log.exception("allocation.not_kept", allocation_id=runner.allocation.id, reason=str(error))
+        self._reports.add(runner.allocation.id, runner.report)
+
+    async def _watch_contact(self) -> None:
+        """Stop what must not run on a node that the cluster cannot reach (`disconnect.stop_on_client_after`)."""
+        while True:
+            await asyncio.sleep(CONTACT_SECONDS)
+            silence_ns = int((self._boot_seconds() - self._contact_at) * 1e9)
+            for runner in list(self._runners.values()):
+                limit_ns = runner.group.disconnect.stop_on_client_after_ns
+                if limit_ns and silence_ns >= limit_ns and not runner.is_dead():
+                    runner.stop(f"no contact with the cluster for {silence_ns / 1e9:.0f} s")
+
+    # Garbage.
+
+    async def _collect(self) -> None:
+        await self._site.confirmed.wait()
+        while True:
+            for id_ in self.garbage():
+                await self._destroy(id_)
+            await self._end_strays()
+            await asyncio.sleep(COLLECT_SECONDS)
+
+    def garbage(self) -> list[AllocationId]:
+        """Finished allocations whose time is over, and those that the cluster has forgotten."""
+        finished = [runner for runner in self._runners.values() if runner.is_dead()]
+        finished.sort(key=lambda runner: (runner.finished_at_ns, runner.allocation.id), reverse=True)
+        oldest = self._site.now_ns() - FINISHED_KEPT_NS
+        disk = shutil.disk_usage(self._site.allocations)
+        kept_max = FINISHED_KEPT_MAX if disk.free * DISK_FREE_SHARE >= disk.total else FINISHED_KEPT_SHORT_MAX
+        return [
+            runner.allocation.id
+            for position, runner in enumerate(finished)
+            if runner.allocation.id not in self._wanted
+            or (
+                self._wanted[runner.allocation.id].is_client_terminal()
+                and (position >= kept_max or runner.finished_at_ns < oldest)
+            )
+        ]
+
+    async def _destroy(self, allocation: AllocationId) -> None:
+        runner = self._runners[allocation]
+        for task in runner.tasks.values():
+            handle = task.machine.record.handle
+            if handle is not None:
+                try:
+                    await task.driver.remove(handle)
+                except DriverError as error:
+                    log.warning("allocation.not_removed", allocation_id=allocation, reason=str(error))
+                    return
+        await asyncio.to_thread(shutil.rmtree, self._site.allocations / allocation, ignore_errors=True)
+        self._state.remove(allocation)
+        del self._runners[allocation]
+        log.info("allocation.collected", allocation_id=allocation)
+
+    async def _end_strays(self) -> None:
+        """End tasks that carry this node's and this cluster's labels, but that nobody here knows."""
+        for driver in self._site.drivers.values():
+            try:
+                handles = await driver.list_owned()
+            except DriverError as error:
+                log.warning("strays.not_listed", driver=driver.name, reason=str(error))
+                continue
+            for handle in handles:
+                if handle.allocation_id not in self._runners:
+                    await self._end_stray(driver, handle)
+        for path in sorted(self._site.allocations.iterdir()):
+            if path.name not in self._runners:
+                await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+
+    async def _end_stray(self, driver: Driver, handle: TaskHandle) -> None:
+        log.warning("stray.ended", driver=driver.name, allocation_id=handle.allocation_id, task=handle.task)
+        with contextlib.suppress(DriverError):
+            await driver.kill(handle)
+            await driver.remove(handle)
+
+
+def is_news(runner: AllocationRunner, allocation: Allocation) -> bool:
+    """Whether the leader's view of an allocation is not what runs here."""
+    states = runner.states()
+    return allocation.client_status is not runner.client_status() or (
+        bool(allocation.task_states) and allocation.task_states != states
+    )
+
+
+def not_here(allocation: AllocationId) -> AllocationReport:
+    """It was to be stopped before it had begun."""
+    return AllocationReport(
+        id=allocation,
+        client_status=ClientStatus.COMPLETE,
+        client_description="stopped before it was started here",
+    )

@@ -1,0 +1,338 @@
+"""Runs one allocation: its directories, its tasks, their order, its health."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from swarmlet.errors import DriverError
+from swarmlet.ids import ClusterId
+from swarmlet.model.allocation import Allocation, ClientStatus, TaskState
+from swarmlet.model.job import Job, JobType, Task, TaskGroup
+from swarmlet.model.node import Node
+from swarmlet.runtime import environment
+from swarmlet.runtime.allocation_status import HealthRule, client_status, describe, health
+from swarmlet.runtime.drivers.driver import Directories, Driver, TaskSpec, VolumeBind
+from swarmlet.runtime.drivers.missing import MissingDriver
+from swarmlet.runtime.local_state import VERSION, LocalAllocation
+from swarmlet.runtime.task_machine import (
+    Phase,
+    RestartRequested,
+    StopRequested,
+    TaskMachine,
+    TaskRecord,
+)
+from swarmlet.runtime.task_runner import TaskRunner
+from swarmlet.state.command import AllocationReport
+
+log = structlog.get_logger()
+#: World-writable with the sticky bit, as in Nomad: tasks of one allocation may run as different users.
+SHARED_MODE = 0o1777
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """What every runner of this node shares."""
+
+    node: Callable[[], Node]
+    cluster_id: ClusterId
+    boot_id: str
+    allocations: Path
+    drivers: Mapping[str, Driver]
+    #: Set once a voter has confirmed what this node shall run.
+    confirmed: asyncio.Event
+    now_ns: Callable[[], int] = time.time_ns
+
+    def host_address(self) -> str:
+        """Where this node's ports are reached."""
+        return self.node().address.rpartition(":")[0].strip("[]") or "127.0.0.1"
+
+
+def make_directories(root: Path, task: str) -> Directories:
+    """The directories of one task of the allocation at `root`, made where they are missing. Nomad's layout."""
+    directories = Directories(
+        root=str(root),
+        shared=str(root / "alloc"),
+        local=str(root / task / "local"),
+        secrets=str(root / task / "secrets"),
+    )
+    for path in (root, root / "alloc", root / task):
+        path.mkdir(parents=True, exist_ok=True, mode=0o755)
+    for path in (
+        root / "alloc" / "data",
+        root / "alloc" / "tmp",
+        Path(directories.local),
+        root / task / "tmp",
+    ):
+        if not path.is_dir():
+            path.mkdir()
+            path.chmod(SHARED_MODE)
+    (root / "alloc" / "logs").mkdir(exist_ok=True, mode=0o755)
+    secrets = Path(directories.secrets)
+    if not secrets.is_dir():
+        secrets.mkdir(mode=0o700)
+    return directories
+
+
+def inherit_disk(previous: Path, root: Path) -> None:
+    """Move the data of the allocation that this one replaces here (`ephemeral_disk { sticky = true }`)."""
+    if root.exists() or not previous.is_dir():
+        return
+    root.mkdir(parents=True)
+    for path in [previous / "alloc" / "data", *sorted(previous.glob("*/local"))]:
+        if path.is_dir():
+            target = root / path.relative_to(previous)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(target)
+
+
+def for_one_group(job: Job, group: str) -> Job:
+    """The job without what another group, or nobody, needs here."""
+    return msgspec.structs.replace(
+        job, source="", groups=tuple(found for found in job.groups if found.name == group)
+    )
+
+
+class AllocationRunner:
+    """One allocation on this node. `changed(runner)` is called whenever there is something to keep and report."""
+
+    def __init__(
+        self, allocation: Allocation, job: Job, site: Site, changed: Callable[[AllocationRunner], None]
+    ) -> None:
+        """A new one. `restored` makes one from what an earlier agent left."""
+        self.allocation = allocation
+        self.job = for_one_group(job, allocation.group)
+        group = self.job.group(allocation.group)
+        assert group is not None, f"job {job.id} version {job.version} has no group {allocation.group}"
+        self.group: TaskGroup = group
+        self.site = site
+        self._changed = changed
+        self._restart_sequence = allocation.transition.restart_sequence
+        self._is_rebooted = False
+        self._is_stopping = False
+        self.is_healthy: bool | None = None
+        self._deadline_from_ns = 0
+        self.finished_at_ns = 0
+        self._health_stir = asyncio.Event()
+        self.tasks = {task.name: self._task_runner(task, TaskRecord(name=task.name)) for task in group.tasks}
+
+    @classmethod
+    def restored(
+        cls, state: LocalAllocation, site: Site, changed: Callable[[AllocationRunner], None]
+    ) -> AllocationRunner:
+        """Go on where an earlier agent stopped."""
+        runner = cls(state.allocation, state.job, site, changed)
+        runner._restart_sequence = state.restart_sequence
+        runner._is_rebooted = state.boot_id != site.boot_id
+        runner.is_healthy = state.is_healthy
+        runner._deadline_from_ns = state.deadline_from_ns
+        runner.finished_at_ns = state.finished_at_ns
+        for record in state.tasks:
+            if record.name in runner.tasks:
+                runner.tasks[record.name].machine.record = record
+        return runner
+
+    def local(self) -> LocalAllocation:
+        """What has to survive the agent."""
+        return LocalAllocation(
+            version=VERSION,
+            boot_id=self.site.boot_id,
+            allocation=self.allocation,
+            job=self.job,
+            tasks=tuple(runner.machine.record for runner in self.tasks.values()),
+            restart_sequence=self._restart_sequence,
+            client_status=self.client_status(),
+            is_healthy=self.is_healthy,
+            deadline_from_ns=self._deadline_from_ns,
+            finished_at_ns=self.finished_at_ns,
+        )
+
+    def states(self) -> dict[str, TaskState]:
+        """Each task's state."""
+        return {name: runner.machine.record.state for name, runner in self.tasks.items()}
+
+    def client_status(self) -> ClientStatus:
+        """What the tasks add up to."""
+        return client_status(self.states().values())
+
+    def report(self) -> AllocationReport:
+        """For the leader."""
+        states = self.states()
+        return AllocationReport(
+            id=self.allocation.id,
+            client_status=self.client_status(),
+            client_description=describe(states),
+            task_states=states,
+            is_healthy=self.is_healthy,
+        )
+
+    def is_dead(self) -> bool:
+        """Whether every task has ended for good."""
+        return all(runner.machine.record.phase is Phase.DEAD for runner in self.tasks.values())
+
+    def update(self, allocation: Allocation, job: Job | None) -> None:
+        """The leader's view has changed: a stop, a restart, an update in place."""
+        self.allocation = allocation
+        if job is not None and job.version != self.job.version and job.group(allocation.group) is not None:
+            self.job = for_one_group(job, allocation.group)
+        if allocation.is_terminal():
+            self.stop(allocation.desired_description or f"the allocation is {allocation.desired_status}")
+        transition = allocation.transition
+        if transition.restart_sequence > self._restart_sequence:
+            self._restart_sequence = transition.restart_sequence
+            for name, runner in self.tasks.items():
+                if transition.restart_task in {"", name}:
+                    runner.send(RestartRequested(reason="somebody asked for a restart"))
+        self._health_stir.set()
+
+    def stop(self, reason: str) -> None:
+        """Stop every task; the leader task first, so that it can end what the others serve."""
+        if self._is_stopping:
+            return
+        self._is_stopping = True
+        for runner in self._in_kill_order():
+            runner.send(StopRequested(reason=reason))
+
+    async def run(self) -> None:
+        """Until every task is dead. Cancelled, it leaves the tasks running."""
+        async with asyncio.TaskGroup() as group:
+            watch = group.create_task(self._watch_health())
+            runs = [group.create_task(self._run_task(runner)) for runner in self.tasks.values()]
+            for run in runs:
+                await run
+            watch.cancel()
+        self.finished_at_ns = self.finished_at_ns or self.site.now_ns()
+        self._changed(self)
+
+    async def _run_task(self, runner: TaskRunner) -> None:
+        await runner.run(is_rebooted=self._is_rebooted)
+        record = runner.machine.record
+        is_leader = any(task.is_leader and task.name == record.name for task in self.group.tasks)
+        if record.state.is_failed:
+            self.stop(f"task {record.name} of the same allocation failed")
+        elif is_leader:
+            self.stop(f"the leader task {record.name} has ended")
+
+    def _in_kill_order(self) -> list[TaskRunner]:
+        leaders = [task.name for task in self.group.tasks if task.is_leader]
+        return [
+            self.tasks[name] for name in (*leaders, *(name for name in self.tasks if name not in leaders))
+        ]
+
+    def _task_runner(self, task: Task, record: TaskRecord) -> TaskRunner:
+        machine = TaskMachine(
+            record,
+            task.restart or self.group.restart,
+            is_batch=self.job.type is JobType.BATCH,
+            memory_mib=task.resources.memory_max or task.resources.memory,
+            memory_is_default=task.resources.is_default,
+        )
+        driver = self.site.drivers.get(task.driver) or MissingDriver(task.driver)
+        return TaskRunner(
+            machine,
+            driver,
+            lambda: self._specify(task.name),
+            confirmed=self.site.confirmed,
+            changed=self._task_changed,
+            now_ns=self.site.now_ns,
+            shutdown_delay_ns=max(task.shutdown_delay_ns, self.group.shutdown_delay_ns),
+        )
+
+    def _task_changed(self) -> None:
+        states = self.states().values()
+        if not self._deadline_from_ns and any(state.started_at_ns for state in states):
+            # The deadline does not count the pull of an image: nobody's version is unhealthy for a slow registry.
+            self._deadline_from_ns = self.site.now_ns()
+        self._health_stir.set()
+        self._changed(self)
+
+    async def _watch_health(self) -> None:
+        """Decide the allocation's health once, when its tasks have run for long enough or too late."""
+        strategy = self.group.update or self.job.update or self.group.migrate
+        rule = HealthRule(
+            min_healthy_ns=strategy.min_healthy_ns, healthy_deadline_ns=strategy.healthy_deadline_ns
+        )
+        while self.is_healthy is None and self.job.type is not JobType.BATCH:
+            self._health_stir.clear()
+            now_ns = self.site.now_ns()
+            verdict = health(self.states().values(), rule, self._deadline_from_ns, now_ns)
+            if verdict.is_healthy is not None:
+                self.is_healthy = verdict.is_healthy
+                self._changed(self)
+                return
+            wait = (verdict.look_again_at_ns - now_ns) / 1e9 if verdict.look_again_at_ns else None
+            try:
+                async with asyncio.timeout(wait):
+                    await self._health_stir.wait()
+            except TimeoutError:
+                continue
+
+    def _specify(self, name: str) -> TaskSpec:
+        """Everything resolved, afresh for every start. Raises DriverError when it cannot be."""
+        task = next(task for task in self.group.tasks if task.name == name)
+        driver = self.tasks[name].driver
+        allocation, node = self.allocation, self.site.node()
+        root = self.site.allocations / allocation.id
+        if self.group.ephemeral_disk.is_sticky and allocation.previous_allocation:
+            inherit_disk(self.site.allocations / allocation.previous_allocation, root)
+        directories = make_directories(root, name)
+        network = self.group.networks[0] if self.group.networks else None
+        values = environment.facts(
+            allocation,
+            self.job,
+            self.group,
+            task,
+            node,
+            driver.seen_by_task(directories),
+            host_address=self.site.host_address(),
+            is_port_mapped=driver.is_port_mapped(task.config, network),
+        )
+        env, interpolation = environment.build(task, values, node)
+        return TaskSpec(
+            allocation_id=allocation.id,
+            allocation_name=allocation.name,
+            namespace=allocation.namespace,
+            job_id=allocation.job_id,
+            group=allocation.group,
+            index=allocation.index,
+            task=name,
+            node_id=node.id,
+            cluster_id=self.site.cluster_id,
+            config=interpolation.value(task.config),
+            env=env,
+            cpu=task.resources.cpu,
+            memory=task.resources.memory,
+            memory_max=task.resources.memory_max,
+            directories=directories,
+            ports=allocation.ports,
+            network=network,
+            volumes=self._volumes(task, node),
+            user=interpolation.text(task.user),
+            kill_signal=task.kill_signal,
+            kill_timeout_ns=task.kill_timeout_ns,
+            logs=task.logs,
+        )
+
+    def _volumes(self, task: Task, node: Node) -> tuple[VolumeBind, ...]:
+        binds = []
+        requests = {volume.name: volume for volume in self.group.volumes}
+        for mount in task.volume_mounts:
+            request = requests.get(mount.volume)
+            offered = node.host_volumes.get(request.source or request.name) if request else None
+            if request is None or offered is None:
+                raise DriverError(
+                    f"task {task.name}: this node offers no host volume for {mount.volume!r}; "
+                    "name its directory under [host_volumes] in the node's configuration",
+                    temporary=False,
+                )
+            is_read_only = offered.is_read_only or request.is_read_only or mount.is_read_only
+            binds.append(
+                VolumeBind(source=offered.path, destination=mount.destination, is_read_only=is_read_only)
+            )
+        return tuple(binds)

@@ -1,0 +1,562 @@
+"""The `docker` driver: containers of a Docker Engine, named and labelled so that any agent finds them again.
+
+Control goes through the SDK in a small pool of threads (a thread cannot be called back, so every call may be
+repeated); exits come from the engine's event stream. After every reconnect all that is waited for is looked at
+once: a stream that broke, or an engine that was restarted, loses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Any, TypeVar
+
+import aiohttp
+import docker
+import docker.constants
+import docker.errors
+import requests
+import structlog
+
+from swarmlet.errors import DriverError
+from swarmlet.ids import AllocationId, ClusterId, NodeId
+from swarmlet.model.node import DriverInfo
+from swarmlet.model.resources import Network
+from swarmlet.runtime.drivers import docker_config
+from swarmlet.runtime.drivers.docker_config import LABEL
+from swarmlet.runtime.drivers.docker_engine import Streams
+from swarmlet.runtime.drivers.driver import (
+    Directories,
+    LogStream,
+    Notice,
+    Presence,
+    TaskExit,
+    TaskHandle,
+    TaskSpec,
+)
+from swarmlet.runtime.drivers.raw_exec import signal_number
+
+T = TypeVar("T")
+log = structlog.get_logger()
+NAME = "docker"
+#: One engine starts no more containers per second with more of them at once (measured), and calls get slower.
+STARTS_MAX = 4
+THREADS_MAX = 8
+#: Pulls hold a thread each, and must not take those that stop containers.
+PULLS_MAX = 3
+CALL_SECONDS_MAX = 60.0
+KNOCK_SECONDS_MAX = 5.0
+#: A start waits so long for an engine that is away, before it counts as a failed attempt.
+ENGINE_SECONDS_MAX = 60.0
+#: A pull gives up after this long without a byte.
+PULL_SILENCE_SECONDS_MAX = 60
+PULL_TRIES = 3
+#: An image that is here is refreshed (`latest`, force_pull) for at most this long before what is here is used.
+REFRESH_SECONDS_MAX = 20.0
+RECONNECT_SECONDS, RECONNECT_SECONDS_MAX = 0.1, 5.0
+#: A stream can stall without breaking; what is waited for is looked at this often regardless.
+RESYNC_SECONDS = 60.0
+KILLED = 137
+LASTING = (
+    "executable file not found",
+    "no such file or directory",
+    "permission denied",
+    "invalid mount config",
+)
+
+
+class Docker:
+    """The containers of one node and cluster on one engine."""
+
+    name = NAME
+
+    def __init__(
+        self, *, socket_path: str, node_id: NodeId, cluster_id: ClusterId, is_privileged_allowed: bool = False
+    ) -> None:
+        """`socket_path` is the engine's socket; nothing is asked before the first call."""
+        self._socket = socket_path
+        self._node_id, self._cluster_id = node_id, cluster_id
+        self._is_privileged_allowed = is_privileged_allowed
+        self._streams = Streams(socket_path)
+        self._pool = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="docker")
+        self._pull_pool = ThreadPoolExecutor(PULLS_MAX, thread_name_prefix="docker-pull")
+        self._client: Any = None
+        self._starts = asyncio.Semaphore(STARTS_MAX)
+        #: One pull per image at a time; entries go when nobody waits.
+        self._pulls: dict[str, asyncio.Lock] = {}
+        #: Container id -> who waits for news of it.
+        self._waiting: dict[str, list[asyncio.Event]] = {}
+        #: Containers of which the engine said "oom" and that have not been reported yet.
+        self._out_of_memory: set[str] = set()
+        self._connected = asyncio.Event()
+        self._reason = "the engine has not been asked yet"
+
+    def seen_by_task(self, directories: Directories) -> Directories:
+        """Mounted under fixed names."""
+        return Directories(
+            root=directories.root,
+            shared=docker_config.SHARED,
+            local=docker_config.LOCAL,
+            secrets=docker_config.SECRETS,
+        )
+
+    def is_port_mapped(self, config: dict[str, Any], network: Network | None) -> bool:
+        """Unless it shares the machine's network."""
+        return docker_config.is_port_mapped(config, network)
+
+    def validate(self, config: dict[str, Any]) -> list[str]:
+        """See docker_config."""
+        return docker_config.validate(config)
+
+    async def fingerprint(self) -> DriverInfo:
+        """Ask the engine who it is."""
+        try:
+            version = await self._call(lambda client: client.version())
+        except DriverError as error:
+            return DriverInfo(reason=str(error))
+        return DriverInfo(
+            is_detected=True, is_healthy=True, attributes={"version": str(version.get("Version", ""))}
+        )
+
+    async def run(self) -> None:
+        """Follow the engine's events; reconnect with back-off for as long as the agent lives."""
+        since_ns, delay = 0, RECONNECT_SECONDS
+        try:
+            while True:
+                try:
+                    async for event in self._streams.events(since_ns, self._filters()):
+                        delay = RECONNECT_SECONDS
+                        if event is None:
+                            self._connect()
+                            continue
+                        since_ns = int(event.get("timeNano", since_ns))
+                        self._on_event(event)
+                    reason = "the engine ended the event stream"
+                except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+                    reason = str(error)
+                if self._connected.is_set():
+                    log.warning("docker.disconnected", reason=reason)
+                self._connected.clear()
+                self._reason = reason
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, RECONNECT_SECONDS_MAX)
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """Let go of the engine; the containers run on."""
+        self._connected.clear()
+        await self._streams.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pull_pool.shutdown(wait=False, cancel_futures=True)
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def _filters(self) -> dict[str, list[str]]:
+        return {
+            "type": ["container"],
+            "event": ["die", "oom", "destroy"],
+            "label": [f"{LABEL}node={self._node_id}", f"{LABEL}cluster={self._cluster_id}"],
+        }
+
+    def _connect(self) -> None:
+        """The stream stands: whoever waits looks for itself, since no event tells of the time before."""
+        self._connected.set()
+        for events in self._waiting.values():
+            for event in events:
+                event.set()
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        container = str(event.get("Actor", {}).get("ID", ""))
+        if event.get("Action") == "oom" and container in self._waiting:
+            self._out_of_memory.add(container)
+        for waiter in self._waiting.get(container, ()):
+            waiter.set()
+
+    # One task.
+
+    async def start(self, spec: TaskSpec, notice: Notice) -> TaskHandle:
+        """Start the container of this task; adopt the one that runs; start the one that has ended again."""
+        body = docker_config.container(spec, is_privileged_allowed=self._is_privileged_allowed)
+        name = docker_config.container_name(spec)
+        await self._wait_for_engine(notice)
+        found = await self._inspect(name)
+        if found is None or (
+            not found["State"]["Running"] and docker_config.is_true(spec.config.get("force_pull", False))
+        ):
+            await self._provide_image(spec, notice)
+        async with self._starts:
+            found = await self._inspect(name)
+            if found is not None and not self._is_same(found, spec):
+                owner = found["Config"]["Labels"].get(
+                    LABEL + "allocation_name", "a container that is not ours"
+                )
+                raise DriverError(f"docker: the name {name} is taken by {owner}; remove it", temporary=True)
+            if found is not None and found["State"]["Running"]:
+                return self._handle(found)
+            if found is not None and (
+                found["State"].get("Dead") or found["Config"].get("Image") != body["Image"]
+            ):
+                await self._remove(found["Id"])
+                found = None
+            identifier = found["Id"] if found is not None else await self._create(name, body)
+            try:
+                await self._call(lambda client: client.start(identifier))
+            except DriverError:
+                # Left behind it would hold its name and ports.
+                with contextlib.suppress(DriverError):
+                    await self._remove(identifier)
+                raise
+        return TaskHandle(
+            driver=NAME,
+            allocation_id=spec.allocation_id,
+            task=spec.task,
+            identifier=identifier,
+            started_at_ns=time.time_ns(),
+        )
+
+    async def _wait_for_engine(self, notice: Notice) -> None:
+        """An engine that is being restarted is not the task's failure: it is waited for, for a while."""
+        try:
+            await self._call(lambda client: None)
+        except EngineAwayError as error:
+            notice("Driver", f"Waiting for the engine: {error}")
+            try:
+                async with asyncio.timeout(ENGINE_SECONDS_MAX):
+                    await self._connected.wait()
+            except TimeoutError:
+                raise error from None
+
+    async def _create(self, name: str, body: dict[str, Any]) -> str:
+        made = await self._call(lambda client: client.create_container_from_config(body, name))
+        return str(made["Id"])
+
+    def _is_same(self, found: dict[str, Any], spec: TaskSpec) -> bool:
+        labels = found["Config"]["Labels"] or {}
+        return all(
+            labels.get(key) == value
+            for key, value in docker_config.labels(spec).items()
+            if key in {LABEL + "allocation", LABEL + "task", LABEL + "cluster"}
+        )
+
+    async def wait(self, handle: TaskHandle) -> TaskExit:
+        """Wait for the engine to say that it has ended; while the engine is away, wait for the engine."""
+        container = handle.identifier
+        stir = asyncio.Event()
+        self._waiting.setdefault(container, []).append(stir)
+        try:
+            while True:
+                stir.clear()
+                try:
+                    found = await self.recover(handle)
+                except DriverError as error:
+                    log.warning("docker.not_answering", container=container[:12], reason=str(error))
+                    found = Presence.RUNNING
+                if isinstance(found, TaskExit):
+                    return found
+                if found is Presence.GONE:
+                    return TaskExit(
+                        exit_code=KILLED,
+                        message="the container was removed from outside",
+                        at_ns=time.time_ns(),
+                    )
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(RESYNC_SECONDS):
+                        await stir.wait()
+        finally:
+            self._waiting[container].remove(stir)
+            if not self._waiting[container]:
+                del self._waiting[container]
+                self._out_of_memory.discard(container)
+
+    async def stop(self, handle: TaskHandle, signal: str, timeout_ns: int) -> None:
+        """Signal, wait, kill."""
+        number = signal_number(signal)
+        if await self._signal(handle, number):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_ns / 1e9):
+                    await self.wait(handle)
+                    return
+        await self.kill(handle)
+
+    async def kill(self, handle: TaskHandle) -> None:
+        """The engine kills all of the container."""
+        if await self._signal(handle, 9):
+            try:
+                async with asyncio.timeout(CALL_SECONDS_MAX):
+                    await self.wait(handle)
+            except TimeoutError as error:
+                raise DriverError(f"docker: {handle.task} did not die of SIGKILL") from error
+
+    async def _signal(self, handle: TaskHandle, number: int) -> bool:
+        """Whether it ran."""
+        found = await self._inspect(handle.identifier)
+        if found is None or not found["State"]["Running"]:
+            return False
+        try:
+            await self._call(lambda client: client.kill(handle.identifier, number))
+        except DriverError:
+            # It may have ended in between.
+            return await self.recover(handle) is Presence.RUNNING
+        return True
+
+    async def recover(self, handle: TaskHandle) -> TaskExit | Presence:
+        """What the engine says of the container."""
+        found = await self._inspect(handle.identifier)
+        if found is None or found["State"].get("Status") == "created":
+            return Presence.GONE
+        state = found["State"]
+        if state["Running"]:
+            return Presence.RUNNING
+        code = int(state.get("ExitCode", 0))
+        is_oom_killed = bool(state.get("OOMKilled")) or (
+            handle.identifier in self._out_of_memory and code == KILLED
+        )
+        return TaskExit(
+            exit_code=code,
+            is_oom_killed=is_oom_killed,
+            message=str(state.get("Error") or ""),
+            at_ns=wall_ns(str(state.get("FinishedAt", ""))),
+        )
+
+    async def remove(self, handle: TaskHandle) -> None:
+        """The container with its anonymous volumes and its log."""
+        await self._remove(handle.identifier)
+
+    async def list_owned(self) -> list[TaskHandle]:
+        """By label."""
+        filters = {"label": self._filters()["label"]}
+        containers = await self._call(lambda client: client.containers(all=True, filters=filters))
+        return [
+            TaskHandle(
+                driver=NAME,
+                allocation_id=AllocationId(found["Labels"].get(LABEL + "allocation", "")),
+                task=found["Labels"].get(LABEL + "task", ""),
+                identifier=found["Id"],
+                started_at_ns=int(found.get("Created", 0)) * 10**9,
+            )
+            for found in containers
+        ]
+
+    async def logs(
+        self, handle: TaskHandle, stream: LogStream, *, tail: int | None = None, follow: bool = False
+    ) -> AsyncIterator[bytes]:
+        """What the engine keeps. Following ends with the container."""
+        found = await self._inspect(handle.identifier)
+        if found is None:
+            raise DriverError(f"docker: the container of task {handle.task} is gone, and its log with it")
+        is_terminal = bool(found["Config"].get("Tty"))
+        try:
+            async for chunk in self._streams.logs(
+                handle.identifier, stream, is_terminal=is_terminal, tail=tail, follow=follow
+            ):
+                yield chunk
+        except (aiohttp.ClientError, OSError) as error:
+            raise DriverError(f"docker: the log of task {handle.task} broke off: {error}") from error
+
+    def _handle(self, found: dict[str, Any]) -> TaskHandle:
+        labels = found["Config"]["Labels"]
+        return TaskHandle(
+            driver=NAME,
+            allocation_id=AllocationId(labels[LABEL + "allocation"]),
+            task=labels[LABEL + "task"],
+            identifier=found["Id"],
+            started_at_ns=wall_ns(found["State"].get("StartedAt", "")),
+        )
+
+    # Images.
+
+    async def _provide_image(self, spec: TaskSpec, notice: Notice) -> None:
+        """Pull the image unless it is here. Allocations that want the same image wait for one pull."""
+        image = str(spec.config["image"])
+        lock = self._pulls.setdefault(image, asyncio.Lock())
+        try:
+            async with lock:
+                is_here = await self._has_image(image)
+                is_forced = docker_config.is_true(spec.config.get("force_pull", False))
+                if is_here and not is_forced and not wants_latest(image):
+                    return
+                notice("Driver", f"Downloading image {image}")
+                allowed = docker_config.seconds(str(spec.config.get("image_pull_timeout", "")))
+                allowed = allowed or docker_config.PULL_SECONDS_MAX
+                credentials = docker_config.as_map(spec.config.get("auth"))
+                try:
+                    await self._pull(
+                        image,
+                        credentials,
+                        seconds=min(allowed, REFRESH_SECONDS_MAX) if is_here else allowed,
+                        tries=1 if is_here else PULL_TRIES,
+                    )
+                except DriverError as error:
+                    if not is_here:
+                        raise
+                    notice("Driver", f"Using the image {image} that is here: {error}")
+        finally:
+            if not lock.locked():
+                self._pulls.pop(image, None)
+
+    async def _has_image(self, image: str) -> bool:
+        try:
+            return await self._call(lambda client: client.inspect_image(image)) is not None
+        except MissingError:
+            return False
+
+    async def _pull(self, image: str, credentials: dict[str, Any], *, seconds: float, tries: int) -> None:
+        repository, tag = split_image(image)
+
+        def pull(client: Any) -> None:
+            auth = None
+            if credentials:
+                auth = {
+                    "username": credentials.get("username", ""),
+                    "password": credentials.get("password", ""),
+                }
+            for line in client.pull(repository, tag=tag, stream=True, decode=True, auth_config=auth):
+                if "error" in line:
+                    raise docker.errors.DockerException(line["error"])
+
+        delay = 1.0
+        for attempt in range(1, tries + 1):
+            try:
+                await self._call(
+                    pull, seconds=seconds, pool=self._pull_pool, silence=PULL_SILENCE_SECONDS_MAX
+                )
+            except DriverError as error:
+                text = f"cannot pull image {image}: {error}"
+                if not error.temporary or attempt == tries:
+                    raise DriverError(text, temporary=error.temporary) from error
+                log.warning("image.pull_failed", image=image, attempt=attempt, reason=str(error))
+            else:
+                return
+            await asyncio.sleep(delay)
+            delay *= 2
+
+    # Calls.
+
+    async def _inspect(self, container: str) -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = await self._call(lambda client: client.inspect_container(container))
+        except MissingError:
+            return None
+        return found
+
+    async def _remove(self, container: str) -> None:
+        with contextlib.suppress(MissingError):
+            await self._call(lambda client: client.remove_container(container, v=True, force=True))
+
+    async def _call(
+        self,
+        function: Callable[[Any], T],
+        *,
+        seconds: float = CALL_SECONDS_MAX,
+        pool: ThreadPoolExecutor | None = None,
+        silence: int | None = None,
+    ) -> T:
+        """One call of the SDK in a thread. Raises DriverError (MissingError: no such thing)."""
+
+        def call() -> T:
+            self._knock()
+            return function(self._client_in_thread(silence))
+
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(seconds):
+                return await loop.run_in_executor(pool or self._pool, call)
+        except TimeoutError as error:
+            raise DriverError(f"docker: the engine did not answer within {seconds:g} s") from error
+        except docker.errors.NotFound as error:
+            raise MissingError(_reason(error), temporary=False) from error
+        except docker.errors.APIError as error:
+            reason = _reason(error)
+            lasting = error.is_client_error() and error.status_code not in {409, 429}
+            lasting = lasting or any(text in reason for text in LASTING)
+            raise DriverError(f"docker: {reason}", temporary=not lasting) from error
+        except docker.errors.DockerException as error:
+            lasting = any(
+                text in str(error) for text in ("not found", "denied", "manifest unknown", "unauthorized")
+            )
+            raise DriverError(f"docker: {error}", temporary=not lasting) from error
+        except requests.exceptions.RequestException as error:
+            raise DriverError(f"docker: no engine answers at {self._socket}: {error}") from error
+
+    def _knock(self) -> None:
+        """Raises EngineAwayError when nobody listens; the SDK would say less, and leak the socket it tried with."""
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knocking:
+                knocking.settimeout(KNOCK_SECONDS_MAX)
+                knocking.connect(self._socket)
+        except OSError as error:
+            raise EngineAwayError(f"docker: no engine answers at {self._socket}: {error}") from error
+
+    def _client_in_thread(self, silence: int | None) -> Any:
+        url = f"unix://{self._socket}"
+        if silence is not None:
+            return docker.APIClient(base_url=url, version=self._api_version(), timeout=silence)
+        if self._client is None:
+            client = docker.APIClient(
+                base_url=url, version=self._api_version(), timeout=int(CALL_SECONDS_MAX)
+            )
+            # Two threads may come here at once; either client will do.
+            self._client = client
+        return self._client
+
+    def _api_version(self) -> str:
+        """What the engine speaks.
+
+        Asked apart: the SDK does not close a client that it could not finish making.
+        """
+        asker = docker.APIClient(
+            base_url=f"unix://{self._socket}", version=docker.constants.MINIMUM_DOCKER_API_VERSION, timeout=10
+        )
+        try:
+            return str(asker.version(api_version=False)["ApiVersion"])
+        finally:
+            asker.close()
+
+
+class EngineAwayError(DriverError):
+    """Nobody listens on the engine's socket. Nothing changed; retry later."""
+
+
+class MissingError(DriverError):
+    """The engine knows no such container or image. Nothing changed."""
+
+
+def _reason(error: Any) -> str:
+    return str(error.explanation or error)
+
+
+def split_image(image: str) -> tuple[str, str | None]:
+    """Repository and tag ("latest" where none is given); a digest stays with the repository.
+
+    >>> split_image("localhost:5000/web")
+    ('localhost:5000/web', 'latest')
+    """
+    if "@" in image:
+        return image, None
+    repository, colon, tag = image.rpartition(":")
+    if not colon or "/" in tag:
+        return image, "latest"
+    return repository, tag
+
+
+def wants_latest(image: str) -> bool:
+    """Whether the name may mean another image tomorrow."""
+    return split_image(image)[1] == "latest"
+
+
+def wall_ns(text: str) -> int:
+    """The engine's time (RFC 3339) as wall time in ns; 0 for "never"."""
+    try:
+        moment = datetime.fromisoformat(text[:19] + "+00:00")
+    except ValueError:
+        return 0
+    fraction = text[19:].rstrip("Z").lstrip(".").partition("+")[0]
+    nanoseconds = int((fraction + "0" * 9)[:9]) if fraction.isdigit() else 0
+    return max(0, int(moment.timestamp())) * 10**9 + nanoseconds

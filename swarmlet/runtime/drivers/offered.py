@@ -1,0 +1,46 @@
+"""The drivers that a node offers, from its configuration; and the check of a task's config that needs no node."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from swarmlet.config import NodeConfig
+from swarmlet.ids import ClusterId, NodeId
+from swarmlet.runtime.drivers import docker_config, raw_exec
+from swarmlet.runtime.drivers.driver import Driver
+
+#: Below the node's data directory.
+ALLOCATIONS = "alloc"
+
+
+def offered(config: NodeConfig, node_id: NodeId, cluster_id: ClusterId) -> dict[str, Driver]:
+    """The drivers by name. An engine that does not answer is offered all the same: it may come."""
+    switches = config.drivers
+    is_allowed = switches.raw_exec if switches.raw_exec is not None else os.geteuid() != 0
+    found: dict[str, Driver] = {
+        raw_exec.NAME: raw_exec.RawExec(Path(config.data_dir) / ALLOCATIONS, is_allowed=is_allowed)
+    }
+    if switches.docker:
+        # The SDK takes a while to import; a node without containers does not wait for it.
+        from swarmlet.runtime.drivers.docker import Docker
+
+        found["docker"] = Docker(
+            socket_path=switches.docker_socket,
+            node_id=node_id,
+            cluster_id=cluster_id,
+            is_privileged_allowed=switches.docker_privileged,
+        )
+    return found
+
+
+def validate(driver: str, config: dict[str, Any]) -> list[str]:
+    """What is wrong with a task's driver and its config: a sentence each. Any node can tell."""
+    match driver:
+        case "docker":
+            return docker_config.validate(config)
+        case raw_exec.NAME:
+            return raw_exec.validate(config)
+        case _:
+            return [f"driver {driver!r} is not supported; there are docker and raw_exec"]

@@ -1,0 +1,342 @@
+"""The `raw_exec` driver: a plain process group under a small shim that outlives the agent (`shim.py`).
+
+A task's state is in `ALLOCATION/.raw_exec/TASK/`. A pid counts only with the start time that was written
+beside it, so a reused pid is never taken for the task. Exits are noticed through a pidfd of the shim.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import pwd
+import shutil
+import signal as signals
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from swarmlet.errors import DriverError
+from swarmlet.ids import AllocationId
+from swarmlet.model.node import DriverInfo
+from swarmlet.model.resources import Network
+from swarmlet.runtime.cgroup import Cgroups
+from swarmlet.runtime.drivers import shim
+from swarmlet.runtime.drivers.driver import (
+    Directories,
+    LogStream,
+    Notice,
+    Presence,
+    TaskExit,
+    TaskHandle,
+    TaskSpec,
+)
+from swarmlet.runtime.log_file import read_rotated
+
+NAME = "raw_exec"
+STATE_DIRECTORY = ".raw_exec"
+#: A fork and an exec; a machine that needs longer is in trouble that another try may not meet.
+LAUNCH_SECONDS_MAX = 20.0
+#: After SIGKILL the kernel needs a moment, and the shim may read the last output.
+DEATH_SECONDS_MAX = 10.0
+#: A plain process needs these to find anything; the agent's own environment is nobody's business.
+INHERITED = {"LANG": "C.UTF-8", "HOME": "/", "TMPDIR": "/tmp"}  # noqa: S108 (what every process of the machine uses)
+KEYS = {"command": str, "args": list, "work_dir": str, "cgroup_v1_override": list, "cgroup_v2_override": str}
+
+
+def boot_id() -> str:
+    """This boot's id, from the kernel."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a file, None when there is none (or a torn one, after a power cut)."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def wait_for_death_of(pid: int) -> asyncio.Future[None] | None:
+    """A future that is done when `pid` has ended; None when it has already."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+
+    def ended() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    def close(_: asyncio.Future[None]) -> None:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+
+    loop.add_reader(descriptor, ended)
+    future.add_done_callback(close)
+    return future
+
+
+def validate(config: dict[str, Any]) -> list[str]:
+    """What is wrong with a config, a sentence each."""
+    problems = []
+    for key, value in config.items():
+        if key not in KEYS:
+            problems.append(f"raw_exec: config key {key!r} is not supported; known: {', '.join(KEYS)}")
+        elif not isinstance(value, KEYS[key]):
+            problems.append(f"raw_exec: config key {key!r} is {value!r}, expected a {KEYS[key].__name__}")
+    if not config.get("command"):
+        problems.append('raw_exec: config needs a command, such as command = "/bin/date"')
+    return problems
+
+
+class RawExec:
+    """Plain processes. `allocations` is the directory that holds one directory per allocation."""
+
+    name = NAME
+
+    def __init__(self, allocations: Path, *, is_allowed: bool) -> None:
+        """Under root it is off unless the node's configuration allows it: a job could do anything."""
+        self._allocations = allocations
+        self._is_allowed = is_allowed
+        self._cgroups = Cgroups.of_this_machine()
+
+    def seen_by_task(self, directories: Directories) -> Directories:
+        """As they are: it shares the machine's file system."""
+        return directories
+
+    def is_port_mapped(self, config: dict[str, Any], network: Network | None) -> bool:
+        """No: it shares the machine's network."""
+        return False
+
+    async def run(self) -> None:
+        """Nothing to do in the background: shims report by ending."""
+
+    async def fingerprint(self) -> DriverInfo:
+        """It works everywhere, where it is allowed."""
+        if not self._is_allowed:
+            reason = "off under root unless the node's configuration says [drivers] raw_exec = true"
+            return DriverInfo(is_detected=True, is_healthy=False, reason=reason)
+        limits = "cgroup" if self._cgroups.is_usable else "none"
+        return DriverInfo(is_detected=True, is_healthy=True, attributes={"limits": limits})
+
+    def validate(self, config: dict[str, Any]) -> list[str]:
+        """Only `command` is needed."""
+        return validate(config)
+
+    async def start(self, spec: TaskSpec, notice: Notice) -> TaskHandle:
+        """Start the process under a shim; adopt a shim that runs."""
+        if not self._is_allowed:
+            raise DriverError(str((await self.fingerprint()).reason), temporary=False)
+        directory = self._directory(spec.allocation_id, spec.task)
+        handle = TaskHandle(
+            driver=NAME,
+            allocation_id=spec.allocation_id,
+            task=spec.task,
+            identifier=spec.task,
+            state_directory=str(directory),
+            started_at_ns=time.time_ns(),
+        )
+        if await self.recover(handle) is Presence.RUNNING:
+            return handle
+        request = self._request(spec)
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for name in ("exit.json", "state.json"):
+            (directory / name).unlink(missing_ok=True)
+        shim.write_json(str(directory / "request.json"), request)
+        await self._launch(directory)
+        return handle
+
+    async def wait(self, handle: TaskHandle) -> TaskExit:
+        """Wait for the shim to end: it writes the exit before."""
+        directory = Path(handle.state_directory)
+        while True:
+            found = await self.recover(handle)
+            if isinstance(found, TaskExit):
+                return found
+            state = read_json(directory / "state.json")
+            if found is Presence.GONE or state is None:
+                return TaskExit(
+                    exit_code=137,
+                    signal=int(signals.SIGKILL),
+                    message="its shim was killed; the exit status is not known",
+                    at_ns=time.time_ns(),
+                )
+            ended = wait_for_death_of(int(state["shim"]))
+            if ended is not None:
+                try:
+                    await ended
+                finally:
+                    ended.cancel()
+
+    async def stop(self, handle: TaskHandle, signal: str, timeout_ns: int) -> None:
+        """Signal the process group, then kill it."""
+        number = signal_number(signal)
+        if self._signal_task(handle, number):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_ns / 1e9):
+                    await self.wait(handle)
+                    return
+        await self.kill(handle)
+
+    async def kill(self, handle: TaskHandle) -> None:
+        """Kill the group; the shim kills what the cgroup still holds."""
+        self._signal_task(handle, signals.SIGKILL)
+        try:
+            async with asyncio.timeout(DEATH_SECONDS_MAX):
+                await self.wait(handle)
+        except TimeoutError as error:
+            raise DriverError(
+                f"task {handle.task} did not die within {DEATH_SECONDS_MAX:.0f} s of SIGKILL"
+            ) from error
+
+    async def recover(self, handle: TaskHandle) -> TaskExit | Presence:
+        """From the files, believed only where boot and start time agree."""
+        directory = Path(handle.state_directory)
+        state = read_json(directory / "state.json")
+        if state is None or state.get("boot_id") != boot_id():
+            return Presence.GONE
+        is_alive = shim.start_time(int(state["shim"])) == state["shim_started"] and not _is_zombie(
+            int(state["shim"])
+        )
+        # Looked for after the shim: it writes the exit before it ends.
+        ended = read_json(directory / "exit.json")
+        if ended is not None:
+            return TaskExit(
+                exit_code=int(ended["exit_code"]),
+                signal=int(ended["signal"]),
+                is_oom_killed=bool(ended["is_oom_killed"]),
+                at_ns=int(ended["at_ns"]),
+            )
+        if is_alive:
+            return Presence.RUNNING
+        request = read_json(directory / "request.json") or {}
+        if shim.start_time(int(state["pid"])) == state["pid_started"]:
+            shim.kill_group(int(state["pid"]), list(request.get("cgroups", [])))
+        return Presence.GONE
+
+    async def remove(self, handle: TaskHandle) -> None:
+        """Its state; the logs lie with the allocation."""
+        if await self.recover(handle) is Presence.RUNNING:
+            await self.kill(handle)
+        await asyncio.to_thread(shutil.rmtree, handle.state_directory, ignore_errors=True)
+
+    async def list_owned(self) -> list[TaskHandle]:
+        """Every state directory; this data directory belongs to one node of one cluster."""
+        return [
+            TaskHandle(
+                driver=NAME,
+                allocation_id=AllocationId(path.parent.parent.name),
+                task=path.name,
+                identifier=path.name,
+                state_directory=str(path),
+            )
+            for path in sorted(self._allocations.glob(f"*/{STATE_DIRECTORY}/*"))
+        ]
+
+    def logs(
+        self, handle: TaskHandle, stream: LogStream, *, tail: int | None = None, follow: bool = False
+    ) -> AsyncIterator[bytes]:
+        """From the rotated files beside the allocation's data."""
+        logs = Path(handle.state_directory).parent.parent / "alloc" / "logs"
+
+        async def is_over() -> bool:
+            return await self.recover(handle) is not Presence.RUNNING
+
+        return read_rotated(logs, f"{handle.task}.{stream}", tail=tail, is_over=is_over if follow else None)
+
+    def _directory(self, allocation: AllocationId, task: str) -> Path:
+        return self._allocations / allocation / STATE_DIRECTORY / task
+
+    def _request(self, spec: TaskSpec) -> dict[str, Any]:
+        uid = gid = None
+        if spec.user:
+            try:
+                entry = pwd.getpwnam(spec.user)
+            except KeyError as error:
+                message = f"task {spec.task}: user {spec.user!r} does not exist on this machine"
+                raise DriverError(message, temporary=False) from error
+            if entry.pw_uid != os.geteuid():
+                uid, gid = entry.pw_uid, entry.pw_gid
+        logs = Path(spec.directories.shared) / "logs"
+        command = str(spec.config["command"])
+        arguments = [str(argument) for argument in spec.config.get("args", [])]
+        name = f"{spec.allocation_id[:8]}-{spec.task}"
+        return {
+            "command": [command, *arguments],
+            "directory": str(spec.config.get("work_dir") or Path(spec.directories.local).parent),
+            "env": {**INHERITED, "PATH": os.environ.get("PATH", os.defpath), **spec.env},
+            "user": spec.user,
+            "uid": uid,
+            "gid": gid,
+            "boot_id": boot_id(),
+            "cgroups": self._cgroups.make(name, spec.cpu, spec.memory_max or spec.memory),
+            "logs": {
+                "stdout": str(logs / f"{spec.task}.stdout"),
+                "stderr": str(logs / f"{spec.task}.stderr"),
+                "files_max": spec.logs.max_files,
+                "file_mib_max": spec.logs.max_file_mib,
+                "is_disabled": spec.logs.is_disabled,
+            },
+        }
+
+    async def _launch(self, directory: Path) -> None:
+        # -I: no PYTHON* variable and no user directory; -S: no site packages, half the memory.
+        command = [sys.executable, "-I", "-S", shim.__file__, str(directory)]
+        # In a thread, not by the loop: uvloop's child processes keep a copy of the pipe, so the end of the
+        # launcher's words would come only when the task itself ends.
+        try:
+            done = await asyncio.to_thread(
+                subprocess.run,
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env={"PATH": os.environ.get("PATH", os.defpath)},
+                timeout=LAUNCH_SECONDS_MAX,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise DriverError(f"the process did not start within {LAUNCH_SECONDS_MAX:.0f} s") from error
+        if done.returncode != 0:
+            text = done.stderr.decode(errors="replace").strip()
+            lasting = any(word in text for word in ("FileNotFoundError", "PermissionError", "NotADirectory"))
+            raise DriverError(f"cannot run the command: {text}", temporary=not lasting)
+
+    def _signal_task(self, handle: TaskHandle, number: int) -> bool:
+        """Whether there was something to signal."""
+        state = read_json(Path(handle.state_directory) / "state.json")
+        if state is None or shim.start_time(int(state["pid"])) != state["pid_started"]:
+            return False
+        try:
+            os.killpg(int(state["pid"]), number)
+        except ProcessLookupError:
+            return False
+        return True
+
+
+def _is_zombie(pid: int) -> bool:
+    """Ended, and waiting for a parent that does not look (a container's PID 1, say)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] in {"Z", "X"}
+
+
+def signal_number(name: str) -> int:
+    """`SIGTERM`, `TERM`, `15` or nothing (SIGTERM). Raises DriverError on anything else."""
+    text = (name or "SIGTERM").upper()
+    if text.isdigit() and 0 < int(text) < signals.NSIG:
+        return int(text)
+    try:
+        return int(signals.Signals[text if text.startswith("SIG") else f"SIG{text}"])
+    except KeyError as error:
+        raise DriverError(f"kill_signal {name!r} is not a signal of this system", temporary=False) from error

@@ -1,0 +1,184 @@
+"""Performs what one task's machine decides: calls the driver, feeds back what happened."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import TypeVar, assert_never
+
+import structlog
+
+from swarmlet.errors import DriverError, SwarmletError
+from swarmlet.runtime.drivers.driver import Driver, Presence, TaskExit, TaskSpec
+from swarmlet.runtime.task_machine import (
+    Action,
+    Adopted,
+    Begin,
+    Delay,
+    DelayOver,
+    Event,
+    Exited,
+    Finish,
+    Phase,
+    Start,
+    Started,
+    StartFailed,
+    Stop,
+    StopRequested,
+    TaskMachine,
+    Vanished,
+    Watch,
+)
+
+T = TypeVar("T")
+log = structlog.get_logger()
+#: A driver that fails to stop or to answer is asked again after this long, doubling up to the second figure.
+RETRY_SECONDS, RETRY_SECONDS_MAX = 0.5, 10.0
+#: Events that may wait for one task: its own answers (four at most) and requests, which are few.
+INBOX_MAX = 64
+
+
+class TaskRunner:
+    """One task. `changed` is called after every step; nothing is started before `confirmed` is set."""
+
+    def __init__(
+        self,
+        machine: TaskMachine,
+        driver: Driver,
+        specify: Callable[[], TaskSpec],
+        *,
+        confirmed: asyncio.Event,
+        changed: Callable[[], None],
+        now_ns: Callable[[], int],
+        shutdown_delay_ns: int = 0,
+    ) -> None:
+        """`specify` makes the spec afresh for every start."""
+        self.machine = machine
+        self.driver = driver
+        self._specify = specify
+        self._confirmed = confirmed
+        self._changed = changed
+        self._now_ns = now_ns
+        self._shutdown_delay_ns = shutdown_delay_ns
+        self._inbox: asyncio.Queue[Event] = asyncio.Queue(INBOX_MAX)
+        self._start: asyncio.Task[None] | None = None
+        self._delay: asyncio.Task[None] | None = None
+        self._is_gated = False
+
+    def send(self, event: Event) -> None:
+        """Something happened. A full inbox drops requests that repeat themselves anyway."""
+        with contextlib.suppress(asyncio.QueueFull):
+            self._inbox.put_nowait(event)
+
+    async def run(self, *, is_rebooted: bool = False) -> None:
+        """Until the task is dead. Cancelled, it leaves the task running."""
+        async with asyncio.TaskGroup() as group:
+            if self.machine.record.phase is not Phase.DEAD:
+                group.create_task(self._restore(is_rebooted=is_rebooted))
+            activities: list[asyncio.Task[None]] = []
+            while self.machine.record.phase is not Phase.DEAD:
+                event = await self._inbox.get()
+                actions = self.machine.step(self._now_ns(), event)
+                self._changed()
+                activities = [activity for activity in activities if not activity.done()]
+                activities += [
+                    self._perform(action, group) for action in actions if not isinstance(action, Finish)
+                ]
+                self._interrupt(event)
+            for activity in activities:
+                activity.cancel()
+
+    def _interrupt(self, event: Event) -> None:
+        """A stop ends waits: for the next attempt, and for the confirmation that a start needs."""
+        if self._delay is not None and self.machine.record.phase is not Phase.BACKOFF:
+            self._delay.cancel()
+            self._delay = None
+        if isinstance(event, StopRequested) and self._is_gated and self._start is not None:
+            self._start.cancel()
+            self.send(StartFailed(message="stopped before it was started"))
+
+    def _perform(self, action: Action, group: asyncio.TaskGroup) -> asyncio.Task[None]:
+        match action:
+            case Start():
+                self._start = group.create_task(self._do_start())
+                return self._start
+            case Watch():
+                return group.create_task(self._do_watch())
+            case Delay(delay_ns=delay_ns):
+                self._delay = group.create_task(self._do_delay(delay_ns))
+                return self._delay
+            case Stop():
+                return group.create_task(self._do_stop())
+            case Finish():
+                raise AssertionError("Finish has nothing to perform")
+            case _:
+                assert_never(action)
+
+    async def _restore(self, *, is_rebooted: bool) -> None:
+        """Tell the machine what became of the task while no agent looked."""
+        record = self.machine.record
+        if record.phase is Phase.PENDING:
+            self.send(Begin())
+        elif is_rebooted:
+            self.send(Vanished(message="the machine was restarted"))
+            self.send(Begin())
+        elif record.handle is None:
+            self.send(Vanished(message="the agent ended while the task was started"))
+            self.send(Begin())
+        else:
+            handle = record.handle
+            found = await self._insist(lambda: self.driver.recover(handle), "recover")
+            if found is Presence.RUNNING:
+                self.send(Adopted(handle=handle))
+            elif isinstance(found, TaskExit):
+                self.send(Exited(result=found))
+                self.send(Begin())
+            else:
+                self.send(Vanished(message="the task is gone"))
+                self.send(Begin())
+
+    async def _do_start(self) -> None:
+        self._is_gated = True
+        await self._confirmed.wait()
+        self._is_gated = False
+        try:
+            handle = await self.driver.start(self._specify(), self._notice)
+        except DriverError as error:
+            self.send(StartFailed(message=str(error), is_temporary=error.temporary))
+        except (SwarmletError, OSError) as error:
+            self.send(StartFailed(message=str(error)))
+        else:
+            self.send(Started(handle=handle))
+
+    def _notice(self, kind: str, message: str) -> None:
+        self.machine.note(self._now_ns(), kind, message)
+        self._changed()
+
+    async def _do_watch(self) -> None:
+        handle = self.machine.record.handle
+        assert handle is not None
+        self.send(Exited(result=await self._insist(lambda: self.driver.wait(handle), "wait")))
+
+    async def _do_delay(self, delay_ns: int) -> None:
+        await asyncio.sleep(delay_ns / 1e9)
+        self._delay = None
+        self.send(DelayOver())
+
+    async def _do_stop(self) -> None:
+        handle = self.machine.record.handle
+        assert handle is not None
+        spec = self._specify()
+        await asyncio.sleep(self._shutdown_delay_ns / 1e9)
+        await self._insist(lambda: self.driver.stop(handle, spec.kill_signal, spec.kill_timeout_ns), "stop")
+
+    async def _insist(self, call: Callable[[], Awaitable[T]], what: str) -> T:
+        """Call the driver until it answers: an engine that is down comes back."""
+        delay = RETRY_SECONDS
+        while True:
+            try:
+                return await call()
+            except DriverError as error:
+                log.warning("task.driver_failed", task=self.machine.record.name, call=what, reason=str(error))
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, RETRY_SECONDS_MAX)

@@ -1,0 +1,11 @@
+# expect 5:16 driver "java" is not supported yet; expected one of docker, raw_exec
+job "web" {
+  group "g" {
+    task "t" {
+      driver = "java"
+      config {
+        image = "a"
+      }
+    }
+  }
+}

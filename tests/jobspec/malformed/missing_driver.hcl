@@ -1,0 +1,10 @@
+# expect 4:5 task "t" has no driver; expected driver = one of docker, raw_exec
+job "web" {
+  group "g" {
+    task "t" {
+      config {
+        image = "a"
+      }
+    }
+  }
+}

@@ -1,0 +1,4 @@
+# expect 1:1 no job in this file; expected job "name" {
+variable "a" {
+  default = 1
+}

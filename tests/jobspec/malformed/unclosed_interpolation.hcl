@@ -1,0 +1,12 @@
+# expect 3:23 this string has no end on its line; expected a closing ", or \n, or a heredoc (<<EOT)
+job "web" {
+  name = "${upper("a")"
+  group "g" {
+    task "t" {
+      driver = "docker"
+      config {
+        image = "a"
+      }
+    }
+  }
+}

@@ -1,0 +1,309 @@
+"""The docker driver on a real Docker Engine of our own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swarmlet.errors import DriverError
+from swarmlet.ids import AllocationId, ClusterId
+from swarmlet.model.allocation import ClientStatus
+from swarmlet.model.job import Task, VolumeMount
+from swarmlet.model.resources import TaskResources
+from swarmlet.runtime.drivers.docker import Docker, split_image, wall_ns
+from swarmlet.runtime.drivers.driver import LogStream, Presence, TaskExit, TaskHandle
+from tests.runtime.engine import IMAGE, Engine, why_not
+from tests.runtime.test_raw_exec import ignore, spec
+from tests.runtime.world import (
+    CLUSTER,
+    NODE,
+    Reports,
+    RunningAgent,
+    Source,
+    allocation_of,
+    job_of,
+    stopped,
+)
+
+needs_engine = [
+    pytest.mark.slow,
+    pytest.mark.testbed,
+    pytest.mark.skipif(bool(why_not()), reason=why_not() or "-"),
+]
+pytestmark = needs_engine
+RUNNING = ClientStatus.RUNNING
+
+
+@pytest.fixture(scope="module")
+def shared_engine() -> Iterator[Engine]:
+    # The path of a Unix socket is short: pytest's own directories are not.
+    with tempfile.TemporaryDirectory(prefix="swl-engine-", ignore_cleanup_errors=True) as directory:
+        made = Engine(Path(directory))
+        try:
+            made.start()
+            made.load_image()
+            yield made
+        finally:
+            made.close()
+
+
+@pytest.fixture
+def engine(shared_engine: Engine) -> Iterator[Engine]:
+    yield shared_engine
+    shared_engine.remove_containers()
+
+
+def driver_of(engine: Engine, **changes: Any) -> Docker:
+    return Docker(socket_path=engine.socket, node_id=NODE.id, cluster_id=CLUSTER, **changes)
+
+
+@pytest.fixture
+async def driver(engine: Engine) -> AsyncIterator[Docker]:
+    made = driver_of(engine)
+    async with asyncio.TaskGroup() as group:
+        run = group.create_task(made.run())
+        yield made
+        run.cancel()
+
+
+def config(command: str, **changes: Any) -> dict[str, Any]:
+    return {"image": IMAGE, "command": "/bin/sh", "args": ["-c", command], **changes}
+
+
+def container_task(command: str, **changes: Any) -> Task:
+    # `tail` as process 1 ignores SIGTERM: the kill timeout is what a stop takes.
+    return Task(
+        name="server", driver="docker", config=config(command), kill_timeout_ns=100_000_000, **changes
+    )
+
+
+async def output(
+    driver: Docker, handle: TaskHandle, stream: LogStream = LogStream.STDOUT, **how: Any
+) -> bytes:
+    return b"".join([chunk async for chunk in driver.logs(handle, stream, **how)])
+
+
+async def test_exit_code_and_both_outputs_are_kept(driver: Docker, tmp_path: Path) -> None:
+    command = "echo $WHO; echo err >&2; echo kept > /alloc/data/file; exit 3"
+    handle = await driver.start(spec(tmp_path, "", config=config(command), env={"WHO": "me"}), ignore)
+    result = await driver.wait(handle)
+    assert (result.exit_code, result.is_oom_killed) == (3, False)
+    assert await output(driver, handle) == b"me\n"
+    assert await output(driver, handle, LogStream.STDERR) == b"err\n"
+    assert (tmp_path / handle.allocation_id / "alloc" / "data" / "file").read_text() == "kept\n"
+
+
+async def test_a_second_start_adopts_and_a_restart_keeps_the_log(driver: Docker, tmp_path: Path) -> None:
+    request = spec(tmp_path, "", config=config("echo round; exec tail -f /dev/null"))
+    first = await driver.start(request, ignore)
+    assert (await driver.start(request, ignore)).identifier == first.identifier
+    await driver.kill(first)
+    again = await driver.start(request, ignore)
+    assert await driver.recover(again) is Presence.RUNNING
+    lines = b""
+    async for chunk in driver.logs(again, LogStream.STDOUT, follow=True):
+        lines += chunk
+        if lines == b"round\nround\n":
+            break
+    assert await output(driver, again, tail=1) == b"round\n"
+
+
+async def test_an_out_of_memory_kill_is_reported_as_one(driver: Docker, tmp_path: Path) -> None:
+    command = "exec dd if=/dev/zero of=/dev/null bs=200M count=1"
+    handle = await driver.start(spec(tmp_path, "", config=config(command), memory=16), ignore)
+    assert (await driver.wait(handle)).is_oom_killed
+
+
+async def test_containers_are_named_and_labelled_for_people_and_agents(
+    driver: Docker, engine: Engine, tmp_path: Path
+) -> None:
+    handle = await driver.start(spec(tmp_path, "", config=config("exec tail -f /dev/null")), ignore)
+    [found] = engine.client().containers()
+    assert found["Names"] == ["/swl-api.0-11111111-server"]
+    assert found["Labels"]["swarmlet.job"] == "web"
+    [owned] = await driver.list_owned()
+    assert (owned.identifier, owned.task) == (handle.identifier, "server")
+    other = Docker(socket_path=engine.socket, node_id=NODE.id, cluster_id=ClusterId("another"))
+    assert await other.list_owned() == []
+    await other.close()
+
+
+async def test_limits_reach_the_kernel(driver: Docker, engine: Engine, tmp_path: Path) -> None:
+    wanted = config(
+        "exec tail -f /dev/null", ulimit={"nofile": "100:200"}, cap_drop=["ALL"], init=True, shm_size=1 << 20
+    )
+    handle = await driver.start(spec(tmp_path, "", config=wanted, memory=32, memory_max=64, cpu=250), ignore)
+    host = engine.client().inspect_container(handle.identifier)["HostConfig"]
+    assert (host["Memory"], host["MemoryReservation"], host["CpuShares"]) == (64 << 20, 32 << 20, 250)
+    assert host["Ulimits"] == [{"Name": "nofile", "Soft": 100, "Hard": 200}]
+    assert (host["CapDrop"], host["Init"], host["ShmSize"]) == (["ALL"], True, 1 << 20)
+
+
+async def test_a_failed_start_says_why_and_leaves_no_container(
+    driver: Docker, engine: Engine, tmp_path: Path
+) -> None:
+    with pytest.raises(DriverError, match="/nowhere") as caught:
+        await driver.start(spec(tmp_path, "", config={"image": IMAGE, "command": "/nowhere"}), ignore)
+    assert caught.value.temporary is False
+    assert engine.client().containers(all=True) == []
+
+
+async def test_an_image_that_cannot_be_pulled_is_named(driver: Docker, tmp_path: Path) -> None:
+    notices = []
+    wanted = {"image": "registry.invalid/none:1", "image_pull_timeout": "5s"}
+    with pytest.raises(DriverError, match="cannot pull image registry"):
+        await driver.start(
+            spec(tmp_path, "", config=wanted), lambda kind, message: notices.append((kind, message))
+        )
+    assert notices == [("Driver", "Downloading image registry.invalid/none:1")]
+
+
+async def test_a_local_image_is_used_when_its_registry_is_away(driver: Docker, tmp_path: Path) -> None:
+    notices: list[str] = []
+    wanted = config("exit 0", force_pull=True)
+    handle = await driver.start(spec(tmp_path, "", config=wanted), lambda _, message: notices.append(message))
+    assert (await driver.wait(handle)).exit_code == 0
+    assert notices[1].startswith(f"Using the image {IMAGE} that is here")
+
+
+async def test_privileges_need_the_permission_of_the_node(driver: Docker, tmp_path: Path) -> None:
+    with pytest.raises(DriverError, match="docker_privileged = true"):
+        await driver.start(spec(tmp_path, "", config=config("exit 0", privileged=True)), ignore)
+
+
+async def test_a_container_removed_from_outside_counts_as_ended(
+    driver: Docker, engine: Engine, tmp_path: Path
+) -> None:
+    handle = await driver.start(spec(tmp_path, "", config=config("exec tail -f /dev/null")), ignore)
+    async with asyncio.TaskGroup() as group:
+        ended = group.create_task(driver.wait(handle))
+        await asyncio.sleep(0.1)
+        engine.client().remove_container(handle.identifier, force=True)
+        async with asyncio.timeout(10):
+            result = await ended
+    assert isinstance(result, TaskExit)
+    assert result.exit_code == 137
+
+
+async def test_a_killed_process_is_noticed_and_started_again(engine: Engine, tmp_path: Path) -> None:
+    source, reports = Source(), Reports()
+    job = job_of(container_task("exec tail -f /dev/null", resources=TaskResources(memory=32)))
+    source.publish(job, allocation_of(job))
+    async with RunningAgent(tmp_path, driver_of(engine), source, reports):
+        await reports.wait_until(lambda report: report.client_status is RUNNING)
+        [found] = engine.client().containers()
+        # The engine runs in this pid namespace, so its pids are ours.
+        os.kill(engine.client().inspect_container(found["Id"])["State"]["Pid"], signal.SIGKILL)
+        report = await reports.wait_until(
+            lambda report: (
+                report.task_states["server"].restarts == 1
+                and report.task_states["server"].status == "running"
+            )
+        )
+        terminated = [event for event in report.task_states["server"].events if event.kind == "Terminated"]
+        assert terminated[0].message == "exit code 137"
+        source.publish(job, stopped(allocation_of(job)))
+        await reports.wait_until(lambda report: report.client_status is ClientStatus.COMPLETE)
+
+
+async def test_the_next_agent_adopts_containers_and_loses_no_line(engine: Engine, tmp_path: Path) -> None:
+    source, reports = Source(), Reports()
+    job = job_of(container_task("echo before; exec tail -f /dev/null"))
+    allocation = allocation_of(job)
+    source.publish(job, allocation)
+    async with RunningAgent(tmp_path, driver_of(engine), source, reports):
+        await reports.wait_until(lambda report: report.client_status is RUNNING)
+    [before] = engine.client().containers()
+    again, second = Reports(), Source()
+    second.publish(job, allocation)
+    async with RunningAgent(tmp_path, driver_of(engine), second, again) as agent:
+        report = await again.wait_until(lambda report: report.client_status is RUNNING)
+        lines = [line async for line in agent.logs(allocation.id, "server", LogStream.STDOUT)]
+    [after] = engine.client().containers()
+    assert after["Id"] == before["Id"]
+    assert report.task_states["server"].restarts == 0
+    assert lines == [b"before\n"]
+
+
+async def test_an_engine_restart_is_survived_and_exits_meanwhile_are_noticed(
+    engine: Engine, tmp_path: Path
+) -> None:
+    source, reports = Source(), Reports()
+    job = job_of(container_task("exec tail -f /dev/null"))
+    other = allocation_of(job, 1)
+    source.publish(job, allocation_of(job), other)
+    async with RunningAgent(tmp_path, driver_of(engine), source, reports):
+        await reports.wait_until(lambda report: report.client_status is RUNNING and report.id == other.id)
+        await reports.wait_until(lambda report: report.client_status is RUNNING and report.id != other.id)
+        found = {
+            item["Labels"]["swarmlet.allocation"]: engine.client().inspect_container(item["Id"])["State"][
+                "Pid"
+            ]
+            for item in engine.client().containers()
+        }
+        await asyncio.to_thread(engine.end_dockerd, signal.SIGTERM)
+        os.kill(found[other.id], signal.SIGKILL)
+        await asyncio.to_thread(engine.start)
+        await reports.wait_until(
+            lambda report: (
+                report.id == other.id
+                and report.task_states["server"].restarts == 1
+                and report.task_states["server"].status == "running"
+            )
+        )
+        assert reports.latest[allocation_of(job).id].task_states["server"].restarts == 0
+
+
+async def test_a_start_waits_for_an_engine_that_is_away(engine: Engine, tmp_path: Path) -> None:
+    source, reports = Source(), Reports()
+    job = job_of(container_task("exec tail -f /dev/null"))
+    source.publish(job, allocation_of(job))
+    await asyncio.to_thread(engine.end_dockerd, signal.SIGTERM)
+    async with RunningAgent(tmp_path, driver_of(engine), source, reports):
+        await reports.wait_until(
+            lambda report: any(
+                "Waiting for" in event.message for event in report.task_states["server"].events
+            )
+        )
+        await asyncio.to_thread(engine.start)
+        report = await reports.wait_until(lambda report: report.client_status is RUNNING)
+    assert report.task_states["server"].restarts == 0
+
+
+async def test_a_host_volume_that_the_node_does_not_offer_is_refused_by_name(
+    engine: Engine, tmp_path: Path
+) -> None:
+    source, reports = Source(), Reports()
+    job = job_of(container_task("exit 0", volume_mounts=(VolumeMount(volume="data", destination="/data"),)))
+    source.publish(job, allocation_of(job))
+    async with RunningAgent(tmp_path, driver_of(engine), source, reports):
+        report = await reports.wait_until(lambda report: report.client_status is ClientStatus.FAILED)
+    assert "host volume for 'data'" in report.client_description
+
+
+async def test_without_an_engine_the_driver_says_so(tmp_path: Path) -> None:
+    lonely = Docker(socket_path=str(tmp_path / "none.sock"), node_id=NODE.id, cluster_id=CLUSTER)
+    info = await lonely.fingerprint()
+    assert not info.is_healthy
+    assert "none.sock" in info.reason
+    handle = TaskHandle(driver="docker", allocation_id=AllocationId("a"), task="t", identifier="x")
+    with pytest.raises(DriverError, match="no engine answers"):
+        await lonely.recover(handle)
+
+
+def test_image_names_are_split_into_repository_and_tag() -> None:
+    assert split_image("alpine") == ("alpine", "latest")
+    assert split_image("localhost:5000/a/b:1.2") == ("localhost:5000/a/b", "1.2")
+    assert split_image("a@sha256:00") == ("a@sha256:00", None)
+
+
+def test_the_engines_times_become_nanoseconds() -> None:
+    assert wall_ns("1970-01-01T00:00:01.5Z") == 1_500_000_000
+    assert wall_ns("0001-01-01T00:00:00Z") == 0

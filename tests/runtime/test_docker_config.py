@@ -1,0 +1,136 @@
+"""What a docker task's config means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swarmlet.errors import DriverError
+from swarmlet.model.job import LogRotation
+from swarmlet.model.resources import AllocatedPort, Network
+from swarmlet.runtime.drivers.docker_config import container, seconds, validate
+from swarmlet.runtime.drivers.driver import VolumeBind
+from swarmlet.runtime.drivers.offered import validate as validate_for
+from tests.runtime.test_raw_exec import spec
+
+
+def body(root: Path, config: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    wanted = spec(root, "", config={"image": "a:1", **config}, **changes)
+    return container(wanted, is_privileged_allowed=True)
+
+
+def test_unknown_keys_and_wrong_kinds_are_refused_by_name() -> None:
+    assert validate({"image": "a", "imge": "b"}) == ["docker: config key 'imge' is not supported"]
+    assert validate({"image": "a", "args": "x"}) == [
+        "docker: config key 'args' is 'x', expected a list of strings"
+    ]
+    assert validate({}) == ['docker: config needs an image, such as image = "nginx:1.27"']
+    assert validate({"image": "a", "mount": [{"type": "nfs", "target": "/x"}]}) == [
+        "docker: mount type 'nfs' is not one of bind, volume, tmpfs"
+    ]
+    assert validate({"image": "a", "volumes": ["x"]})[0].startswith("docker: volume 'x'")
+    assert validate({"image": "a", "image_pull_timeout": "soon"})[0].startswith("docker: image_pull_timeout")
+
+
+def test_a_driver_that_there_is_not_is_refused() -> None:
+    assert validate_for("qemu", {}) == ["driver 'qemu' is not supported; there are docker and raw_exec"]
+
+
+def test_listed_ports_are_published_on_the_allocations_ports(tmp_path: Path) -> None:
+    ports = (
+        AllocatedPort(label="http", value=20_001, to=80, host_ip="10.0.0.1"),
+        AllocatedPort(label="x", value=5),
+    )
+    made = body(tmp_path, {"ports": ["http"]}, ports=ports)
+    assert made["HostConfig"]["PortBindings"] == {
+        "80/tcp": [{"HostIp": "10.0.0.1", "HostPort": "20001"}],
+        "80/udp": [{"HostIp": "10.0.0.1", "HostPort": "20001"}],
+    }
+    assert sorted(made["ExposedPorts"]) == ["80/tcp", "80/udp"]
+
+
+def test_the_old_port_map_works_as_block_or_map(tmp_path: Path) -> None:
+    ports = (AllocatedPort(label="http", value=20_001),)
+    for written in ({"http": 8080}, [{"http": 8080}]):
+        made = body(tmp_path, {"port_map": written}, ports=ports)
+        assert sorted(made["HostConfig"]["PortBindings"]) == ["8080/tcp", "8080/udp"]
+
+
+def test_a_bridge_group_publishes_every_port_and_the_hosts_network_none(tmp_path: Path) -> None:
+    ports = (AllocatedPort(label="http", value=20_001, to=80),)
+    made = body(tmp_path, {}, ports=ports, network=Network(mode="bridge"))
+    assert "80/tcp" in made["HostConfig"]["PortBindings"]
+    made = body(tmp_path, {"network_mode": "host"}, ports=ports, network=Network(mode="bridge"))
+    assert made["HostConfig"]["PortBindings"] == {}
+
+
+def test_an_unknown_port_label_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DriverError, match="port 'web' is not a port of the group"):
+        body(tmp_path, {"ports": ["web"]})
+
+
+def test_directories_and_volumes_are_mounted(tmp_path: Path) -> None:
+    volumes = (VolumeBind(source="/srv/data", destination="/data", is_read_only=True),)
+    binds = body(tmp_path, {"volumes": ["local/x:/x", "/etc/y:/y:ro"]}, volumes=volumes)["HostConfig"][
+        "Binds"
+    ]
+    root = tmp_path / "11111111-0000-8000-8000-000000000000"
+    assert binds == [
+        f"{root}/alloc:/alloc",
+        f"{root}/server/local:/local",
+        f"{root}/server/secrets:/secrets",
+        "/srv/data:/data:ro",
+        f"{root}/server/local/x:/x",
+        "/etc/y:/y:ro",
+    ]
+
+
+def test_a_relative_volume_cannot_leave_the_allocation(tmp_path: Path) -> None:
+    with pytest.raises(DriverError, match="leaves the allocation"):
+        body(tmp_path, {"volumes": ["../../../etc:/x"]})
+
+
+def test_mount_blocks_take_the_engines_form(tmp_path: Path) -> None:
+    block = {"type": "tmpfs", "target": "/t", "tmpfs_options": {"size": 1024}}
+    volume = {"type": "volume", "target": "/v", "source": "data", "readonly": True}
+    assert body(tmp_path, {"mount": [block, volume]})["HostConfig"]["Mounts"] == [
+        {"Type": "tmpfs", "Target": "/t", "ReadOnly": False, "TmpfsOptions": {"SizeBytes": 1024}},
+        {
+            "Type": "volume",
+            "Target": "/v",
+            "ReadOnly": True,
+            "Source": "data",
+            "VolumeOptions": {"NoCopy": False, "Labels": {}},
+        },
+    ]
+
+
+def test_the_engine_rotates_the_log_unless_it_is_disabled(tmp_path: Path) -> None:
+    made = body(tmp_path, {}, logs=LogRotation(max_files=2, max_file_mib=5))
+    assert made["HostConfig"]["LogConfig"] == {
+        "Type": "json-file",
+        "Config": {"max-size": "10m", "max-file": "2"},
+    }
+    made = body(tmp_path, {}, logs=LogRotation(is_disabled=True))
+    assert made["HostConfig"]["LogConfig"]["Type"] == "none"
+
+
+def test_our_labels_cannot_be_overwritten(tmp_path: Path) -> None:
+    made = body(tmp_path, {"labels": [{"swarmlet.node": "evil", "own": "1"}]})
+    assert (made["Labels"]["swarmlet.node"], made["Labels"]["own"]) == ("node-1", "1")
+
+
+@pytest.mark.parametrize(
+    "config", [{"privileged": True}, {"cap_add": ["SYS_ADMIN"]}, {"security_opt": ["seccomp=unconfined"]}]
+)
+def test_what_a_node_does_not_allow_is_refused_for_good(tmp_path: Path, config: dict[str, Any]) -> None:
+    wanted = spec(tmp_path, "", config={"image": "a", **config})
+    with pytest.raises(DriverError, match="docker_privileged") as caught:
+        container(wanted, is_privileged_allowed=False)
+    assert caught.value.temporary is False
+
+
+def test_durations_are_read_in_gos_form() -> None:
+    assert (seconds("1m30s"), seconds("500ms"), seconds("soon"), seconds("5")) == (90.0, 0.5, None, None)

@@ -1,0 +1,276 @@
+"""Plain processes under their shim: real ones."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swarmlet.errors import DriverError
+from swarmlet.ids import AllocationId, JobId, Namespace
+from swarmlet.model.allocation import ClientStatus
+from swarmlet.model.job import JobType, LogRotation
+from swarmlet.runtime.allocation_runner import make_directories
+from swarmlet.runtime.cgroup import Cgroups
+from swarmlet.runtime.drivers.driver import LogStream, Presence, TaskExit, TaskHandle, TaskSpec
+from swarmlet.runtime.drivers.raw_exec import RawExec, boot_id
+from swarmlet.runtime.drivers.shim import RotatingLog
+from tests.runtime.world import (
+    CLUSTER,
+    NODE,
+    Reports,
+    RunningAgent,
+    Source,
+    allocation_of,
+    job_of,
+    shell,
+    stopped,
+)
+
+ALLOCATION = AllocationId("11111111-0000-8000-8000-000000000000")
+
+
+@pytest.fixture
+async def driver(tmp_path: Path) -> AsyncIterator[RawExec]:
+    made = RawExec(tmp_path, is_allowed=True)
+    yield made
+    for handle in await made.list_owned():
+        await made.kill(handle)
+
+
+def spec(root: Path, command: str, **changes: Any) -> TaskSpec:
+    values: dict[str, Any] = {
+        "allocation_id": ALLOCATION,
+        "allocation_name": "web.api[0]",
+        "namespace": Namespace("default"),
+        "job_id": JobId("web"),
+        "group": "api",
+        "index": 0,
+        "task": "server",
+        "node_id": NODE.id,
+        "cluster_id": CLUSTER,
+        "directories": make_directories(root / ALLOCATION, "server"),
+        "config": {"command": "/bin/sh", "args": ["-c", command]},
+        "memory": 64,
+        "cpu": 100,
+    }
+    return TaskSpec(**(values | changes))
+
+
+def ignore(kind: str, message: str) -> None:
+    """A notice that nobody reads."""
+
+
+def is_alive(pid: int) -> bool:
+    """Whether it runs; a zombie does not."""
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def missing(directories: list[str]) -> bool:
+    return not any(Path(directory).exists() for directory in directories)
+
+
+async def output(driver: RawExec, handle: TaskHandle, stream: LogStream, tail: int | None = None) -> bytes:
+    return b"".join([chunk async for chunk in driver.logs(handle, stream, tail=tail)])
+
+
+def pids(handle: TaskHandle) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((Path(handle.state_directory) / "state.json").read_text())
+    return state
+
+
+async def test_exit_status_and_output_are_kept(driver: RawExec, tmp_path: Path) -> None:
+    handle = await driver.start(spec(tmp_path, "echo out; echo err >&2; exit 3"), ignore)
+    result = await driver.wait(handle)
+    assert (result.exit_code, result.signal) == (3, 0)
+    assert await output(driver, handle, LogStream.STDOUT) == b"out\n"
+    assert await output(driver, handle, LogStream.STDERR) == b"err\n"
+
+
+async def test_a_started_task_is_adopted_and_not_started_again(driver: RawExec, tmp_path: Path) -> None:
+    request = spec(tmp_path, "sleep 60")
+    first = await driver.start(request, ignore)
+    before = pids(first)
+    await RawExec(tmp_path, is_allowed=True).start(request, ignore)
+    assert pids(first) == before
+
+
+async def test_a_stop_ends_the_whole_process_group(driver: RawExec, tmp_path: Path) -> None:
+    handle = await driver.start(spec(tmp_path, "sleep 60 & echo $!; sleep 60"), ignore)
+    async for line in driver.logs(handle, LogStream.STDOUT, follow=True):
+        child = int(line)
+        break
+    await driver.stop(handle, "SIGTERM", 5_000_000_000)
+    result = await driver.recover(handle)
+    assert isinstance(result, TaskExit)
+    assert result.signal == signal.SIGTERM
+    assert not is_alive(child)
+
+
+@pytest.mark.slow
+async def test_a_task_that_ignores_the_signal_is_killed(driver: RawExec, tmp_path: Path) -> None:
+    handle = await driver.start(spec(tmp_path, "trap '' TERM; echo ready; sleep 60 & wait"), ignore)
+    async for _ in driver.logs(handle, LogStream.STDOUT, follow=True):
+        break
+    await driver.stop(handle, "SIGTERM", 50_000_000)
+    result = await driver.recover(handle)
+    assert isinstance(result, TaskExit)
+    assert result.signal == signal.SIGKILL
+
+
+async def test_a_killed_shim_takes_its_task_along_and_the_exit_is_noticed(
+    driver: RawExec, tmp_path: Path
+) -> None:
+    handle = await driver.start(spec(tmp_path, "exec sleep 60"), ignore)
+    state = pids(handle)
+    os.kill(state["shim"], signal.SIGKILL)
+    result = await driver.wait(handle)
+    assert result.exit_code == 137
+    assert "shim was killed" in result.message
+    assert await driver.recover(handle) is Presence.GONE
+
+
+async def test_a_reused_pid_is_not_taken_for_the_task(driver: RawExec, tmp_path: Path) -> None:
+    handle = await driver.start(spec(tmp_path, "true"), ignore)
+    await driver.wait(handle)
+    directory = Path(handle.state_directory)
+    (directory / "exit.json").unlink()
+    state = pids(handle) | {"shim": os.getpid(), "pid": os.getpid()}
+    (directory / "state.json").write_text(json.dumps(state))
+    assert await driver.recover(handle) is Presence.GONE
+
+
+async def test_after_a_reboot_a_handle_means_nothing(driver: RawExec, tmp_path: Path) -> None:
+    handle = await driver.start(spec(tmp_path, "true"), ignore)
+    await driver.wait(handle)
+    (Path(handle.state_directory) / "state.json").write_text(json.dumps(pids(handle) | {"boot_id": "other"}))
+    assert await driver.recover(handle) is Presence.GONE
+
+
+async def test_a_missing_command_is_a_lasting_failure_with_its_name(driver: RawExec, tmp_path: Path) -> None:
+    with pytest.raises(DriverError, match="/nowhere/tool") as caught:
+        await driver.start(spec(tmp_path, "", config={"command": "/nowhere/tool"}), ignore)
+    assert caught.value.temporary is False
+    [owned] = await driver.list_owned()
+    assert missing(json.loads((Path(owned.state_directory) / "request.json").read_text())["cgroups"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Cgroups.of_this_machine().is_usable, reason="needs root and writable cgroups")
+async def test_a_task_over_its_memory_is_killed_and_reported_as_such(driver: RawExec, tmp_path: Path) -> None:
+    command = f"exec {sys.executable} -S -c 'x = bytearray(200 << 20)'"
+    handle = await driver.start(spec(tmp_path, command, memory=32), ignore)
+    result = await driver.wait(handle)
+    assert result.is_oom_killed
+    request = json.loads((Path(handle.state_directory) / "request.json").read_text())
+    assert missing(request["cgroups"])
+
+
+async def test_the_driver_is_off_unless_allowed(tmp_path: Path) -> None:
+    off = RawExec(tmp_path, is_allowed=False)
+    assert not (await off.fingerprint()).is_healthy
+    with pytest.raises(DriverError, match="raw_exec = true"):
+        await off.start(spec(tmp_path, "true"), ignore)
+
+
+def test_unknown_config_keys_are_refused_by_name(tmp_path: Path) -> None:
+    problems = RawExec(tmp_path, is_allowed=True).validate({"command": "x", "image": "y"})
+    assert [problem for problem in problems if "'image'" in problem]
+
+
+def test_logs_rotate_by_size_and_keep_lines_whole(tmp_path: Path) -> None:
+    log = RotatingLog(str(tmp_path / "server.stdout"), 2, 10)
+    for number in range(5):
+        log.write(b"line %d\n" % number)
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert files == ["server.stdout.3", "server.stdout.4"]
+    assert (tmp_path / "server.stdout.4").read_bytes() == b"line 4\n"
+
+
+async def test_the_tail_of_a_log_spans_rotated_files(driver: RawExec, tmp_path: Path) -> None:
+    command = 'i=0; while [ $i -lt 40 ]; do echo "$i $(printf %0100000d 0)"; i=$((i+1)); done'
+    request = spec(tmp_path, command, logs=LogRotation(max_files=3, max_file_mib=1))
+    handle = await driver.start(request, ignore)
+    await driver.wait(handle)
+    tail = await output(driver, handle, LogStream.STDOUT, tail=15)
+    assert [line.split()[0] for line in tail.splitlines()] == [b"%d" % number for number in range(25, 40)]
+    kept = await output(driver, handle, LogStream.STDOUT)
+    assert len(kept) <= 3 * 1024 * 1024
+    assert kept.endswith(tail)
+
+
+@pytest.mark.slow
+async def test_tasks_outlive_an_agent_that_is_killed_and_are_adopted_by_the_next(tmp_path: Path) -> None:
+    """SIGKILL to a real agent process; the task goes on, with the same pid, without a restart."""
+    program = (
+        "import asyncio, sys\n"
+        "from pathlib import Path\n"
+        "from tests.runtime.test_raw_exec import agent_main\n"
+        "asyncio.run(agent_main(Path(sys.argv[1])))\n"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        program,
+        str(tmp_path),
+        stdout=asyncio.subprocess.PIPE,
+        env=dict(os.environ, PYTHONPATH="."),
+    )
+    assert process.stdout is not None
+    async with asyncio.timeout(20):
+        while await process.stdout.readline() != b"running\n":
+            assert process.returncode is None
+        process.kill()
+        await process.wait()
+    driver = RawExec(tmp_path / "alloc", is_allowed=True)
+    [handle] = await driver.list_owned()
+    before = pids(handle)
+
+    source, reports = Source(), Reports()
+    job = job_of(shell("exec sleep 60"))
+    source.publish(job, allocation_of(job))
+    async with RunningAgent(tmp_path, driver, source, reports, boot=before["boot_id"]):
+        report = await reports.wait_until(lambda report: report.client_status is ClientStatus.RUNNING)
+        assert pids(handle) == before
+        assert report.task_states["server"].restarts == 0
+        # And what happens to it now is noticed.
+        os.kill(before["pid"], signal.SIGKILL)
+        await reports.wait_until(
+            lambda report: (
+                report.task_states["server"].restarts == 1
+                and report.task_states["server"].status == "running"
+            )
+        )
+        source.publish(job, stopped(allocation_of(job)))
+        await reports.wait_until(lambda report: report.client_status is ClientStatus.COMPLETE)
+
+
+async def agent_main(directory: Path) -> None:
+    """The agent process that is killed."""
+    source, reports = Source(), Reports()
+    job = job_of(shell("exec sleep 60"))
+    source.publish(job, allocation_of(job))
+    driver = RawExec(directory / "alloc", is_allowed=True)
+    async with RunningAgent(directory, driver, source, reports, boot=boot_id()):
+        await reports.wait_until(lambda report: report.client_status is ClientStatus.RUNNING)
+        print("running", flush=True)  # noqa: T201 (the test waits for it)
+        await asyncio.sleep(60)
+
+
+async def test_a_batch_job_runs_to_its_end(tmp_path: Path) -> None:
+    source, reports = Source(), Reports()
+    job = job_of(shell("echo $NOMAD_TASK_NAME > $NOMAD_ALLOC_DIR/data/who"), kind=JobType.BATCH)
+    source.publish(job, allocation_of(job))
+    driver = RawExec(tmp_path / "alloc", is_allowed=True)
+    async with RunningAgent(tmp_path, driver, source, reports):
+        report = await reports.wait_until(lambda report: report.client_status is ClientStatus.COMPLETE)
+    assert report.task_states["server"].exit_code == 0
+    assert (tmp_path / "alloc" / report.id / "alloc" / "data" / "who").read_text() == "server\n"

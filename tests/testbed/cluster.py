@@ -1,0 +1,157 @@
+"""A swarmlet cluster on a testbed: one agent per host, driven through the command line and the Unix socket only."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tests.testbed import unix_http
+from tests.testbed.host import Host, Process, wait_for
+from tests.testbed.testbed import Testbed
+
+SWARMLET = (sys.executable, "-m", "swarmlet")
+#: From the first command to three nodes that are ready, on a busy machine.
+FORM_SECONDS_MAX = 60.0
+#: How often a test looks at a condition that it cannot wait for.
+POLL_SECONDS = 0.05
+#: What `init` prints for the other machines.
+JOIN_LINE = re.compile(r"swl1-[^\s@]+@\S+")
+#: The label that names a container's job.
+JOB_LABEL = "swarmlet.job"
+UNBUFFERED = {"PYTHONUNBUFFERED": "1"}
+
+
+class CommandRefused(RuntimeError):
+    """A swarmlet command ended with an error; the message holds what it said."""
+
+
+class Cluster:
+    """The agents of a testbed. Each keeps its data in its host's `data`, where its API socket is too."""
+
+    def __init__(self, testbed: Testbed, program: Sequence[str] = SWARMLET) -> None:
+        self.testbed = testbed
+        self._program = program
+        self.token = ""
+        self._agents: dict[str, Process] = {}
+
+    # --- agents ----------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Make the cluster on the first host, join the others, and wait until every node is ready."""
+        first, *others = self.testbed
+        agent = self._launch(first, "init", "--advertise", first.address)
+        self.token = self._read_join_token(first, agent)
+        for host in others:
+            self._launch(host, "join", self.token, "--advertise", host.address)
+        self.wait_until(
+            lambda: self._all_run() and len(self.ready_nodes(first)) == len(self.testbed),
+            FORM_SECONDS_MAX,
+            "every node to be ready",
+        )
+
+    def start_agent(self, host: Host) -> None:
+        """Start the agent of a node that is already a member, after a kill or a power cycle."""
+        self._launch(host, "agent")
+
+    def kill_agent(self, host: Host) -> None:
+        """SIGKILL to the agent; the host and its containers run on."""
+        agent = self._agents.pop(host.name)
+        host.kill_agent(agent.pid)
+        agent.wait()
+
+    def agent_pid(self, host: Host) -> int:
+        """The agent's process number seen from outside; raises ProcessLookupError if it does not run."""
+        return self._agents[host.name].pid
+
+    def agent_log(self, host: Host) -> str:
+        """Everything that the host's agents have printed."""
+        path = host.root / "agent.log"
+        return path.read_text() if path.exists() else ""
+
+    def stop(self) -> None:
+        """SIGKILL to every agent that still runs."""
+        for agent in self._agents.values():
+            if agent.is_running():
+                agent.kill()
+        self._agents = {}
+
+    def _launch(self, host: Host, *arguments: str) -> Process:
+        command, *rest = arguments
+        agent = host.spawn(
+            *self._program, command, *rest, "--data-dir", str(host.data),
+            output=host.root / "agent.log", environment=UNBUFFERED,
+        )  # fmt: skip
+        self._agents[host.name] = agent
+        return agent
+
+    def _all_run(self) -> bool:
+        for host in self.testbed:
+            if not self._agents[host.name].is_running():
+                raise CommandRefused(f"the agent on {host.name} ended: {self.agent_log(host)[-2000:]}")
+        return True
+
+    def _read_join_token(self, host: Host, agent: Process) -> str:
+        def printed() -> bool:
+            if not agent.is_running():
+                raise CommandRefused(f"swarmlet init on {host.name} ended: {self.agent_log(host)[-2000:]}")
+            return JOIN_LINE.search(self.agent_log(host)) is not None
+
+        wait_for(printed, "the join line of swarmlet init", FORM_SECONDS_MAX)
+        found = JOIN_LINE.search(self.agent_log(host))
+        assert found is not None
+        return found[0]
+
+    # --- asking ----------------------------------------------------------------------------------------
+
+    def cli(
+        self, host: Host, *arguments: str, check: bool = False, seconds: float = 60.0
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a swarmlet command on a host, as its admin would; `check` raises CommandRefused on failure."""
+        done = host.run(*self._program, *arguments, seconds=seconds)
+        if check and done.returncode:
+            raise CommandRefused(
+                f"swarmlet {' '.join(arguments)} on {host.name}: exit {done.returncode}: {done.stderr}"
+            )
+        return done
+
+    def json(self, host: Host, *arguments: str) -> Any:
+        """Run a command with --json and return what it says; raises CommandRefused."""
+        return json.loads(self.cli(host, *arguments, "--json", check=True).stdout)
+
+    def api(
+        self, host: Host, path: str, *, method: str = "GET", body: object = None, seconds: float = 5.0
+    ) -> Any:
+        """Ask a host's agent over its Unix socket; raises unix_http.NoAnswer or Refused."""
+        return unix_http.request(host.data / "api.sock", method, path, body, seconds=seconds)
+
+    def leader(self) -> Host | None:
+        """The host that leads, by the word of the first agent that answers and knows; None while none does."""
+        for host in self.testbed:
+            try:
+                address = str(self.api(host, "/v1/status/leader"))
+            except (unix_http.NoAnswer, unix_http.Refused):
+                continue
+            for candidate in self.testbed:
+                if candidate.is_on and address.rpartition(":")[0] == candidate.address:
+                    return candidate
+        return None
+
+    def ready_nodes(self, host: Host) -> list[str]:
+        """Names of the nodes that this host's agent lists as ready, sorted; empty while it does not answer."""
+        try:
+            nodes = self.api(host, "/v1/nodes")
+        except (unix_http.NoAnswer, unix_http.Refused):
+            return []
+        return sorted(node["Name"] for node in nodes if node["Status"] == "ready")
+
+    def containers(self, host: Host) -> list[dict[str, Any]]:
+        """The swarmlet containers that run on a host, by its engine's word."""
+        return host.engine.containers(label=JOB_LABEL)
+
+    def wait_until(self, predicate: Callable[[], object], seconds: float, what: str = "a condition") -> None:
+        """Wait for something that a user would look for again and again; raises TimeoutError."""
+        wait_for(predicate, what, seconds, POLL_SECONDS)
