@@ -205,7 +205,7 @@ def test_two_leaders_one_after_the_other_make_one_rollout() -> None:
 def test_after_any_troubles_the_cluster_heals(seed: int) -> None:
     """Jobs come and change, hosts are cut and drained, images break; then all is well again and stays so."""
     rng = random.Random(seed)
-    world = a_miniature("n1", "n2", "n3", "n4", "n5")
+    world = a_miniature("n1", "n2", "n3", "n4", "n5", memory=20_000)
     for _ in range(25):
         _trouble(world, rng)
         world.tick(rng.choice((1, 2, 5, 15)))
@@ -225,7 +225,7 @@ def _trouble(world: Miniature, rng: random.Random) -> None:
         ("job", "job", "job", "stop", "cut", "heal", "heal", "drain", "end", "break", "mend", "leader")
     ):
         case "job":
-            name, static = rng.choice((("shop", 8080), ("blog", 8081)))
+            job_name, static = rng.choice((("shop", 8080), ("blog", 8081)))
             group = a_group(
                 count=rng.randint(0, 5),
                 image=rng.choice(("web:1", "web:2", "web:3")),
@@ -233,7 +233,7 @@ def _trouble(world: Miniature, rng: random.Random) -> None:
                 update=UpdateStrategy(max_parallel=rng.choice((0, 1, 2))),
                 ports=rng.choice(((), (Port(label="http"),), (Port(label="http", static=static),))),
             )
-            world.register(replace(a_job(group, name=name), priority=rng.choice((40, 60))))
+            world.register(replace(a_job(group, name=job_name), priority=rng.choice((40, 60))))
         case "stop":
             jobs = [job for job in world.view.jobs() if not job.is_stopped]
             if jobs:
