@@ -124,5 +124,7 @@ def _transitions(migrate: list[Allocation], stop: list[Allocation]) -> list[Body
         commands.append(TransitionAllocations(migrate=tuple(each.id for each in batch)))
     for start in range(0, len(stop), TRANSITION_BATCH):
         batch = stop[start : start + TRANSITION_BATCH]
-        commands.append(TransitionAllocations(stop=tuple(each.id for each in batch)))
+        ids = tuple(each.id for each in batch)
+        # Both: stopped now, and remembered as sent away, so that a group with data does not wait for this node.
+        commands.append(TransitionAllocations(migrate=ids, stop=ids))
     return commands

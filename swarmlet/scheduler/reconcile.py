@@ -257,6 +257,7 @@ class _Group:
         elif self.strategy is None and self.job.type is JobType.SERVICE:
             for old, failed_one in self.outdated:
                 self._replace(old, failed_one)
+                self.result.look_again(self.now_ns + self._min_healthy)
         elif self.strategy is None:
             for old, _ in self.outdated:
                 self.result.stop(old, f"replaced by version {self.job.version}")
@@ -430,16 +431,16 @@ class _Group:
                 self.result.stop(old, f"replaced by version {self.job.version}")
         else:
             self.result.leaving.update(old.id for old in outdated)
-            if outdated and keeper.client_status is ClientStatus.RUNNING:
-                self._look_again_when_up(keeper)
+            if outdated and not self._is_watched(keeper):
+                self.result.look_again(self.now_ns + self._min_healthy)
         self._bury(lost, keeper)
         if keeper.transition.migrate:
             self._migrate(keeper)
 
-    def _look_again_when_up(self, allocation: Allocation) -> None:
-        """Health of a deployment's allocations is reported; that of others is a matter of time."""
-        if allocation.deployment_id is None or self.deployment is None or not self.deployment.is_active():
-            self.result.look_again(self.now_ns + self._min_healthy)
+    def _is_watched(self, allocation: Allocation) -> bool:
+        """Whether a running deployment looks at the job again once this one is healthy; else time must."""
+        active = self.deployment is not None and self.deployment.is_active()
+        return active and self.deployment is not None and allocation.deployment_id == self.deployment.id
 
     def _bury(self, lost: list[Allocation], keeper: Allocation) -> None:
         """Give up originals on silent nodes once their replacement is up; until then they may come back."""
@@ -460,6 +461,7 @@ class _Group:
                 PlaceRequest(allocation.index, previous=allocation, avoid=allocation.node_id)
             )
             self.result.leaving.add(allocation.id)
+            self.result.look_again(self.now_ns + self._min_healthy)
             return
         self.result.stop(allocation, "its node is draining" if is_draining else "stopped by request")
         self._request_missing(allocation.index, allocation, [allocation])
@@ -562,7 +564,7 @@ class _Group:
             if owner is not None and node is not None and node.status is not NodeStatus.LEFT:
                 if not owner.is_client_terminal():
                     hold = f"{self._name(index)} starts once its predecessor on node {node.name} has stopped"
-                elif node.drain is None and not self.ask.never_here(node):
+                elif not _is_sent_away(owner, node) and not self.ask.never_here(node):
                     only = node.id
                     if node.status is not NodeStatus.READY:
                         self.result.wait(
@@ -611,6 +613,11 @@ class _Group:
 def joined_in_place(allocation: Allocation, deployment: Deployment) -> bool:
     """Whether it ran before the deployment began and waits for a first verdict: it is judged by its running time."""
     return allocation.health is None and allocation.create_index < deployment.create_index
+
+
+def _is_sent_away(allocation: Allocation, node: Node) -> bool:
+    """Somebody wants it off this node (a drain, also one that has ended since), data or not."""
+    return node.drain is not None or (allocation.transition.migrate and not node.is_placeable())
 
 
 def _was_healthy(allocation: Allocation | None, version: int) -> bool:

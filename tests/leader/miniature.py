@@ -119,6 +119,12 @@ class Miniature:
     def end_drain(self, name: str) -> None:
         self.do(commands.UpdateNodeDrain(node_id=NodeId(name), mark_eligible=True), actor="local")
 
+    def change_leader(self) -> None:
+        """Forget everything that is not in the state."""
+        self.broker, self.watch, self.failures = Broker(), DeploymentWatch(), NodeFailures(self.now_ns)
+        for body in self.broker.restore(self.view.open_evaluations(), self.now_ns):
+            self.do(body)
+
     def tick(self, seconds: int = 1) -> None:
         for _ in range(seconds):
             self.now_ns += SECOND_NS

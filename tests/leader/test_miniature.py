@@ -164,12 +164,48 @@ def test_a_drained_node_is_empty_and_nothing_was_missing_meanwhile() -> None:
     assert world.problems() == []
 
 
+def test_a_drain_moves_even_a_group_with_data() -> None:
+    world = a_miniature(volumes=("data",))
+    world.register(a_job(a_group(count=1, volume="data")))
+    world.tick(30)
+    home = world.running()[0][1]
+    world.drain(home)
+    world.tick(30)
+    assert world.problems() == []
+    assert world.running()[0][1] != home
+
+
+def test_an_update_of_a_group_with_data_stays_on_its_node() -> None:
+    world = a_miniature(volumes=("data",))
+    world.register(a_job(a_group(count=2, volume="data")))
+    world.tick(30)
+    homes = [(index, node) for index, node, _ in world.running()]
+    world.register(a_job(a_group(count=2, volume="data", image="web:2")))
+    world.tick(60)
+    assert world.problems() == []
+    assert [(index, node) for index, node, _ in world.running()] == homes
+
+
+def test_two_leaders_one_after_the_other_make_one_rollout() -> None:
+    """The new leader has only the state: it goes on where the old one stopped."""
+    world = a_miniature()
+    world.register(a_job(a_group(count=3)))
+    world.tick(30)
+    world.register(a_job(a_group(count=3, image="web:2")))
+    for _ in range(12):
+        world.tick(5)
+        world.change_leader()
+    world.tick(30)
+    assert world.problems() == []
+    assert [each.status for each in world.view.deployments()] == [DeploymentStatus.SUCCESSFUL] * 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_after_any_troubles_the_cluster_heals(seed: int) -> None:
     """Jobs come and change, hosts are cut and drained, images break; then all is well again and stays so."""
     rng = random.Random(seed)
-    world = a_miniature("n1", "n2", "n3", "n4", "n5")
+    world = a_miniature("n1", "n2", "n3", "n4", "n5", memory=20_000)
     for _ in range(25):
         _trouble(world, rng)
         world.tick(rng.choice((1, 2, 5, 15)))
@@ -185,18 +221,19 @@ def test_after_any_troubles_the_cluster_heals(seed: int) -> None:
 
 def _trouble(world: Miniature, rng: random.Random) -> None:
     name = rng.choice(sorted(world.hosts))
-    match rng.choice(("job", "job", "job", "stop", "cut", "heal", "heal", "drain", "end", "break", "mend")):
+    match rng.choice(
+        ("job", "job", "job", "stop", "cut", "heal", "heal", "drain", "end", "break", "mend", "leader")
+    ):
         case "job":
+            job_name, static = rng.choice((("shop", 8080), ("blog", 8081)))
             group = a_group(
                 count=rng.randint(0, 5),
                 image=rng.choice(("web:1", "web:2", "web:3")),
                 memory=rng.choice((100, 500, 1500)),
-                update=UpdateStrategy(max_parallel=rng.choice((1, 2))),
-                ports=rng.choice(((), (Port(label="http"),), (Port(label="http", static=8080),))),
+                update=UpdateStrategy(max_parallel=rng.choice((0, 1, 2))),
+                ports=rng.choice(((), (Port(label="http"),), (Port(label="http", static=static),))),
             )
-            world.register(
-                replace(a_job(group, name=rng.choice(("shop", "blog"))), priority=rng.choice((40, 60)))
-            )
+            world.register(replace(a_job(group, name=job_name), priority=rng.choice((40, 60))))
         case "stop":
             jobs = [job for job in world.view.jobs() if not job.is_stopped]
             if jobs:
@@ -212,5 +249,7 @@ def _trouble(world: Miniature, rng: random.Random) -> None:
             world.end_drain(name)
         case "break":
             world.broken_images.add(rng.choice(("web:2", "web:3")))
+        case "leader":
+            world.change_leader()
         case "mend":
             world.broken_images.clear()
