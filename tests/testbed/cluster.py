@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tests.testbed import unix_http
@@ -22,6 +22,10 @@ POLL_SECONDS = 0.05
 JOIN_LINE = re.compile(r"swl1-[^\s@]+@\S+")
 #: The label that names a container's job.
 JOB_LABEL = "swarmlet.job"
+#: From three ready nodes to three that vote: learners must have been stable for a while first.
+SETTLE_SECONDS_MAX = 30.0
+#: The program itself gives up a write after ten seconds.
+WRITE_SECONDS_MAX = 15.0
 UNBUFFERED = {"PYTHONUNBUFFERED": "1"}
 
 
@@ -40,17 +44,27 @@ class Cluster:
 
     # --- agents ----------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Make the cluster on the first host, join the others, and wait until every node is ready."""
+    def start(self, options: Mapping[str, Sequence[str]] | None = None) -> None:
+        """Make the cluster on the first host, join the others, and wait until every node is ready.
+
+        `options`: further arguments of `init` and `join` by host name; the nodes remember them.
+        """
         first, *others = self.testbed
-        agent = self._launch(first, "init", "--advertise", first.address)
+        more = options or {}
+        agent = self._launch(first, "init", "--advertise", first.address, *more.get(first.name, ()))
         self.token = self._read_join_token(first, agent)
         for host in others:
-            self._launch(host, "join", self.token, "--advertise", host.address)
+            self._launch(host, "join", self.token, "--advertise", host.address, *more.get(host.name, ()))
         self.wait_until(
             lambda: self._all_run() and len(self.ready_nodes(first)) == len(self.testbed),
             FORM_SECONDS_MAX,
             "every node to be ready",
+        )
+
+    def wait_fault_tolerant(self) -> None:
+        """Wait until the cluster survives the loss of a node."""
+        self.wait_until(
+            lambda: self.status(self.testbed[1]).get("FaultTolerant"), SETTLE_SECONDS_MAX, "enough voters"
         )
 
     def start_agent(self, host: Host) -> None:
@@ -62,6 +76,18 @@ class Cluster:
         agent = self._agents.pop(host.name)
         host.kill_agent(agent.pid)
         agent.wait()
+
+    def kill_every_agent(self) -> None:
+        """SIGKILL to all agents within a moment; hosts and containers run on."""
+        agents = [(host, self._agents.pop(host.name)) for host in self.testbed]
+        for host, agent in agents:
+            host.kill_agent(agent.pid)
+        for _, agent in agents:
+            agent.wait()
+
+    def forget_agents(self) -> None:
+        """After a power cut: no agent runs any more."""
+        self._agents = {}
 
     def agent_pid(self, host: Host) -> int:
         """The agent's process number seen from outside; raises ProcessLookupError if it does not run."""
@@ -128,9 +154,20 @@ class Cluster:
         """Ask a host's agent over its Unix socket; raises unix_http.NoAnswer or Refused."""
         return unix_http.request(host.data / "api.sock", method, path, body, seconds=seconds)
 
-    def leader(self) -> Host | None:
-        """The host that leads, by the word of the first agent that answers and knows; None while none does."""
-        for host in self.testbed:
+    def status(self, host: Host) -> dict[str, Any]:
+        """The cluster in one look, by a host's word; empty while its agent does not answer."""
+        try:
+            status: dict[str, Any] = self.api(host, "/v1/swarmlet/status")
+        except (unix_http.NoAnswer, unix_http.Refused):
+            return {}
+        return status
+
+    def leader(self, asked: Sequence[Host] = ()) -> Host | None:
+        """The host that leads, by the word of the first agent that answers and knows; None while none does.
+
+        `asked`: ask these hosts only.
+        """
+        for host in asked or self.testbed:
             try:
                 address = str(self.api(host, "/v1/status/leader"))
             except (unix_http.NoAnswer, unix_http.Refused):
@@ -140,6 +177,19 @@ class Cluster:
                     return candidate
         return None
 
+    def wait_leader(self) -> Host:
+        """The host that leads, as soon as an agent knows one."""
+        found: list[Host] = []
+
+        def known() -> bool:
+            leader = self.leader()
+            if leader is not None:
+                found.append(leader)
+            return bool(found)
+
+        self.wait_until(known, SETTLE_SECONDS_MAX, "a leader")
+        return found[0]
+
     def ready_nodes(self, host: Host) -> list[str]:
         """Names of the nodes that this host's agent lists as ready, sorted; empty while it does not answer."""
         try:
@@ -148,9 +198,56 @@ class Cluster:
             return []
         return sorted(node["Name"] for node in nodes if node["Status"] == "ready")
 
-    def containers(self, host: Host) -> list[dict[str, Any]]:
-        """The swarmlet containers that run on a host, by its engine's word."""
-        return host.engine.containers(label=JOB_LABEL)
+    def containers(self, host: Host, job: str = "") -> list[dict[str, Any]]:
+        """The swarmlet containers (of one job) that run on a host, by its engine's word."""
+        return host.engine.containers(label=f"{JOB_LABEL}={job}" if job else JOB_LABEL)
+
+    def container_ids(self, job: str = "") -> dict[str, list[str]]:
+        """Ids of the running containers (of one job) by host name; nothing for a host that is off."""
+        return {
+            host.name: sorted(found["Id"] for found in self.containers(host, job))
+            for host in self.testbed
+            if host.is_on
+        }
+
+    def submit(self, host: Host, text: str) -> dict[str, Any]:
+        """Submit a job file's text through a host's API; raises unix_http.NoAnswer or Refused."""
+        job = self.api(host, "/v1/jobs/parse", method="PUT", body={"JobHCL": text})
+        answered: dict[str, Any] = self.api(
+            host, "/v1/jobs", method="PUT", body={"Job": job}, seconds=WRITE_SECONDS_MAX
+        )
+        return answered
+
+    def allocations(self, host: Host, job: str, *, every: bool = False) -> list[dict[str, Any]]:
+        """A job's allocations that are wanted (or every one), by index and age, as a host tells them."""
+        found = self.api(host, f"/v1/job/{job}/allocations")
+        wanted = [each for each in found if every or each["DesiredStatus"] == "run"]
+        return sorted(wanted, key=lambda each: (each["Name"], each["CreateIndex"]))
+
+    def wait_running(self, job: str, count: int, seconds: float = 30.0) -> None:
+        """Wait until a job has so many running containers, and the cluster says the same."""
+        self.wait_until(
+            lambda: sum(map(len, self.container_ids(job).values())) == count,
+            seconds,
+            f"{count} containers of {job}",
+        )
+        asked = next(host for host in self.testbed if host.name in self._agents)
+
+        def said() -> bool:
+            running = [each for each in self.allocations(asked, job) if each["ClientStatus"] == "running"]
+            return len(running) == count
+
+        self.wait_until(said, seconds, f"{count} running allocations of {job}")
+
+    def wait_healthy(self, job: str, version: int = 0, seconds: float = 40.0) -> None:
+        """Wait until the rollout of a job's version has succeeded."""
+        asked = next(host for host in self.testbed if host.name in self._agents)
+
+        def succeeded() -> bool:
+            latest = self.api(asked, f"/v1/job/{job}/deployment")
+            return bool(latest) and latest["JobVersion"] == version and latest["Status"] == "successful"
+
+        self.wait_until(succeeded, seconds, f"version {version} of {job} to be healthy")
 
     def wait_until(self, predicate: Callable[[], object], seconds: float, what: str = "a condition") -> None:
         """Wait for something that a user would look for again and again; raises TimeoutError."""

@@ -1,0 +1,184 @@
+"""Agents are killed one after the other under a stream of writes: nothing acknowledged is lost.
+
+The ordinary run kills ten times; the whole promise is fifty:
+    SWARMLET_KILLS=50 scripts/test tests/testbed/test_acknowledged_jobs_survive.py -s
+SWARMLET_SEED chooses another order of kills and writes.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+
+from tests.testbed import jobs, unix_http
+from tests.testbed.cluster import Cluster
+from tests.testbed.host import Host
+
+KILLS = int(os.environ.get("SWARMLET_KILLS", "10"))
+SEED = int(os.environ.get("SWARMLET_SEED", "1"))
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120 + 6 * KILLS)]
+
+#: A killed agent is away for up to this long.
+AWAY_SECONDS_MAX = 1.0
+RETURN_SECONDS_MAX = 30.0
+SETTLE_SECONDS_MAX = 90.0
+#: Between two writes of the stream.
+PAUSE_SECONDS = 0.15
+#: Jobs that run at once in the end, so that two cores can carry them.
+JOBS_MAX = 60
+LEDGER = "ledger"
+
+
+class WriteStream:
+    """A client that writes through any node, and remembers what was acknowledged and what may have happened."""
+
+    def __init__(self, cluster: Cluster, seed: int) -> None:
+        self._cluster = cluster
+        self._random = random.Random(seed)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._failure: BaseException | None = None
+        self._count = 0
+        self.running: list[str] = []
+        self.stopped: list[str] = []
+        #: Stops whose outcome nobody knows.
+        self.uncertain: set[str] = set()
+        self.ledger_acknowledged = 0
+        self.ledger_written = 0
+        self.refused = 0
+        self.reads = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stopped.set()
+        self._thread.join()
+        if self._failure is not None and error is None:
+            raise self._failure
+
+    @property
+    def acknowledged(self) -> int:
+        return len(self.running) + 2 * len(self.stopped) + self.ledger_acknowledged
+
+    def _run(self) -> None:
+        try:
+            while not self._stopped.wait(PAUSE_SECONDS):
+                host = self._random.choice(list(self._cluster.testbed))
+                self._random.choice([self._write_new, self._write_ledger, self._write_ledger, self._write_stop])(host)
+        except BaseException as error:  # noqa: BLE001 (raised where the stream is left)
+            self._failure = error
+
+    def _try(self, write: Callable[[], object]) -> bool:
+        try:
+            write()
+        except (unix_http.NoAnswer, unix_http.Refused):
+            self.refused += 1
+            return False
+        return True
+
+    def _write_new(self, host: Host) -> None:
+        if len(self.running) >= JOBS_MAX:
+            return
+        self._count += 1
+        name = f"job-{self._count}"
+        if self._try(lambda: self._cluster.submit(host, jobs.service(name, cpu=10, memory=10))):
+            self.running.append(name)
+            self._read_back(f"/v1/job/{name}", lambda job: job["ID"] == name)
+
+    def _write_ledger(self, host: Host) -> None:
+        number = self.ledger_written = self.ledger_written + 1
+        text = jobs.service(LEDGER, count=0, meta=str(number))
+        if self._try(lambda: self._cluster.submit(host, text)):
+            self.ledger_acknowledged = number
+            self._read_back(f"/v1/job/{LEDGER}", lambda job: int(job["Meta"]["written"]) == number)
+
+    def _write_stop(self, host: Host) -> None:
+        candidates = [name for name in self.running if name not in self.uncertain]
+        if len(candidates) < 5:
+            return
+        name = self._random.choice(candidates)
+        self.uncertain.add(name)
+        if self._try(lambda: self._cluster.api(host, f"/v1/job/{name}", method="DELETE", seconds=15.0)):
+            self.uncertain.discard(name)
+            self.running.remove(name)
+            self.stopped.append(name)
+            self._read_back(f"/v1/job/{name}", lambda job: job["Stop"])
+
+    def _read_back(self, path: str, holds: Callable[[Any], bool]) -> None:
+        """What has been acknowledged is seen at once through any node that answers."""
+        host = self._random.choice(list(self._cluster.testbed))
+        try:
+            found = self._cluster.api(host, path)
+        except unix_http.NoAnswer:
+            return
+        except unix_http.Refused as refused:
+            assert " 404 " not in str(refused), f"{host.name} does not know what was acknowledged: {refused}"
+            return
+        self.reads += 1
+        assert holds(found), f"{host.name} answered {path} with an older state"
+
+
+def _kill_and_return(cluster: Cluster, host: Host, away_seconds: float) -> None:
+    cluster.kill_agent(host)
+    time.sleep(away_seconds)
+    cluster.start_agent(host)
+    # It takes part again: only then may another one die without a majority dying.
+    cluster.wait_until(lambda: cluster.ready_nodes(host), RETURN_SECONDS_MAX, f"{host.name} to answer again")
+
+
+def test_every_acknowledged_write_survives_a_loop_of_killed_agents(cluster: Cluster) -> None:
+    chance = random.Random(SEED)
+    hosts = list(cluster.testbed)
+    began = time.monotonic()
+    leaders_killed = 0
+    with WriteStream(cluster, SEED) as stream:
+        for _ in range(KILLS):
+            victim = chance.choice(hosts)
+            leaders_killed += victim is cluster.leader()
+            _kill_and_return(cluster, victim, chance.uniform(0.0, AWAY_SECONDS_MAX))
+            time.sleep(chance.uniform(0.0, 0.5))
+    print(
+        f"{KILLS} kills ({leaders_killed} of leaders) in {time.monotonic() - began:.0f} s, seed {SEED}: "
+        f"{stream.acknowledged} writes acknowledged, {stream.refused} not, {stream.reads} read back at once; "
+        f"{len(stream.running)} jobs to run"
+    )
+    assert stream.running
+
+    first = hosts[0]
+    stored = {job["ID"]: job for job in cluster.api(first, "/v1/jobs")}
+    assert [name for name in (*stream.running, *stream.stopped) if name not in stored] == []
+    assert [name for name in stream.stopped if not stored[name]["Stop"]] == []
+    ledger = cluster.api(first, f"/v1/job/{LEDGER}")
+    assert stream.ledger_acknowledged <= int(ledger["Meta"]["written"]) <= stream.ledger_written
+
+    # A stop without an answer may have happened; what it says now counts. So does a job without an answer.
+    wanted = sorted(name for name, job in stored.items() if not job["Stop"] and name != LEDGER)
+    assert {name for name in stream.running if name not in stream.uncertain} <= set(wanted)
+
+    def running() -> list[str]:
+        return sorted(
+            found["Labels"]["swarmlet.job"] for host in hosts for found in cluster.containers(host)
+        )
+
+    settling = time.monotonic()
+    try:
+        cluster.wait_until(lambda: running() == wanted, SETTLE_SECONDS_MAX, "every job to run once")
+    except TimeoutError:
+        assert running() == wanted
+    print(f"every job ran once {time.monotonic() - settling:.1f} s after the last kill")
+
+    for host in hosts:
+        found = cluster.api(host, "/v1/allocations")
+        live = [each["JobID"] for each in found if each["DesiredStatus"] == "run" and each["ClientStatus"] == "running"]
+        assert sorted(live) == wanted
