@@ -14,20 +14,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from scripts import benchmark
 from tests.testbed import cluster as cluster_module
 from tests.testbed import unix_http
 from tests.testbed.cluster import Cluster, CommandRefused
@@ -36,7 +34,6 @@ from tests.testbed.images import IMAGE, GoldenData
 from tests.testbed.testbed import Testbed, why_not
 from tests.testbed.watch import RunningWatch
 
-ROOT = Path(__file__).resolve().parent.parent
 REPLICAS = 6
 CASES = ("host_off_follower", "host_off_leader", "container_killed")
 #: The job of both contenders: ends at once when asked to, so that a stop never hides behind a kill timeout.
@@ -322,54 +319,17 @@ def _sum(running: list[set[str]]) -> int:
 def report(own: Results | None, peer: tuple[str, Results] | None) -> dict[str, Any]:
     """The results in the form that every benchmark of this project writes."""
     shown = own if own is not None else peer[1] if peer else Results()
-    cases = []
-    for (case, metric), values in shown.values.items():
-        theirs = peer[1].values.get((case, metric)) if peer else None
-        own_values = values if own else []
-        cases.append(
-            {
-                "case": case,
-                "metric": metric,
-                "unit": "s" if metric == "seconds" else "containers",
-                "n": len(own_values),
-                "median": _rounded(statistics.median, own_values),
-                "min": _rounded(min, own_values),
-                "max": _rounded(max, own_values),
-                "p99": None,
-                "peer": {"name": peer[0], "median": _rounded(statistics.median, theirs)}
-                if peer and theirs
-                else None,
-            }
+    cases = [
+        benchmark.case(
+            case,
+            metric,
+            "s" if metric == "seconds" else "containers",
+            values if own else [],
+            (peer[0], peer[1].values.get((case, metric), [])) if peer else None,
         )
-    return {"commit": commit(), "machine": machine(), "cases": cases}
-
-
-def _rounded(of: Callable[[list[float]], float], values: list[float]) -> float | None:
-    return round(of(values), 3) if values else None
-
-
-def commit() -> str:
-    """The commit that is measured; "+" when the tree has changes on top."""
-    named = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return named.stdout.strip() or "unknown"
-
-
-def machine() -> str:
-    """What the numbers were measured on."""
-    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    docker = subprocess.run(
-        ["dockerd", "--version"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return (
-        f"{os.cpu_count()} cores, {memory_gib:.0f} GiB, Linux {platform.release()}, {docker}, "
-        f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f} at the end"
-    )
+        for (case, metric), values in shown.values.items()
+    ]
+    return benchmark.report(cases)
 
 
 def print_table(name: str, results: Results) -> None:
