@@ -3,7 +3,8 @@
 Three hosts, six replicas. Cases, in seconds:
   host_off_follower, host_off_leader  from the instant before the host's link goes down to all six running elsewhere
   container_killed                    from the kill of one container to six running again
-The host cases also count the replicas that run twice five seconds after the host's return (metric duplicates).
+The host cases also count the replicas that run twice five seconds after the host's return (metric duplicates);
+one that does not run then ends the measurement.
 Each run has new hosts and new clusters on them: a node that dies again and again is trusted less, by design.
 
     sudo .venv/bin/python scripts/bench_failover.py --runs 5 --peer swarm --json failover.json
@@ -13,19 +14,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
+import shutil
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from scripts import benchmark
 from tests.testbed import cluster as cluster_module
 from tests.testbed import unix_http
 from tests.testbed.cluster import Cluster, CommandRefused
@@ -34,7 +34,6 @@ from tests.testbed.images import IMAGE, GoldenData
 from tests.testbed.testbed import Testbed, why_not
 from tests.testbed.watch import RunningWatch
 
-ROOT = Path(__file__).resolve().parent.parent
 REPLICAS = 6
 CASES = ("host_off_follower", "host_off_leader", "container_killed")
 #: The job of both contenders: ends at once when asked to, so that a stop never hides behind a kill timeout.
@@ -76,6 +75,9 @@ class Contender(Protocol):
     #: Marks the job's containers on every engine.
     label: str
 
+    def slot(self, labels: dict[str, str]) -> str:
+        """Which of the six replicas a container with these labels is."""
+
     def start(self) -> None: ...
     def deploy(self) -> None: ...
     def remove(self) -> None: ...
@@ -96,6 +98,9 @@ class Swarmlet:
         self._cluster = Cluster(testbed)
         self._job = testbed.root / "bench.hcl"
         self._job.write_text(JOB)
+
+    def slot(self, labels: dict[str, str]) -> str:
+        return labels["swarmlet.allocation_name"]
 
     def start(self) -> None:
         self._cluster.start()
@@ -136,6 +141,9 @@ class Swarm:
 
     def __init__(self, testbed: Testbed) -> None:
         self._testbed = testbed
+
+    def slot(self, labels: dict[str, str]) -> str:
+        return labels["com.docker.swarm.task.name"].rpartition(".")[0]
 
     def start(self) -> None:
         for host in self._testbed:
@@ -273,7 +281,14 @@ def measure_case(contender: Contender, testbed: Testbed, case: str, results: Res
     victim.power_on()
     contender.host_returned(victim)
     time.sleep(DUPLICATE_SECONDS)
-    results.add(case, "duplicates", max(0, total(contender, testbed) - REPLICAS))
+    slots = [
+        contender.slot(container["Labels"])
+        for host in testbed
+        for container in host.engine.containers(label=contender.label)
+    ]
+    results.add(case, "duplicates", len(slots) - len(set(slots)))
+    if len(set(slots)) < REPLICAS:
+        raise TimeoutError(f"{case}: only {sorted(set(slots))} run after the host's return")
 
 
 def switch_off(contender: Contender, testbed: Testbed, victim: Host) -> float:
@@ -304,54 +319,17 @@ def _sum(running: list[set[str]]) -> int:
 def report(own: Results | None, peer: tuple[str, Results] | None) -> dict[str, Any]:
     """The results in the form that every benchmark of this project writes."""
     shown = own if own is not None else peer[1] if peer else Results()
-    cases = []
-    for (case, metric), values in shown.values.items():
-        theirs = peer[1].values.get((case, metric)) if peer else None
-        own_values = values if own else []
-        cases.append(
-            {
-                "case": case,
-                "metric": metric,
-                "unit": "s" if metric == "seconds" else "containers",
-                "n": len(own_values),
-                "median": _rounded(statistics.median, own_values),
-                "min": _rounded(min, own_values),
-                "max": _rounded(max, own_values),
-                "p99": None,
-                "peer": {"name": peer[0], "median": _rounded(statistics.median, theirs)}
-                if peer and theirs
-                else None,
-            }
+    cases = [
+        benchmark.case(
+            case,
+            metric,
+            "s" if metric == "seconds" else "containers",
+            values if own else [],
+            (peer[0], peer[1].values.get((case, metric), [])) if peer else None,
         )
-    return {"commit": commit(), "machine": machine(), "cases": cases}
-
-
-def _rounded(of: Callable[[list[float]], float], values: list[float]) -> float | None:
-    return round(of(values), 3) if values else None
-
-
-def commit() -> str:
-    """The commit that is measured; "+" when the tree has changes on top."""
-    named = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return named.stdout.strip() or "unknown"
-
-
-def machine() -> str:
-    """What the numbers were measured on."""
-    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    docker = subprocess.run(
-        ["dockerd", "--version"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return (
-        f"{os.cpu_count()} cores, {memory_gib:.0f} GiB, Linux {platform.release()}, {docker}, "
-        f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f} at the end"
-    )
+        for (case, metric), values in shown.values.items()
+    ]
+    return benchmark.report(cases)
 
 
 def print_table(name: str, results: Results) -> None:
@@ -363,6 +341,15 @@ def print_table(name: str, results: Results) -> None:
         )
 
 
+def keep_logs(testbed: Testbed, folder: Path) -> None:
+    """Copy what the agents printed: the testbed's folder goes with it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for host in testbed:
+        printed = host.root / "agent.log"
+        if printed.exists():
+            shutil.copy(printed, folder / f"{host.name}.log")
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -371,6 +358,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--case", action="append", choices=CASES, help="only this case (may be repeated)")
     parser.add_argument("--peer", choices=["swarm"], help="run this on the same hosts too")
     parser.add_argument("--peer-only", action="store_true", help="leave swarmlet out")
+    parser.add_argument("--logs", type=Path, metavar="DIR", help="keep the agents' logs there")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
     return parser.parse_args()
 
@@ -388,7 +376,11 @@ def main() -> int:
         for run in range(1, options.runs + 1):
             with Testbed(hosts=3, golden=golden) as testbed:
                 if own is not None:
-                    measure(Swarmlet(testbed), testbed, run, cases, own)
+                    try:
+                        measure(Swarmlet(testbed), testbed, run, cases, own)
+                    finally:
+                        if options.logs:
+                            keep_logs(testbed, options.logs / f"run{run}")
                 if peer is not None:
                     measure(Swarm(testbed), testbed, run, cases, peer[1])
     except (CommandRefused, TimeoutError, unix_http.NoAnswer, unix_http.Refused) as error:
