@@ -39,7 +39,7 @@ job "web" {
         args = ["-c", <<-EOT
           mkdir -p /www
           echo "hello from $NOMAD_ALLOC_ID" > /www/index.html
-          exec httpd -f -p ${NOMAD_PORT_http} -h /www
+          exec httpd -f -p ${NOMAD_ADDR_http} -h /www
         EOT
         ]
       }

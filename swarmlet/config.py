@@ -40,7 +40,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     bind: str = "0.0.0.0"
     mesh_port: int = MESH_PORT
     api_bind: str = "127.0.0.1"
-    #: 0 lets the kernel choose (the socket in the data directory says which).
+    #: 0 lets the kernel choose; below 0: no TCP, only the Unix socket.
     api_port: int = API_PORT
     #: Empty: `api.sock` in the data directory.
     api_socket: str = ""

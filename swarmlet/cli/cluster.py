@@ -185,6 +185,7 @@ def join(target: str, detach: bool, as_json: bool, **options: Any) -> int:
     from swarmlet.daemon import SEEDS_FILE, write_config
     from swarmlet.joining.client import enrol
     from swarmlet.joining.identity import DataDirectory, load, save, write_atomically
+    from swarmlet.network.address import is_unspecified
     from swarmlet.security.certificate import create_key
     from swarmlet.security.token import parse_target
     from swarmlet.transport.peer import text
@@ -206,7 +207,8 @@ def join(target: str, detach: bool, as_json: bool, **options: Any) -> int:
                 key=create_key(),
                 bind=config.bind,
                 port=config.mesh_port,
-                advertise=config.advertise,
+                # Listening on one address only, this machine is reached there and nowhere else.
+                advertise=config.advertise or ("" if is_unspecified(config.bind) else config.bind),
                 now=lambda: time.time_ns() / 1e9,
                 current=load(directory.path),
             )

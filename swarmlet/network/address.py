@@ -11,11 +11,16 @@ _PROBE_TARGET = ("192.0.2.1", 9)
 _UNSPECIFIED = frozenset({"0.0.0.0", "::", ""})
 
 
+def is_unspecified(bind: str) -> bool:
+    """Whether a listening address stands for every address of the machine."""
+    return bind in _UNSPECIFIED
+
+
 def advertised_address(config: NodeConfig, seeds: list[tuple[str, int]]) -> tuple[str, int]:
     """(host, port) to tell others: the configured one, else ours on the route to the cluster, else loopback."""
     if config.advertise:
         return parse_address(config.advertise, config.mesh_port)
-    if config.bind not in _UNSPECIFIED:
+    if not is_unspecified(config.bind):
         return config.bind, config.mesh_port
     for target in (*seeds, _PROBE_TARGET):
         host = _address_towards(target)

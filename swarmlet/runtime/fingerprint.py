@@ -116,7 +116,7 @@ def fingerprint(
             disk=config.disk_mib or shutil.disk_usage(directory).free // MIB,
         ),
         reserved=Quantity(memory=reserved),
-        reserved_ports=(config.mesh_port,) + ((config.api_port,) if config.api_port else ()),
+        reserved_ports=(config.mesh_port,) + ((config.api_port,) if config.api_port > 0 else ()),
         drivers=dict(drivers),
         host_volumes={
             name: HostVolumeInfo(path=volume.path, is_read_only=volume.read_only)
