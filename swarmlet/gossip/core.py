@@ -25,9 +25,8 @@ from swarmlet.gossip.effect import (
     MemberEvent,
     MemberState,
     StreamAnswer,
-    StreamPing,
-    Sync,
 )
+from swarmlet.gossip.exchange import Exchange
 from swarmlet.gossip.keyring import Keyring, Sealer
 from swarmlet.gossip.outbox import REACHABLE, Outbox
 from swarmlet.gossip.packet import (
@@ -48,7 +47,8 @@ from swarmlet.gossip.packet import (
     encode_sync,
     encode_update,
 )
-from swarmlet.gossip.probe import RELAYS_MAX, Pings, Probe, Purpose, Relay
+from swarmlet.gossip.probe import Purpose
+from swarmlet.gossip.prober import PATH_FAILURES_WARN, Prober
 from swarmlet.gossip.suspicion import Suspicion
 from swarmlet.gossip.view import Claim, Content, Record, View, claim_of, merge
 from swarmlet.ids import NodeId
@@ -63,23 +63,11 @@ FRESH_SECONDS = 2.0
 INCARNATION_JUMP_MAX = 1_000_000
 #: Suspects verified at a time; more at once is a partition, and round robin suffices.
 WITNESSED_MAX = 16
-#: Repeated stream pings to one suspect are this far apart: each may fill a stalled agent's accept queue.
-STREAM_AGAIN_SECONDS = 2.0
 #: A leaving member tells this many others directly.
 LEAVE_FANOUT = 16
-#: Members to exchange state with as soon as possible, kept at a time.
-SYNC_WANTED_MAX = 16
-#: Failures in a row of one path, while another path works, that are worth a warning.
-PATH_FAILURES_WARN = 3
-#: Slower answers are those of a member that stood still, and say nothing about the network.
-ROUND_TRIP_MAX = 1.0
 #: Suspicions last longer in larger clusters, as news takes longer to spread; up to 10**1.5, 32 members, it reaches
 #: all within a few round trips.
 SCALE_FREE_LOG10 = 0.5
-_JOIN_RETRY_SECONDS = 1.0
-_JOIN_RETRY_SECONDS_MAX = 10.0
-#: Above this size the state is exchanged less often (memberlist: every doubling adds one interval).
-_SYNC_SCALE_FROM = 32
 _REAP_INTERVAL = 60.0
 
 _GONE = (MemberState.DEAD, MemberState.LEFT)
@@ -110,24 +98,14 @@ class Swim:
         sealer = Sealer(keyring, config.cluster_id, random_bytes or rng.randbytes)
         self._sealer = sealer
         self._outbox = Outbox(me.id, config, sealer, self._view)
-        self._pings = Pings()
-        #: Stream pings under way: target and start.
-        self._streams: dict[int, tuple[NodeId, float]] = {}
-        self._stream_number = 0
-        self._probe: Probe | None = None
-        self._relays: dict[int, Relay] = {}
         self._suspicions: dict[NodeId, Suspicion] = {}
-        self._seeds: list[Address] = []
-        self._join_wait = _JOIN_RETRY_SECONDS
-        self._next_join = math.inf
-        self._sync_wanted: list[NodeId] = []
         self._is_leaving = False
         self._restarting = 0.0
-        self._next_probe = now + rng.random() * config.probe_interval
-        self._next_sync = now + rng.random() * config.sync_interval
-        self._next_dead_ping = now + config.dead_ping_interval
+        self._prober = Prober(
+            me.id, config, rng, now, self._view, self._outbox, self.awareness, self._suspicions, self
+        )
+        self._exchange = Exchange(me.id, config, rng, now, self._view, self._outbox, self.sync_digest)
         self._next_reap = now + _REAP_INTERVAL
-        self._dead_position = 0
         content = Content(me.incarnation + 1, me.name, me.address[0], me.address[1], me.metadata)
         self._view.add(Record(me.id, Claim(me.incarnation, MemberState.ALIVE, content), now))
         self._outbox.queue(self._statement(self._own(), now))
@@ -138,16 +116,11 @@ class Swim:
     def deadline(self) -> float:
         """When `on_timer` has something to do, in seconds on the core's clock."""
         times = [
-            self._next_probe,
+            self._prober.deadline,
+            self._exchange.deadline,
             self._outbox.next_gossip,
-            self._next_sync,
-            self._next_dead_ping,
             self._next_reap,
         ]
-        times.append(self._next_join)
-        if self._probe is not None:
-            times.append(self._probe.ends_at if self._probe.timeout_at is None else self._probe.timeout_at)
-        times.extend(relay.nack_at for relay in self._relays.values())
         for node, suspicion in self._suspicions.items():
             times.append(self._dead_at(node, suspicion))
             if suspicion.is_witness:
@@ -177,13 +150,12 @@ class Swim:
     def join(self, now: float, seeds: list[Address]) -> None:
         """Exchange state with these addresses, again until somebody answers."""
         self._advance(now)
-        self._seeds = list(seeds)
-        self._next_join = now if seeds else math.inf
+        self._exchange.join(now, seeds)
 
     def leave(self, now: float) -> None:
         """Say goodbye. The core goes on spreading it until `has_left`; it refutes nothing any more."""
         self._advance(now)
-        self._is_leaving = True
+        self._is_leaving = self._prober.is_quiet = self._exchange.is_quiet = True
         me = self._own()
         update = Update(id=self.me, state=MemberState.LEFT, incarnation=me.claim.incarnation, accuser=self.me)
         self._view.set_claim(me, Claim(me.claim.incarnation, MemberState.LEFT, me.claim.content))
@@ -245,19 +217,7 @@ class Swim:
     def on_stream_result(self, now: float, probe: int, answer: StreamAnswer) -> None:
         """What became of the `StreamPing` with this number."""
         self._advance(now)
-        asked = self._streams.pop(probe, None)
-        record = self._view.get(asked[0]) if asked is not None else None
-        if record is None or record.state in _GONE:
-            return
-        if answer is StreamAnswer.ACK:
-            self._heard_by_stream(now, record)
-            return
-        evidence = Evidence.SILENT if answer is StreamAnswer.SILENT else Evidence.HOST_ANSWERS
-        if self._probe is not None and self._probe.target == record.id and not self._probe.acked:
-            self._probe.evidence = evidence
-        suspicion = self._suspicions.get(record.id)
-        if suspicion is not None and suspicion.heard_at < suspicion.stream_started:
-            self._accuse(now, record, evidence)
+        self._prober.on_stream_result(now, probe, answer)
 
     def sync_digest(self, now: float) -> bytes:
         """All that this member knows, for a state exchange."""
@@ -298,24 +258,17 @@ class Swim:
             record.stream_failures == PATH_FAILURES_WARN
             and now - record.last_heard < self.config.sync_interval
         ):
-            self._event(EventKind.PATH_WARNING, record, "answers datagrams (UDP) but no streams (TCP)")
+            self.event(EventKind.PATH_WARNING, record, "answers datagrams (UDP) but no streams (TCP)")
 
     def on_timer(self, now: float) -> None:
         """Do what is due. Harmless when nothing is."""
         self._advance(now)
-        self._step_probe(now)
-        for number, relay in list(self._relays.items()):
-            if relay.nack_at <= now:
-                del self._relays[number]
-                self._outbox.send(relay.requester, (Nack(sequence=relay.sequence),))
+        self._prober.step(now)
         for node, suspicion in list(self._suspicions.items()):
             self._step_suspicion(now, node, suspicion)
-        if self._next_join <= now:
-            self._try_join(now)
-        if self._next_sync <= now:
-            self._start_sync(now)
-        if self._next_dead_ping <= now:
-            self._ping_the_dead(now)
+        self._exchange.step(now)
+        if self._prober.next_dead_ping <= now:
+            self._prober.ping_the_dead(now)
         if self._next_reap <= now:
             self._reap(now)
         if self._outbox.next_gossip <= now:
@@ -329,123 +282,15 @@ class Swim:
         if gap < PAUSE_SECONDS:
             return
         self.awareness.worse(2)
-        if self._probe is not None:
-            self._probe.postpone(gap)
-        self._next_probe += gap
-        for relay in self._relays.values():
-            relay.nack_at += gap
+        self._prober.postpone(gap, now)
+        self._exchange.postpone(now)
         for node, suspicion in self._suspicions.items():
             suspicion.postpone(gap)
             record = self._view.get(node)
             if record is not None:
                 record.since += gap
         self._outbox.next_gossip = max(self._outbox.next_gossip, now)
-        self._next_sync = max(self._next_sync, now)
-        self._next_dead_ping = max(self._next_dead_ping, now)
         self._next_reap = max(self._next_reap, now)
-        self._next_join = max(self._next_join, now)
-
-    # Probing
-
-    def _step_probe(self, now: float) -> None:
-        """Move the periodic probe on: ask others after the timeout, conclude at its end, begin the next."""
-        probe = self._probe
-        if probe is not None and probe.timeout_at is not None and now >= probe.timeout_at:
-            probe.timeout_at = None
-            if not probe.acked:
-                self._probe_indirectly(now, probe)
-        if probe is not None and now >= probe.ends_at:
-            self._probe = None
-            self._conclude(now, probe)
-        if self._probe is None and now >= self._next_probe:
-            self._begin_probe(now)
-
-    def _begin_probe(self, now: float) -> None:
-        factor = self.awareness.factor
-        self._next_probe = now + self.config.probe_interval * factor
-        record = self._view.next_to_probe(self.me, now)
-        if record is None or self._is_leaving:
-            return
-        timeout = max(self.config.ping_timeout_min, 4 * record.round_trip) * factor
-        window = max(self.config.probe_interval * factor, 2.5 * timeout)
-        self._next_probe = now + window
-        self._probe = Probe(record.id, now, timeout, window)
-        self._ping(now, record, Purpose.PROBE)
-
-    def _probe_indirectly(self, now: float, probe: Probe) -> None:
-        """Ask k others to ping the target, and try a stream (SWIM section 3.1; memberlist's fallback)."""
-        record = self._view.get(probe.target)
-        if record is None or record.state in _GONE:
-            return
-        self._stream_ping(now, record)
-        helpers = self._view.pick(self.config.indirect_probes, (MemberState.ALIVE,), self.me, record.id)
-        for helper in helpers:
-            sequence = self._pings.new(record.id, Purpose.INDIRECT, now)
-            host, port = record.address
-            request = PingRequest(sequence=sequence, target=record.id, host=host, port=port)
-            self._outbox.send(helper.address, (request,))
-        probe.requested = len(helpers)
-
-    def _conclude(self, now: float, probe: Probe) -> None:
-        """The window of a probe is over."""
-        record = self._view.get(probe.target)
-        if probe.acked:
-            self.awareness.better()
-            return
-        if record is None or record.state in _GONE or record.restart_until > now:
-            return
-        if probe.evidence is not Evidence.HOST_ANSWERS:
-            if probe.requested:
-                self.awareness.worse(max(0, probe.requested - probe.nacks))
-            elif record.state is MemberState.ALIVE:
-                self.awareness.worse(1)
-        self._accuse(now, record, probe.evidence)
-
-    def _ping(self, now: float, record: Record, purpose: Purpose) -> int:
-        """Ping a member; an accused one hears the accusation first (Lifeguard's buddy system)."""
-        sequence = self._pings.new(record.id, purpose, now)
-        ping = Ping(sequence=sequence, target=record.id)
-        self._outbox.send(record.address, (ping,), self._news_for(now, record.id))
-        return sequence
-
-    def _stream_ping(self, now: float, record: Record) -> None:
-        """Try the member over a stream; the kernel's answer tells a stopped agent from a silent host."""
-        forgotten = now - 2 * self.config.stream_timeout - 1.0
-        for number, (target, started) in list(self._streams.items()):
-            if started < forgotten:
-                del self._streams[number]
-            elif target == record.id:
-                return
-        self._stream_number += 1
-        self._streams[self._stream_number] = (record.id, now)
-        suspicion = self._suspicions.get(record.id)
-        if suspicion is not None:
-            suspicion.stream_started = now
-            suspicion.next_stream = now + STREAM_AGAIN_SECONDS
-        self._outbox.effects.append(
-            StreamPing(self._stream_number, record.address, record.id, self.config.stream_timeout)
-        )
-
-    def _heard(self, now: float, record: Record) -> None:
-        """The member answered this one, directly or through a relay."""
-        record.last_heard = now
-        suspicion = self._suspicions.get(record.id)
-        if suspicion is not None:
-            suspicion.heard_at = now
-            suspicion.testimonies.pop(self.me, None)
-        if self._probe is not None and self._probe.target == record.id:
-            self._probe.acked = True
-
-    def _heard_by_stream(self, now: float, record: Record) -> None:
-        """A stream answers where datagrams did not: alive, but say that a path is blocked."""
-        was_unheard = self._probe is not None and self._probe.target == record.id and not self._probe.acked
-        self._heard(now, record)
-        if record.id in self._suspicions:
-            self._want_sync(now, record.id)
-        if was_unheard:
-            record.stream_only += 1
-        if was_unheard and record.stream_only == PATH_FAILURES_WARN:
-            self._event(EventKind.PATH_WARNING, record, "answers streams (TCP) but no datagrams (UDP)")
 
     # Messages
 
@@ -455,57 +300,20 @@ class Swim:
                 case Ping():
                     if message.target == self.me:
                         ack = Ack(sequence=message.sequence, subject=self.me)
-                        self._outbox.send(source, (ack,), self._news_for(now, NodeId(packet.sender)))
+                        self._outbox.send(source, (ack,), self.news_for(now, NodeId(packet.sender)))
                 case Ack():
-                    self._on_ack(now, message, NodeId(packet.sender))
+                    self._prober.on_ack(now, message, NodeId(packet.sender))
                 case PingRequest():
-                    self._on_ping_request(now, message, source)
+                    self._prober.on_ping_request(now, message, source)
                 case Nack():
-                    ping = self._pings.pop(message.sequence)
-                    if ping is not None and self._probe is not None and self._probe.target == ping.target:
-                        self._probe.nacks += 1
+                    self._prober.on_nack(message.sequence)
 
-    def _news_for(self, now: float, node: NodeId) -> tuple[bytes, ...]:
+    def news_for(self, now: float, node: NodeId) -> tuple[bytes, ...]:
         """What `node` should hear first: that it is accused, if it is."""
         record = self._view.get(node)
         if record is None or record.state is MemberState.ALIVE:
             return ()
         return (encode_update(self._statement(record, now)),)
-
-    def _on_ack(self, now: float, ack: Ack, sender: NodeId) -> None:
-        ping = self._pings.get(ack.sequence)
-        if ping is None or ping.target != ack.subject:
-            return
-        if ping.purpose is not Purpose.INDIRECT and sender != ping.target:
-            return
-        self._pings.pop(ack.sequence)
-        if ping.purpose is Purpose.RELAY:
-            relay = self._relays.pop(ack.sequence, None)
-            if relay is not None:
-                self._outbox.send(relay.requester, (Ack(sequence=relay.sequence, subject=ack.subject),))
-        record = self._view.get(ping.target)
-        if record is None:
-            return
-        if ping.purpose is not Purpose.INDIRECT:
-            sample = now - ping.sent
-            if sample <= ROUND_TRIP_MAX:
-                old = record.round_trip
-                record.round_trip = 0.8 * old + 0.2 * sample if old else sample
-            record.stream_only = 0
-        self._heard(now, record)
-
-    def _on_ping_request(self, now: float, request: PingRequest, source: Address) -> None:
-        target = NodeId(request.target)
-        if len(self._relays) >= RELAYS_MAX or self._is_leaving:
-            return
-        if target == self.me:
-            self._outbox.send(source, (Ack(sequence=request.sequence, subject=self.me),))
-            return
-        known = self._view.get(target)
-        address = known.address if known is not None else (request.host, request.port)
-        sequence = self._pings.new(target, Purpose.RELAY, now)
-        self._relays[sequence] = Relay(target, source, request.sequence, now + self.config.ping_timeout_min)
-        self._outbox.send(address, (Ping(sequence=sequence, target=target),))
 
     # Claims
 
@@ -555,7 +363,7 @@ class Swim:
             record.restart_until = now + update.seconds
         if not self._view.add(record):
             return
-        self._event(EventKind.JOINED, record)
+        self.event(EventKind.JOINED, record)
         self._report_name_conflict(record)
         self._outbox.broadcast(now, self._statement(record, now))
         if update.state is not MemberState.ALIVE:
@@ -573,7 +381,7 @@ class Swim:
             update.metadata,
         )
         if not same and old.state not in _GONE:
-            self._event(EventKind.UPDATED, record)
+            self.event(EventKind.UPDATED, record)
             self._report_name_conflict(record)
 
     def _on_alive(self, now: float, record: Record, update: Update) -> None:
@@ -587,9 +395,9 @@ class Swim:
         if old.state is not MemberState.ALIVE:
             record.since = now
             kind = EventKind.JOINED if old.state is MemberState.LEFT else EventKind.ALIVE_AGAIN
-            self._event(kind, record)
+            self.event(kind, record)
             if old.state in _GONE:
-                self._want_sync(now, record.id)
+                self.want_sync(now, record.id)
         self._outbox.broadcast(now, self._statement(record, now))
 
     def _on_claim_about_me(self, now: float, update: Update) -> None:
@@ -622,7 +430,7 @@ class Swim:
 
     # Suspicion
 
-    def _accuse(self, now: float, record: Record, evidence: Evidence) -> None:
+    def accuse(self, now: float, record: Record, evidence: Evidence) -> None:
         """This member's own finding about another."""
         if record.restart_until > now or self._is_leaving:
             return
@@ -664,7 +472,7 @@ class Swim:
         self._suspicions[record.id] = suspicion
         if record.state is MemberState.SUSPECT and was is not MemberState.SUSPECT:
             record.since = now
-            self._event(EventKind.SUSPECTED, record)
+            self.event(EventKind.SUSPECTED, record)
         witnessed = sum(1 for other in self._suspicions.values() if other.is_witness)
         if witnessed < WITNESSED_MAX and self._rng.random() * self._view.alive < self.config.witnesses:
             suspicion.is_witness = True
@@ -695,9 +503,9 @@ class Swim:
             return
         is_settled = record.state is MemberState.AGENT_DOWN
         suspicion.next_ping = now + self.config.verify_interval * (4 if is_settled else 1)
-        self._ping(now, record, Purpose.VERIFY)
+        self._prober.ping(now, record, Purpose.VERIFY)
         if now >= suspicion.next_stream:
-            self._stream_ping(now, record)
+            self._prober.stream_ping(now, record)
 
     def _dead_at(self, node: NodeId, suspicion: Suspicion) -> float:
         """When this suspect counts as dead, as things stand."""
@@ -763,11 +571,11 @@ class Swim:
             if suspicion is None:
                 suspicion = self._suspicions[record.id] = Suspicion(now)
             suspicion.host_answers()
-            self._event(EventKind.AGENT_DOWN, record)
+            self.event(EventKind.AGENT_DOWN, record)
         else:
             self._suspicions.pop(record.id, None)
             if was not in _GONE or record.state is MemberState.LEFT:
-                self._event(EventKind.LEFT if record.state is MemberState.LEFT else EventKind.DIED, record)
+                self.event(EventKind.LEFT if record.state is MemberState.LEFT else EventKind.DIED, record)
         self._outbox.broadcast(now, update)
 
     def _verdict(self, record: Record, state: MemberState) -> Update:
@@ -782,46 +590,13 @@ class Swim:
 
     # State exchange
 
+    def want_sync(self, now: float, node: NodeId) -> None:
+        """Exchange state with `node` as soon as possible (the prober asks for it too)."""
+        self._exchange.want(now, node)
+
     def _merge_sync(self, now: float, body: SyncBody) -> None:
         for update in body.updates:
             self._on_update(now, update, synced=True)
-
-    def _try_join(self, now: float) -> None:
-        if self._view.alive > 1 or self._is_leaving:
-            self._next_join = math.inf
-            return
-        data = self.sync_digest(now)
-        for address in self._seeds:
-            self._outbox.effects.append(Sync(address, NodeId(""), data))
-        self._next_join = now + self._join_wait
-        self._join_wait = min(self._join_wait * 2, _JOIN_RETRY_SECONDS_MAX)
-
-    def _want_sync(self, now: float, node: NodeId) -> None:
-        """Exchange state with `node` as soon as possible."""
-        if node not in self._sync_wanted and len(self._sync_wanted) < SYNC_WANTED_MAX:
-            self._sync_wanted.append(node)
-            self._next_sync = min(self._next_sync, now)
-
-    def _start_sync(self, now: float) -> None:
-        scale = 1.0 + max(0.0, math.ceil(math.log2(max(1, self._view.alive / _SYNC_SCALE_FROM))))
-        self._next_sync = now + self.config.sync_interval * scale * (0.75 + 0.5 * self._rng.random())
-        wanted, self._sync_wanted = self._sync_wanted, []
-        records = [record for node in wanted if (record := self._view.get(node)) is not None]
-        if not records:
-            records = self._view.pick(1, (MemberState.ALIVE,), self.me)
-        if self._is_leaving or not records:
-            return
-        data = self.sync_digest(now)
-        for record in records:
-            self._outbox.effects.append(Sync(record.address, record.id, data))
-
-    def _ping_the_dead(self, now: float) -> None:
-        """Try the dead, one at a time: a healed partition joins again by itself."""
-        self._next_dead_ping = now + self.config.dead_ping_interval
-        dead = [record for record in self._view if record.state is MemberState.DEAD]
-        if dead and not self._is_leaving:
-            self._dead_position = (self._dead_position + 1) % len(dead)
-            self._ping(now, dead[self._dead_position], Purpose.VERIFY)
 
     def _reap(self, now: float) -> None:
         """Forget those who are gone for a day."""
@@ -860,7 +635,8 @@ class Swim:
             metadata=claim.content.metadata,
         )
 
-    def _event(self, kind: EventKind, record: Record, detail: str = "") -> None:
+    def event(self, kind: EventKind, record: Record, detail: str = "") -> None:
+        """Tell the rest of the node (the prober does too)."""
         self._outbox.effects.append(MemberEvent(kind, record.member(), detail))
 
     def _report_name_conflict(self, record: Record) -> None:
@@ -872,7 +648,7 @@ class Swim:
                 and record.claim.content.name
                 and other.claim.content.name == record.claim.content.name
             ):
-                self._event(EventKind.NAME_CONFLICT, record, f"{other.id} has this name too")
+                self.event(EventKind.NAME_CONFLICT, record, f"{other.id} has this name too")
 
     def _own(self) -> Record:
         record = self._view.get(self.me)

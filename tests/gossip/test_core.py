@@ -195,7 +195,7 @@ def test_who_heard_from_a_member_just_now_does_not_believe_that_it_died() -> Non
     bench = Bench("a", "b")
     record = bench.core._view.get(NodeId("a"))
     assert record is not None
-    bench.core._heard(bench.now, record)
+    bench.core._prober.heard(bench.now, record)
     bench.hear("b", updates=(claim("a", MemberState.DEAD, accuser="b"),))
     assert bench.state("a") is MemberState.SUSPECT
 
