@@ -23,7 +23,7 @@ from swarmlet.model.allocation import Allocation, ClientStatus
 from swarmlet.model.job import HOUR_NS, Job
 from swarmlet.model.node import Node
 from swarmlet.runtime.allocation_runner import AllocationRunner, Site
-from swarmlet.runtime.drivers.driver import Driver, LogStream, TaskHandle
+from swarmlet.runtime.drivers.driver import Driver, LogStream, Presence, TaskHandle
 from swarmlet.runtime.drivers.raw_exec import boot_id
 from swarmlet.runtime.local_state import LocalState
 from swarmlet.runtime.reporting import Reporter, Reports
@@ -316,8 +316,11 @@ class Agent:
                 log.warning("strays.not_listed", driver=driver.name, reason=str(error))
                 continue
             for handle in handles:
-                if handle.allocation_id not in self._runners:
+                runner = self._runners.get(handle.allocation_id)
+                if runner is None:
                     await self._end_stray(driver, handle)
+                elif runner.is_dead():
+                    await self._end_leftover(driver, handle)
         for path in sorted(self._site.allocations.iterdir()):
             if path.name not in self._runners:
                 await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
@@ -327,6 +330,18 @@ class Agent:
         with contextlib.suppress(DriverError):
             await driver.kill(handle)
             await driver.remove(handle)
+
+    async def _end_leftover(self, driver: Driver, handle: TaskHandle) -> None:
+        """A start that was called off may still have come through. The task's output stays."""
+        with contextlib.suppress(DriverError):
+            if await driver.recover(handle) is Presence.RUNNING:
+                log.warning(
+                    "leftover.ended",
+                    driver=driver.name,
+                    allocation_id=handle.allocation_id,
+                    task=handle.task,
+                )
+                await driver.kill(handle)
 
 
 def is_news(runner: AllocationRunner, allocation: Allocation) -> bool:

@@ -238,6 +238,7 @@ class AllocationRunner:
             machine,
             driver,
             lambda: self._specify(task.name),
+            allocation_id=self.allocation.id,
             confirmed=self.site.confirmed,
             changed=self._task_changed,
             now_ns=self.site.now_ns,

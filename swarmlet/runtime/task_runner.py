@@ -10,7 +10,8 @@ from typing import TypeVar, assert_never
 import structlog
 
 from swarmlet.errors import DriverError, SwarmletError
-from swarmlet.runtime.drivers.driver import Driver, Presence, TaskExit, TaskSpec
+from swarmlet.ids import AllocationId
+from swarmlet.runtime.drivers.driver import Driver, Presence, TaskExit, TaskHandle, TaskSpec
 from swarmlet.runtime.task_machine import (
     Action,
     Adopted,
@@ -48,12 +49,14 @@ class TaskRunner:
         driver: Driver,
         specify: Callable[[], TaskSpec],
         *,
+        allocation_id: AllocationId,
         confirmed: asyncio.Event,
         changed: Callable[[], None],
         now_ns: Callable[[], int],
         shutdown_delay_ns: int = 0,
     ) -> None:
         """`specify` makes the spec afresh for every start."""
+        self._allocation_id = allocation_id
         self.machine = machine
         self.driver = driver
         self._specify = specify
@@ -123,20 +126,35 @@ class TaskRunner:
         elif is_rebooted:
             self.send(Vanished(message="the machine was restarted"))
             self.send(Begin())
-        elif record.handle is None:
-            self.send(Vanished(message="the agent ended while the task was started"))
-            self.send(Begin())
         else:
-            handle = record.handle
-            found = await self._insist(lambda: self.driver.recover(handle), "recover")
-            if found is Presence.RUNNING:
+            found = Presence.GONE
+            if (handle := record.handle) is not None:
+                found = await self._recover(handle)
+            if handle is not None and found is Presence.RUNNING:
                 self.send(Adopted(handle=handle))
             elif isinstance(found, TaskExit):
                 self.send(Exited(result=found))
                 self.send(Begin())
             else:
-                self.send(Vanished(message="the task is gone"))
-                self.send(Begin())
+                await self._restore_without_handle()
+
+    async def _restore_without_handle(self) -> None:
+        """The agent ended while the driver was starting the task: what came of that has to be found."""
+        for handle in await self._insist(self.driver.list_owned, "list"):
+            if (handle.allocation_id, handle.task) != (self._allocation_id, self.machine.record.name):
+                continue
+            if await self._recover(handle) is not Presence.GONE:
+                # If it has ended, the watch says so.
+                self.send(Adopted(handle=handle))
+                return
+            if self.machine.record.phase is Phase.STOPPING:
+                # Made, and perhaps about to run.
+                await self._insist(lambda handle=handle: self.driver.remove(handle), "remove")  # type: ignore[misc]
+        self.send(Vanished(message="the task is gone"))
+        self.send(Begin())
+
+    async def _recover(self, handle: TaskHandle) -> TaskExit | Presence:
+        return await self._insist(lambda: self.driver.recover(handle), "recover")
 
     async def _do_start(self) -> None:
         self._is_gated = True

@@ -10,7 +10,7 @@ import pytest
 from swarmlet.errors import DriverError
 from swarmlet.model.allocation import ClientStatus
 from swarmlet.model.job import DisconnectStrategy, EphemeralDisk, JobType
-from swarmlet.runtime.drivers.driver import TaskExit
+from swarmlet.runtime.drivers.driver import Notice, TaskExit, TaskHandle, TaskSpec
 from tests.runtime.world import (
     FakeDriver,
     Machine,
@@ -287,3 +287,50 @@ async def test_a_driver_that_breaks_its_contract_costs_a_pause_and_not_the_alloc
     source.publish(job, allocation_of(job))
     async with RunningAgent(tmp_path, FakeDriver(machine), source, reports):
         await reports.wait_until(lambda report: report.client_status is RUNNING)
+
+
+class MuteDriver(FakeDriver):
+    """Starts tasks, and is never heard to say so: the agent dies while it waits."""
+
+    async def start(self, spec: TaskSpec, notice: Notice) -> TaskHandle:
+        await super().start(spec, notice)
+        return await asyncio.get_running_loop().create_future()
+
+
+@pytest.mark.parametrize("is_stopped_before", [False, True])
+async def test_a_task_whose_start_outlived_the_agent_is_found_by_the_next_one_and_can_be_stopped(
+    tmp_path: Path, is_stopped_before: bool
+) -> None:
+    machine, job = Machine(), job_of(fake_task())
+    first, allocation = Source(), allocation_of(job)
+    first.publish(job, allocation)
+    async with RunningAgent(tmp_path, MuteDriver(machine), first, Reports()):
+        await machine.wait_for(lambda: bool(machine.running))
+        if is_stopped_before:
+            first.publish(job, stopped(allocation))
+            await asyncio.sleep(0.01)
+
+    # The stop may come before anything has been confirmed.
+    second, reports = Source(is_confirmed=False), Reports()
+    second.publish(job, stopped(allocation))
+    async with RunningAgent(tmp_path, FakeDriver(machine), second, reports):
+        await machine.wait_for(lambda: not machine.running)
+        await reports.wait_until(lambda report: report.client_status is ClientStatus.COMPLETE)
+    assert len(machine.specs) == 1
+
+
+async def test_what_still_runs_of_a_dead_allocation_is_ended(tmp_path: Path) -> None:
+    machine, job = Machine(), job_of(fake_task())
+    source, reports, allocation = Source(), Reports(), allocation_of(job)
+    source.publish(job, allocation)
+    async with RunningAgent(tmp_path, FakeDriver(machine), source, reports):
+        await reports.wait_until(lambda report: report.client_status is RUNNING)
+        started = dict(machine.running)
+        source.publish(job, stopped(allocation))
+        await reports.wait_until(lambda report: report.client_status is ClientStatus.COMPLETE)
+    # A start that had been called off comes through.
+    machine.running |= started
+    again = Source()
+    again.publish(job, stopped(allocation))
+    async with RunningAgent(tmp_path, FakeDriver(machine), again, Reports()):
+        await machine.wait_for(lambda: not machine.running)
