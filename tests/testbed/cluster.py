@@ -93,6 +93,10 @@ class Cluster:
         """The agent's process number seen from outside; raises ProcessLookupError if it does not run."""
         return self._agents[host.name].pid
 
+    def agent_runs(self, host: Host) -> bool:
+        """Whether the host's agent runs."""
+        return host.name in self._agents and self._agents[host.name].is_running()
+
     def agent_log(self, host: Host) -> str:
         """Everything that the host's agents have printed."""
         path = host.root / "agent.log"
