@@ -85,9 +85,9 @@ SEEDS_MAX = 64
 HAND_OVER_SECONDS = 1.0
 LEAVE_SECONDS = 15.0
 #: Election and heartbeat: an election timeout is several heartbeats and far above a round trip in one site;
-#: with it a lost leader is replaced in one to two times this long.
+#: with it a lost leader is replaced in one to two times this long. Heartbeats are most of what an idle leader does.
 ELECTION_SECONDS = 0.6
-HEARTBEAT_SECONDS = 0.1
+HEARTBEAT_SECONDS = 0.15
 #: The longest that one thread holds the interpreter while the loop waits for it.
 SWITCH_INTERVAL_SECONDS = 0.002
 

@@ -17,6 +17,9 @@ from swarmlet.cli.output import say, say_json, say_now, span
 from swarmlet.config import NodeConfig
 from swarmlet.errors import InvalidInput, SwarmletError, Unavailable
 
+# structlog loads rich, where it is installed, for tracebacks in colour: 5 MiB for ever in an agent that logs JSON.
+sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
+
 if TYPE_CHECKING:
     from swarmlet.daemon import Daemon, Founding
     from swarmlet.joining.identity import DataDirectory

@@ -37,6 +37,8 @@ TASKS_MAX = 64
 SYNC_TIMEOUT_SECONDS = 10.0
 #: The transport keeps the timeout of a stream ping itself; this much later the shell gives up on it.
 STREAM_GRACE_SECONDS = 0.25
+#: Event loops round timers to milliseconds and may ring early; ringing early costs a wake-up that does nothing.
+TIMER_SLACK_SECONDS = 0.002
 #: How often the lag of the event loop is measured.
 LAG_INTERVAL_SECONDS = 0.5
 #: Room for bursts while the loop is busy elsewhere; the kernel may grant less.
@@ -232,7 +234,8 @@ class Gossip:
         loop = asyncio.get_running_loop()
         if self._timer is not None:
             self._timer.cancel()
-        wait = max(0.0, self.core.deadline - self._clock())
+        wait = self.core.deadline - self._clock()
+        wait = wait + TIMER_SLACK_SECONDS if wait > 0.0 else 0.0
         self._timer = loop.call_later(wait, self._on_timer)
 
     def _on_timer(self) -> None:

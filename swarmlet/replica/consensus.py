@@ -35,6 +35,8 @@ log = structlog.get_logger(__name__)
 PACKET_MESSAGES_MAX = 64
 #: Readys whose disk write is under way. The core takes no more work from us beyond this; proposals queue in it.
 READYS_IN_FLIGHT_MAX = 256
+#: Event loops round timers to milliseconds and may ring early; ringing early costs a wake-up that does nothing.
+TIMER_SLACK_SECONDS = 0.002
 
 
 class Writer(Protocol):
@@ -211,7 +213,8 @@ class Consensus:
     def _arm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        delay = max(0.0, self.core.deadline - self._clock())
+        delay = self.core.deadline - self._clock()
+        delay = delay + TIMER_SLACK_SECONDS if delay > 0.0 else 0.0
         self._timer = asyncio.get_running_loop().call_later(delay, self._on_timer)
 
     def _on_timer(self) -> None:

@@ -111,6 +111,9 @@ class Agent:
         self._contact_at = self._boot_seconds()
         if self._contact_at - self._contact_kept_at < CONTACT_KEPT_SECONDS:
             return
+        if not any(runner.group.disconnect.stop_on_client_after_ns for runner in self._runners.values()):
+            # Nobody counts from it: an idle node writes nothing.
+            return
         self._contact_kept_at = self._contact_at
         # Too old a time on disk only stops tasks sooner.
         with contextlib.suppress(OSError):

@@ -137,3 +137,30 @@ async def test_a_taken_port_is_named() -> None:
         taken.bind(a._bind)
         with pytest.raises(Unavailable, match=r"port \d+ \(UDP\): it is in use"):
             await a.run()
+
+
+def test_the_timer_never_rings_before_the_core_has_something_to_do() -> None:
+    """uvloop rounds timers to milliseconds; a ring too early is a wake-up for nothing, many times a second."""
+    uvloop = pytest.importorskip("uvloop")
+    rings: list[float] = []
+
+    async def scenario() -> None:
+        streams = DirectStreams()
+        shell, other = make("a", streams), make("b", streams)
+        on_timer = shell.core.on_timer
+
+        def ring(now: float) -> None:
+            rings.append(now - shell.core.deadline)
+            on_timer(now)
+
+        shell.core.on_timer = ring  # type: ignore[method-assign]
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(shell.run()), group.create_task(other.run())]
+            shell.join([await other.wait_listening()])
+            while len(rings) < 20:
+                await asyncio.sleep(0.003)
+            for task in tasks:
+                task.cancel()
+
+    uvloop.run(scenario())
+    assert min(rings) >= 0.0

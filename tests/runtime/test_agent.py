@@ -262,6 +262,18 @@ async def test_a_restart_of_the_agent_does_not_prolong_the_time_without_contact(
         await machine.wait_for(lambda: not machine.running)
 
 
+async def test_the_last_contact_is_kept_on_disk_only_where_a_job_counts_from_it(tmp_path: Path) -> None:
+    """An idle node writes nothing: disks wear out, and every write wakes one."""
+    for name, limit_ns in (("idle", 0), ("counting", 60_000_000_000)):
+        machine, source, reports = Machine(), Source(), Reports()
+        job = job_of(fake_task(), disconnect=DisconnectStrategy(stop_on_client_after_ns=limit_ns))
+        source.publish(job, allocation_of(job))
+        folder = tmp_path / name
+        async with RunningAgent(folder, FakeDriver(machine), source, reports):
+            await reports.wait_until(lambda report: report.client_status is RUNNING)
+        assert (folder / "client" / "contact").exists() == (limit_ns > 0)
+
+
 async def test_a_sticky_disk_goes_on_with_the_data_of_its_predecessor(tmp_path: Path) -> None:
     machine, source, reports = Machine(), Source(), Reports()
     job = job_of(fake_task(), ephemeral_disk=EphemeralDisk(is_sticky=True))
