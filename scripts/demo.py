@@ -31,6 +31,9 @@ REPLICAS = 6
 POLL_SECONDS = 0.05
 #: Everything takes a second or three; a machine that is busy with something else takes longer.
 PATIENCE_SECONDS = 60.0
+#: How long the node stays without power. Its replacements prove themselves meanwhile (the jobs' `min_healthy_time`
+#: is shorter); a node that returns sooner may get its own tasks back, and what replaced them is stopped.
+OFF_SECONDS = 10.0
 #: Duplicates would show within this time after a node's return.
 WATCH_SECONDS = 5.0
 
@@ -42,9 +45,10 @@ class DemoFailed(Exception):
 class Demo:
     """One run. Everything it makes is below `folder`, apart from containers, which carry the cluster's label."""
 
-    def __init__(self, folder: Path) -> None:
-        """`folder` exists and is empty."""
+    def __init__(self, folder: Path, *, plain: bool = False) -> None:
+        """`folder` exists and is empty. `plain`: processes even where containers are possible."""
         self.folder = folder
+        self.plain = plain
         self.started = time.monotonic()
         self.nodes: list[DemoNode] = []
         self.engine: Engine | None = None
@@ -65,7 +69,11 @@ class Demo:
         """Run a command as a person would, and show it with what it says. Raises DemoFailed on other exit codes."""
         where = f"  (asked at {node.name})" if node else ""
         self.say(f"$ swarmlet {' '.join(arguments)}{where}")
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "SWARMLET_DATA_DIR": str((node or self.nodes[0]).data)}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "SWARMLET_DATA_DIR": str((node or self.nodes[0]).data),
+        }
         for name in ("SWARMLET_ADDR", "NOMAD_ADDR", "SWARMLET_NAMESPACE", "NOMAD_NAMESPACE"):
             environment.pop(name, None)
         process = subprocess.Popen(
@@ -96,13 +104,15 @@ class Demo:
         """The tasks that run on this machine now."""
         if self.engine is not None:
             names = {node.node_id: node.name for node in self.nodes}
-            return self.engine.tasks(self.cluster, names)
+            return list(self.engine.tasks(self.cluster, names))
         return [task for node in self.nodes for task in node.processes()]
 
     def show_places(self) -> None:
         """How many tasks run on which node."""
         tasks = self.running()
-        counts = ", ".join(f"{node.name}: {sum(task.node == node.name for task in tasks)}" for node in self.nodes)
+        counts = ", ".join(
+            f"{node.name}: {sum(task.node == node.name for task in tasks)}" for node in self.nodes
+        )
         kind = "containers" if self.engine is not None else "processes"
         self.say(f"{len(tasks)} {kind} run here ({counts})")
 
@@ -123,7 +133,9 @@ class Demo:
         """The leader, by the word of the first node that knows."""
         for node in self.nodes:
             with contextlib.suppress(SwarmletError):
-                host = str(Client(address=node.socket).get("/v1/status/leader", timeout=5.0)).rpartition(":")[0]
+                host = str(Client(address=node.socket).get("/v1/status/leader", timeout=5.0)).rpartition(":")[
+                    0
+                ]
                 for candidate in self.nodes:
                     if candidate.address == host:
                         return candidate
@@ -144,9 +156,13 @@ class Demo:
     def choose_driver(self) -> None:
         """Containers where that is possible, else plain processes."""
         try:
+            if self.plain:
+                raise NoEngine("--raw-exec asks for them")
             self.engine = Engine.find(self.folder, self.say)
             self.image = self.engine.prepare_image()
-            self.say(f"tasks are containers of the Docker Engine at {self.engine.socket}; image: {self.image.origin}")
+            self.say(
+                f"tasks are containers of the Docker Engine at {self.engine.socket}; image: {self.image.origin}"
+            )
         except NoEngine as reason:
             if self.engine is not None:
                 self.engine.close()
@@ -188,7 +204,9 @@ class Demo:
     def is_fault_tolerant(self) -> bool:
         """Whether the cluster survives the loss of a node now."""
         try:
-            return bool(Client(address=self.nodes[0].socket).get("/v1/swarmlet/status", timeout=5.0)["FaultTolerant"])
+            return bool(
+                Client(address=self.nodes[0].socket).get("/v1/swarmlet/status", timeout=5.0)["FaultTolerant"]
+            )
         except SwarmletError:
             return False
 
@@ -212,7 +230,9 @@ class Demo:
 
         def is_back() -> bool:
             again = [task for task in self.running() if task.allocation == victim.allocation]
-            return [task for task in again if task.identity != victim.identity and task.node == victim.node] != []
+            return [
+                task for task in again if task.identity != victim.identity and task.node == victim.node
+            ] != []
 
         took = self.wait("the killed task to run again", is_back)
         others = before - {victim.identity}
@@ -247,8 +267,12 @@ class Demo:
             raise DemoFailed("no node knows a leader")
         left = [node for node in self.nodes if node is not off]
         lost = [task for task in self.running() if task.node == off.name]
-        self.say(f"power-off of {off.name}, the leader, with {len(lost)} tasks: agent and tasks are killed, and from now")
-        self.detail("on its address answers nothing, as that of a machine without power (not even 'connection refused')")
+        self.say(
+            f"power-off of {off.name}, the leader, with {len(lost)} tasks: agent and tasks are killed, and from now"
+        )
+        self.detail(
+            "on its address answers nothing, as that of a machine without power (not even 'connection refused')"
+        )
         began = time.monotonic()
         off.power_off()
         for task in lost:
@@ -258,9 +282,15 @@ class Demo:
         self.wait(f"{off.name} to be declared down", lambda: self.statuses(left[0]).get(off.name) == "down")
         self.say(f"{off.name} is declared down after {time.monotonic() - began:.1f} s")
         self.wait(f"{REPLICAS} tasks on the other two nodes", lambda: self.runs_all_on(left))
-        self.say(f"all {REPLICAS} tasks run on {left[0].name} and {left[1].name} after {time.monotonic() - began:.1f} s")
+        self.say(
+            f"all {REPLICAS} tasks run on {left[0].name} and {left[1].name} after {time.monotonic() - began:.1f} s"
+        )
         self.show_places()
         self.swarmlet("status", node=left[0], codes=(0, 1))
+        self.say(
+            f"{off.name} stays off until {OFF_SECONDS:.0f} s have passed; the replacements prove themselves meanwhile"
+        )
+        time.sleep(max(0.0, began + OFF_SECONDS - time.monotonic()))
         return off
 
     def end_lost(self, task: Task) -> None:
@@ -281,7 +311,9 @@ class Demo:
         off.power_on()
         self.swarmlet("agent", "--data-dir", str(off.data), "--detach", node=off)
         self.wait(f"{off.name} to be ready", lambda: self.statuses(left[0]).get(off.name) == "ready")
-        self.say(f"{off.name} is ready after {time.monotonic() - began:.1f} s; watching for duplicates for {WATCH_SECONDS:.0f} s")
+        self.say(
+            f"{off.name} is ready after {time.monotonic() - began:.1f} s; watching for duplicates for {WATCH_SECONDS:.0f} s"
+        )
         most = 0
         until = time.monotonic() + WATCH_SECONDS
         while time.monotonic() < until:
@@ -289,7 +321,9 @@ class Demo:
             time.sleep(POLL_SECONDS)
         tasks = self.running()
         if most > REPLICAS or len(tasks) != REPLICAS or len({task.allocation for task in tasks}) != REPLICAS:
-            raise DemoFailed(f"{most} tasks ran at the same time and {len(tasks)} run now; expected {REPLICAS}")
+            raise DemoFailed(
+                f"{most} tasks ran at the same time and {len(tasks)} run now; expected {REPLICAS}"
+            )
         self.say(f"never more than {most} tasks ran: no duplicates")
         self.show_places()
         self.swarmlet("status", node=off)
@@ -325,13 +359,13 @@ def interruptible() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def run(*, keep: bool) -> int:
+def run(*, keep: bool, plain: bool) -> int:
     """One demo; the exit code."""
-    demo = Demo(Path(tempfile.mkdtemp(prefix="swarmlet-demo-")))
+    demo = Demo(Path(tempfile.mkdtemp(prefix="swarmlet-demo-")), plain=plain)
     try:
         with interruptible():
             demo.play()
-    except (DemoFailed, SwarmletError) as error:
+    except (DemoFailed, SwarmletError, OSError) as error:
         logs = demo.folder.with_name(demo.folder.name + "-logs")
         for node in demo.nodes:
             with contextlib.suppress(OSError):
@@ -363,6 +397,7 @@ def main() -> int:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave the cluster running")
+    parser.add_argument("--raw-exec", action="store_true", help="plain processes, even where there is Docker")
     parser.add_argument("--clean", metavar="DIR", help="end and remove a cluster that --keep left")
     options = parser.parse_args()
     if options.clean:
@@ -373,7 +408,7 @@ def main() -> int:
         clean(folder)
         print(f"{folder} is removed")
         return 0
-    return run(keep=options.keep)
+    return run(keep=options.keep, plain=options.raw_exec)
 
 
 if __name__ == "__main__":

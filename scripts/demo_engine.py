@@ -80,7 +80,9 @@ class Engine:
             if process.poll() is not None or time.monotonic() > deadline:
                 said = (home / "dockerd.log").read_text(errors="replace").strip().splitlines()
                 cls.stop_own(folder)
-                raise NoEngine(f"dockerd does not start here ({said[-1][:160] if said else 'it says nothing'})")
+                raise NoEngine(
+                    f"dockerd does not start here ({said[-1][:160] if said else 'it says nothing'})"
+                )
             time.sleep(0.1)
         return engine
 
@@ -127,7 +129,9 @@ class Engine:
         try:
             self._sdk().images.pull(PULLED_IMAGE)
         except Exception as error:
-            raise NoEngine(f"there is no static busybox here and {PULLED_IMAGE} cannot be pulled ({error})") from error
+            raise NoEngine(
+                f"there is no static busybox here and {PULLED_IMAGE} cannot be pulled ({error})"
+            ) from error
         return Image(PULLED_IMAGE, "pulled", is_ours=False)
 
     def tasks(self, cluster: str, names: dict[str, str]) -> list[Task]:
@@ -159,7 +163,9 @@ class Engine:
     def clean(self, cluster: str, image: str) -> None:
         """Remove the cluster's containers, and the image if one is named."""
         with contextlib.suppress(Exception):
-            for item in self._sdk().api.containers(all=True, filters={"label": [f"swarmlet.cluster={cluster}"]}):
+            for item in self._sdk().api.containers(
+                all=True, filters={"label": [f"swarmlet.cluster={cluster}"]}
+            ):
                 self._sdk().api.remove_container(item["Id"], force=True, v=True)
             if image:
                 self._sdk().api.remove_image(image, force=True)

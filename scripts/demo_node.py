@@ -106,7 +106,10 @@ class DemoNode:
         for path in self.data.glob("alloc/*/.raw_exec/*/state.json"):
             with contextlib.suppress(OSError, ValueError):
                 state = json.loads(path.read_bytes())
-                for pid, started in ((state["shim"], state["shim_started"]), (state["pid"], state["pid_started"])):
+                for pid, started in (
+                    (state["shim"], state["shim_started"]),
+                    (state["pid"], state["pid_started"]),
+                ):
                     if start_time(pid) == started:
                         with contextlib.suppress(ProcessLookupError):
                             os.kill(pid, signal.SIGKILL)
@@ -121,10 +124,10 @@ class DemoNode:
         """
         self.kill_agent()
         datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        datagrams.bind((self.address, self.port))
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((self.address, self.port))
+        for held in (listener, datagrams):
+            _bind(held, (self.address, self.port))
         listener.listen(0)
         self._silence = [datagrams, listener]
         for _ in range(3):
@@ -139,6 +142,20 @@ class DemoNode:
         for held in self._silence:
             held.close()
         self._silence = []
+
+
+def _bind(held: socket.socket, address: tuple[str, int]) -> None:
+    """Take a port from a process that was killed: its last threads may hold it for some milliseconds yet."""
+    deadline = time.monotonic() + GONE_SECONDS
+    while True:
+        try:
+            held.bind(address)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.001)
+        else:
+            return
 
 
 def _runs(pid: int, started: str) -> bool:
