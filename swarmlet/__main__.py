@@ -8,9 +8,14 @@ from swarmlet import VERSION
 
 
 def main() -> int:
-    """Run the command line. `--version` is answered before anything is imported: it is asked often."""
+    """Run the command line. `--version` and `--help` are answered before it is imported: they are asked often."""
     if sys.argv[1:] in (["--version"], ["-version"], ["-v"]):
         sys.stdout.write(f"swarmlet {VERSION}\n")
+        return 0
+    if sys.argv[1:] in (["--help"], ["-help"], ["-h"]):
+        from swarmlet.cli.catalogue import overview
+
+        sys.stdout.write(overview())
         return 0
     from swarmlet.cli.main import run
 

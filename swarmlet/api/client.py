@@ -1,4 +1,4 @@
-"""The API's client for the command line: standard library only, because a command must start fast.
+"""The API's client for the command line: standard library only, and little of it, because a command must start fast.
 
 It finds the node by itself: `--address`/`SWARMLET_ADDR`/`NOMAD_ADDR`, else the Unix socket of the data
 directory, else loopback. Errors come back as the classes that the node raised.
@@ -6,38 +6,23 @@ directory, else loopback. Errors come back as the classes that the node raised.
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
-import socket
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from swarmlet import errors
-from swarmlet.config import API_PORT
-from swarmlet.errors import Refused, SwarmletError, Unavailable
+from swarmlet.api.exchange import Exchange, MalformedAnswer, open_tcp, open_unix
+from swarmlet.errors import InvalidInput, Refused, SwarmletError, Unavailable
+
+if TYPE_CHECKING:
+    from socket import socket
 
 Json = dict[str, Any]
 
 TIMEOUT_SECONDS = 30.0
 DATA_DIR_DEFAULT = "/var/lib/swarmlet"
-CHUNK_BYTES = 64 * 1024
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, path: str, timeout: float) -> None:
-        """`path` of the socket."""
-        super().__init__("swarmlet", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        """Open the socket."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
 
 
 class Client:
@@ -61,9 +46,11 @@ class Client:
         """The JSON answer of a GET and its X-Nomad-Index, for blocking queries."""
         return self._json("GET", path, query, None, timeout)
 
-    def put(self, path: str, body: Any = None, query: Json | None = None) -> Any:
+    def put(
+        self, path: str, body: Any = None, query: Json | None = None, *, timeout: float = TIMEOUT_SECONDS
+    ) -> Any:
         """The JSON answer of a PUT."""
-        return self._json("PUT", path, query, {} if body is None else body, TIMEOUT_SECONDS)[0]
+        return self._json("PUT", path, query, {} if body is None else body, timeout)[0]
 
     def delete(self, path: str, query: Json | None = None) -> Any:
         """The JSON answer of a DELETE."""
@@ -71,57 +58,66 @@ class Client:
 
     def stream(self, path: str, query: Json | None = None) -> Iterator[bytes]:
         """The bytes of an endless answer (logs), as they come."""
-        connection, response = self._request("GET", path, query, None, None)
+        exchange = self._request("GET", path, query, None, None)
         try:
-            while chunk := response.read1(CHUNK_BYTES):
-                yield chunk
+            yield from exchange.pieces()
         except OSError as error:
             raise Unavailable(f"the connection to {self.address} broke: {error}") from error
         finally:
-            connection.close()
+            exchange.close()
 
     # Details.
 
     def _json(self, method: str, path: str, query: Json | None, body: Any, timeout: float) -> tuple[Any, int]:
-        connection, response = self._request(method, path, query, body, timeout)
+        exchange = self._request(method, path, query, body, timeout)
         try:
-            data = response.read()
+            data = exchange.read()
+            index = int(exchange.headers.get("x-nomad-index") or 0)
+            return (json.loads(data) if data else None), index
+        except TimeoutError as error:
+            raise Unavailable(f"{self.address} did not answer within {timeout:g} s") from error
         except OSError as error:
             raise Unavailable(f"{self.address} did not finish its answer: {error}") from error
+        except ValueError as error:
+            raise Unavailable(f"{self.address} answers, but is no swarmlet agent; see --address") from error
         finally:
-            connection.close()
-        index = int(response.headers.get("X-Nomad-Index") or 0)
-        return (json.loads(data) if data else None), index
+            exchange.close()
 
     def _request(
         self, method: str, path: str, query: Json | None, body: Any, timeout: float | None
-    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+    ) -> Exchange:
         merged = {"namespace": self.namespace, **(query or {})}
         text = urlencode({key: str(value) for key, value in merged.items() if value not in ("", None)})
         target = quote(path, safe="/*") + (f"?{text}" if text else "")
         headers = {"Accept": "application/json"}
         if self.token:
+            if not self.token.isascii() or not self.token.isprintable():
+                raise InvalidInput("the token holds characters that no token has; copy it again")
             headers["X-Nomad-Token"] = self.token
         data = None
         if body is not None:
             data = json.dumps(body).encode()
             headers["Content-Type"] = "application/json"
-        connection = _connect(self.address, timeout)
         try:
-            connection.request(method, target, body=data, headers=headers)
-            response = connection.getresponse()
+            sock, headers["Host"] = _connect(self.address, timeout)
+            try:
+                exchange = Exchange(sock, method, target, headers, data)
+            except BaseException:
+                sock.close()
+                raise
         except TimeoutError as error:
-            connection.close()
             raise Unavailable(f"{self.address} did not answer within {timeout:g} s") from error
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
+        except OSError as error:
             raise _unreachable(self.address, error) from error
-        if response.status >= 400:
-            message = response.read().decode(errors="replace")
-            kind = response.headers.get("X-Swarmlet-Error", "")
-            connection.close()
-            raise _error(response.status, kind, message)
-        return connection, response
+        if exchange.status >= 400:
+            try:
+                message = exchange.read().decode(errors="replace")
+            except OSError:
+                message = f"{self.address} answers {exchange.status}"
+            kind = exchange.headers.get("x-swarmlet-error", "")
+            exchange.close()
+            raise _error(exchange.status, kind, message)
+        return exchange
 
 
 def _find(data_dir: str) -> str:
@@ -131,7 +127,14 @@ def _find(data_dir: str) -> str:
         path = os.path.join(folder, "api.sock")
         if os.path.exists(path):
             return f"unix://{path}"
-    return f"http://127.0.0.1:{API_PORT}"
+    return f"http://127.0.0.1:{_api_port()}"
+
+
+def _api_port() -> int:
+    # Here, because the configuration's types take longer to load than everything else in this module.
+    from swarmlet.config import API_PORT
+
+    return API_PORT
 
 
 def _user_dir() -> str:
@@ -139,16 +142,26 @@ def _user_dir() -> str:
     return os.path.join(base, "swarmlet")
 
 
-def _connect(address: str, timeout: float | None) -> http.client.HTTPConnection:
+def _connect(address: str, timeout: float | None) -> tuple[socket, str]:
+    """A connection, and what to call the other side in `Host`. Raises OSError, InvalidInput."""
     if address.startswith("unix://"):
-        return _UnixConnection(address.removeprefix("unix://"), timeout)  # type: ignore[arg-type]
-    parts = urlsplit(address if "://" in address else f"http://{address}")
-    if parts.scheme == "https":
-        return http.client.HTTPSConnection(parts.hostname or "", parts.port or API_PORT, timeout=timeout)
-    return http.client.HTTPConnection(parts.hostname or "", parts.port or API_PORT, timeout=timeout)
+        return open_unix(address.removeprefix("unix://"), timeout), "swarmlet"
+    try:
+        parts = urlsplit(address if "://" in address else f"http://{address}")
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise InvalidInput(f"--address {address}: {error}; {_ADDRESS_EXPECTED}") from error
+    if not host or parts.scheme not in {"http", "https"}:
+        raise InvalidInput(f"--address {address}: {_ADDRESS_EXPECTED}")
+    port = port or _api_port()
+    shown = f"[{host}]" if ":" in host else host
+    return open_tcp(host, port, timeout, tls=parts.scheme == "https"), f"{shown}:{port}"
 
 
-def _unreachable(address: str, error: Exception) -> SwarmletError:
+_ADDRESS_EXPECTED = "expected HOST:PORT, http://HOST:PORT or unix:///PATH"
+
+
+def _unreachable(address: str, error: OSError) -> SwarmletError:
     if isinstance(error, ConnectionRefusedError | FileNotFoundError):
         return Unavailable(
             f"no agent answers at {address}; start one with 'swarmlet init', 'swarmlet join' or 'swarmlet agent', "
@@ -156,7 +169,9 @@ def _unreachable(address: str, error: Exception) -> SwarmletError:
         )
     if isinstance(error, PermissionError):
         return Refused(f"{address}: permission denied; run as root or as a member of the group 'swarmlet'")
-    return Unavailable(f"no answer from {address}: {error}")
+    if isinstance(error, MalformedAnswer):
+        return Unavailable(f"{address}: {error}; see --address")
+    return Unavailable(f"no answer from {address}: {error.strerror or error}")
 
 
 def _error(status: int, kind: str, message: str) -> SwarmletError:

@@ -29,8 +29,10 @@ LOG_FILE = "agent.log"
 #: An agent that was started in the background answers within this time, or something is wrong.
 READY_SECONDS = 30.0
 POLL_SECONDS = 0.05
-SYSTEMD = Path("/run/systemd/system")
-UNIT = Path("/etc/systemd/system/swarmlet.service")
+#: Leaving waits for consensus to forget the node, then for its tasks to end; each has 15 s.
+LEAVE_SECONDS = 45.0
+#: The kernel's limit (sun_path in unix(7)), less its final zero.
+SOCKET_PATH_BYTES_MAX = 107
 DAY_NS = 86_400 * 10**9
 
 
@@ -63,6 +65,11 @@ def _agent_options(command: Any) -> Any:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+_foreground = click.option(
+    "--foreground", is_flag=True, help="Run the agent in this terminal, not as a unit of systemd."
+)
 
 
 def default_data_dir() -> str:
@@ -112,7 +119,38 @@ def build_config(options: dict[str, Any], base: NodeConfig | None = None) -> Nod
         facts = dict(_pair(item, "--meta", "KEY=VALUE") for item in options["meta"])
         changed["meta"] = {**config.meta, **facts}
     config = msgspec.structs.replace(config, **changed)
-    return msgspec.structs.replace(config, data_dir=os.path.abspath(config.data_dir))
+    config = msgspec.structs.replace(config, data_dir=os.path.abspath(config.data_dir))
+    _check_config(config)
+    return config
+
+
+def _check_config(config: NodeConfig) -> None:
+    """What no agent could start with. Raises InvalidInput."""
+    if not 0 < config.mesh_port < 65536:
+        raise InvalidInput(f"mesh port {config.mesh_port}: expected 1 to 65535 (--port, or `mesh_port`)")
+    if not -1 <= config.api_port < 65536:
+        raise InvalidInput(f"API port {config.api_port}: expected 0 to 65535, or -1 for none (--api-port)")
+    if not _is_loopback(config.api_bind):
+        raise InvalidInput(
+            f"api_bind = {config.api_bind!r}: the API has no TLS yet and listens on loopback only; "
+            "reach it from elsewhere through SSH, or on any other node"
+        )
+    socket_path = config.api_socket or os.path.join(config.data_dir, "api.sock")
+    size = len(os.fsencode(socket_path))
+    if size > SOCKET_PATH_BYTES_MAX:
+        raise InvalidInput(
+            f"{socket_path}: the path of a Unix socket has at most {SOCKET_PATH_BYTES_MAX} B, this one {size}; "
+            "choose a shorter --data-dir, or set `api_socket`"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _pair(text: str, flag: str, expected: str) -> tuple[str, str]:
@@ -131,8 +169,9 @@ def _host_name() -> str:
 @click.command()
 @_agent_options
 @click.option("--detach", is_flag=True, help="Run the agent in the background.")
+@_foreground
 @json_option
-def init(detach: bool, as_json: bool, **options: Any) -> int:
+def init(detach: bool, foreground: bool, as_json: bool, **options: Any) -> int:
     """Make a cluster of this machine, and print the line that adds others.
 
     \b
@@ -167,15 +206,16 @@ def init(detach: bool, as_json: bool, **options: Any) -> int:
         write_atomically(admin_file, founded.admin_token.encode() + b"\n")
         founding_file = directory.path / "founding"
         write_atomically(founding_file, msgspec.msgpack.encode(founded.settings))
-    return _start(config, detach=detach, as_json=as_json)
+    return _start(config, detach=detach, as_json=as_json, as_unit=not foreground)
 
 
 @click.command()
 @click.argument("target", metavar="TOKEN@HOST")
 @_agent_options
 @click.option("--detach", is_flag=True, help="Run the agent in the background.")
+@_foreground
 @json_option
-def join(target: str, detach: bool, as_json: bool, **options: Any) -> int:
+def join(target: str, detach: bool, foreground: bool, as_json: bool, **options: Any) -> int:
     """Add this machine to a cluster; "-" reads the token from standard input.
 
     \b
@@ -187,9 +227,9 @@ def join(target: str, detach: bool, as_json: bool, **options: Any) -> int:
 
     from swarmlet.daemon import SEEDS_FILE, write_config
     from swarmlet.joining.client import enrol
-    from swarmlet.joining.identity import DataDirectory, load, save, write_atomically
+    from swarmlet.joining.identity import DataDirectory, joining_key, load, save, write_atomically
     from swarmlet.network.address import is_unspecified
-    from swarmlet.security.certificate import create_key
+    from swarmlet.security.certificate import key_from_pem
     from swarmlet.security.token import parse_target
     from swarmlet.transport.peer import text
 
@@ -201,19 +241,22 @@ def join(target: str, detach: bool, as_json: bool, **options: Any) -> int:
     directory = DataDirectory(Path(config.data_dir))
     started = time.monotonic()
     with directory:
-        _check_api_port(config)
+        current = load(directory.path)
+        if current is None:
+            _check_ports(config)
         enrolled = asyncio.run(
             enrol(
                 token,
                 address,
                 name=config.name,
-                key=create_key(),
+                # (A directory that belongs to a node is refused whatever the key.)
+                key=joining_key(directory.path) if current is None else key_from_pem(current.key),
                 bind=config.bind,
                 port=config.mesh_port,
                 # Listening on one address only, this machine is reached there and nowhere else.
                 advertise=config.advertise or ("" if is_unspecified(config.bind) else config.bind),
-                now=lambda: time.time_ns() / 1e9,
-                current=load(directory.path),
+                now=_wall_seconds,
+                current=current,
             )
         )
         config = msgspec.structs.replace(config, advertise=text(enrolled.advertise))
@@ -226,12 +269,19 @@ def join(target: str, detach: bool, as_json: bool, **options: Any) -> int:
     until = time.strftime("%Y-%m-%d", time.gmtime(enrolled.certificate_until))
     if not as_json:
         say_now(f"CA ok · tcp ok · udp ok · certificate until {until}")
-    return _start(config, detach=detach, as_json=as_json, joined_at=started)
+    return _start(config, detach=detach, as_json=as_json, as_unit=not foreground, joined_at=started)
+
+
+def _wall_seconds() -> float:
+    return time.time_ns() / 1e9
 
 
 def _check_ports(config: NodeConfig) -> None:
-    """Both ports, before anything is written. Raises InvalidInput naming the port."""
+    """Both ports, before anything is written. Raises InvalidInput naming the port and who has it."""
+    import errno
     import socket
+
+    from swarmlet.network.port import owner_of
 
     for kind, name in ((socket.SOCK_STREAM, "TCP"), (socket.SOCK_DGRAM, "UDP")):
         family = socket.AF_INET6 if ":" in config.bind else socket.AF_INET
@@ -241,9 +291,14 @@ def _check_ports(config: NodeConfig) -> None:
             try:
                 probe.bind((config.bind, config.mesh_port))
             except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise InvalidInput(
+                        f"cannot listen on {config.bind} port {config.mesh_port} (mesh, {name}): "
+                        f"{error.strerror}; see --bind and --port"
+                    ) from error
                 raise InvalidInput(
-                    f"cannot listen on {config.bind} port {config.mesh_port} ({name}): {error.strerror}; "
-                    f"choose another with --port, or stop what uses it"
+                    f"cannot listen on {config.bind} port {config.mesh_port} (mesh, {name}): taken by "
+                    f"{owner_of(config.mesh_port, name.lower())}; stop it, or choose another with --port"
                 ) from error
     _check_api_port(config)
 
@@ -253,7 +308,8 @@ def _check_api_port(config: NodeConfig) -> None:
 
     if config.api_port <= 0:
         return
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+    family = socket.AF_INET6 if ":" in config.api_bind else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((config.api_bind, config.api_port))
@@ -286,7 +342,7 @@ def agent(detach: bool, as_json: bool, **options: Any) -> int:
         )
     options["data_dir"] = data_dir
     config = build_config(options, base)
-    return _start(config, detach=detach, as_json=as_json)
+    return _start(config, detach=detach, as_json=as_json, as_unit=False)
 
 
 @click.command()
@@ -339,8 +395,11 @@ def leave(ctx: click.Context, as_json: bool, data_dir: str) -> int:
     \b
     Example:  sudo swarmlet leave
     """
+    from swarmlet.cli import systemd
+
     ctx.find_root().obj["data_dir"] = data_dir
-    answered = client(ctx).put("/v1/agent/leave")
+    answered = client(ctx).put("/v1/agent/leave", timeout=LEAVE_SECONDS)
+    systemd.disable(os.path.abspath(data_dir or default_data_dir()))
     if as_json:
         say_json(answered)
     else:
@@ -351,14 +410,20 @@ def leave(ctx: click.Context, as_json: bool, data_dir: str) -> int:
 # Starting.
 
 
-def _start(config: NodeConfig, *, detach: bool, as_json: bool, joined_at: float | None = None) -> int:
-    """Run the agent: as a systemd unit (root), in the background, or here."""
-    if detach:
-        return _detached(config, as_json=as_json, joined_at=joined_at)
-    if os.geteuid() == 0 and SYSTEMD.is_dir() and "INVOCATION_ID" not in os.environ:
-        return _as_unit(config, as_json=as_json, joined_at=joined_at)
+def _start(
+    config: NodeConfig, *, detach: bool, as_json: bool, as_unit: bool, joined_at: float | None = None
+) -> int:
+    """Run the agent: as a unit of systemd where there is one, in the background, or here."""
+    from swarmlet.cli import systemd
     from swarmlet.joining.identity import DataDirectory
 
+    # Another agent on this directory would answer in the place of ours.
+    with DataDirectory(Path(config.data_dir)):
+        pass
+    if detach:
+        return _detached(config, as_json=as_json, joined_at=joined_at)
+    if as_unit and systemd.is_wanted(user=os.geteuid()):
+        return _as_unit(config, as_json=as_json, joined_at=joined_at)
     with DataDirectory(Path(config.data_dir)) as directory:
 
         def ready(daemon: Daemon) -> None:
@@ -475,7 +540,9 @@ def _detached(config: NodeConfig, *, as_json: bool, joined_at: float | None) -> 
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise Unavailable(f"the agent ended with code {process.returncode}: {_last_line(log_path)}")
-        if _answers(config) and (not is_new or os.path.exists(os.path.join(config.data_dir, "join.token"))):
+        if _answers(config, process.pid) and (
+            not is_new or os.path.exists(os.path.join(config.data_dir, "join.token"))
+        ):
             token = ""
             with contextlib.suppress(FileNotFoundError):
                 token = Path(config.data_dir, "join.token").read_text(encoding="utf-8")
@@ -495,17 +562,18 @@ def _package_root() -> str:
     return str(Path(swarmlet.__file__).resolve().parent.parent)
 
 
-def _answers(config: NodeConfig) -> bool:
+def _answers(config: NodeConfig, pid: int = 0) -> bool:
+    """Whether the agent (with that process id, where known) answers on its socket."""
     from swarmlet.api.client import Client
 
     path = config.api_socket or os.path.join(config.data_dir, "api.sock")
     if not os.path.exists(path):
         return False
     try:
-        Client(address=f"unix://{path}").get("/v1/agent/self", timeout=2.0)
+        seen = Client(address=f"unix://{path}").get("/v1/agent/self", timeout=2.0)
     except SwarmletError:
         return False
-    return True
+    return not pid or bool(seen["stats"]["pid"] == pid)
 
 
 def _last_line(path: str) -> str:
@@ -516,33 +584,11 @@ def _last_line(path: str) -> str:
     return f"see {path}"
 
 
-_UNIT_TEXT = """[Unit]
-Description=swarmlet agent
-Wants=network-online.target
-After=network-online.target docker.service
-
-[Service]
-ExecStart={command} agent --data-dir {data_dir}
-Restart=always
-RestartSec=1
-# The tasks outlive the agent.
-KillMode=process
-LimitNOFILE=65536
-TasksMax=infinity
-
-[Install]
-WantedBy=multi-user.target
-"""
-
-
 def _as_unit(config: NodeConfig, *, as_json: bool, joined_at: float | None) -> int:
     """Install and start a unit, then wait until the agent answers."""
-    command = f"{sys.executable} -m swarmlet"
-    UNIT.write_text(_UNIT_TEXT.format(command=command, data_dir=config.data_dir), encoding="utf-8")
-    for step in (["daemon-reload"], ["enable", "--now", "swarmlet.service"]):
-        done = subprocess.run(["systemctl", *step], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise Unavailable(f"systemctl {' '.join(step)} failed: {done.stderr.strip()}")
+    from swarmlet.cli import systemd
+
+    systemd.start(config.data_dir)
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline and not _answers(config):
         time.sleep(POLL_SECONDS)

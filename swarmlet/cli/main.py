@@ -9,33 +9,8 @@ from typing import Any
 
 import click
 
+from swarmlet.cli.catalogue import ADDRESS_HELP, COMMANDS, EXAMPLES, SUMMARY, TOKEN_HELP
 from swarmlet.errors import SwarmletError
-
-#: Command -> "module:attribute", and its line in --help. Modules load when their command runs: a command must
-#: start fast, and `--help` must not import what it lists.
-COMMANDS: dict[str, tuple[str, str]] = {
-    "init": ("swarmlet.cli.cluster:init", "Make a cluster of this machine"),
-    "join": ("swarmlet.cli.cluster:join", "Add this machine to a cluster"),
-    "leave": ("swarmlet.cli.cluster:leave", "Take this machine out of its cluster"),
-    "agent": ("swarmlet.cli.cluster:agent", "Run this machine's agent (after init or join)"),
-    "dev": ("swarmlet.cli.cluster:dev", "A cluster of one in this terminal, in memory"),
-    "status": ("swarmlet.cli.status:status", "The cluster in one look"),
-    "explain": ("swarmlet.cli.status:explain", "Why a job is as it is"),
-    "job": ("swarmlet.cli.job:job", "Run, validate, stop and look at jobs"),
-    "alloc": ("swarmlet.cli.alloc:alloc", "Look at allocations, their logs; stop or restart them"),
-    "logs": ("swarmlet.cli.alloc:job_logs", "The logs of a job's tasks"),
-    "node": ("swarmlet.cli.node:node", "Look at nodes; drain them"),
-    "token": ("swarmlet.cli.token:token", "Create, list and revoke join tokens"),
-    "operator": ("swarmlet.cli.operator:operator", "Consensus and other internals"),
-    "version": ("swarmlet.cli.status:version", "This program's version"),
-}
-
-EXAMPLES = """\b
-Examples:
-  sudo swarmlet init                        the first machine
-  sudo swarmlet join swl1-...@10.0.0.1      every other machine
-  swarmlet job run web.hcl                  run something
-  swarmlet status"""
 
 
 class LazyGroup(click.Group):
@@ -81,18 +56,14 @@ class LazyGroup(click.Group):
 @click.group(
     cls=LazyGroup,
     lazy=COMMANDS,
-    epilog=EXAMPLES,
+    help=SUMMARY,
+    epilog="\b\n" + EXAMPLES,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.option(
-    "--address", default="", metavar="ADDR", help="The node to ask (default: this machine's agent)."
-)
-@click.option(
-    "--token", default="", metavar="TOKEN", help="Admin token (or SWARMLET_TOKEN); not needed on the socket."
-)
+@click.option("--address", default="", metavar="ADDR", help=ADDRESS_HELP)
+@click.option("--token", default="", metavar="TOKEN", help=TOKEN_HELP)
 @click.pass_context
-def root(ctx: click.Context, address: str, token: str) -> None:
-    """Run containers across machines without a special machine among them."""
+def root(ctx: click.Context, address: str, token: str) -> None:  # noqa: D103 (its help is SUMMARY)
     ctx.obj = {"address": address, "token": token}
 
 
@@ -111,19 +82,46 @@ def single_dash_to_double(arguments: list[str]) -> list[str]:
 def run(arguments: list[str]) -> int:
     """Run one command; the exit code: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted."""
     try:
-        result = root.main(args=single_dash_to_double(arguments), prog_name="swarmlet", standalone_mode=False)
+        code = _run(single_dash_to_double(arguments))
+        # Here, where a closed pipe can still be told from a failure.
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # `swarmlet logs | head`: the reader has enough. What is still buffered goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        with root.make_context("swarmlet", arguments) as context:
+            result = root.invoke(context)
+    except click.exceptions.NoArgsIsHelpError as error:
+        # A group without a command: what it offers is the answer.
+        sys.stderr.write(error.format_message() + "\n")
+        return 2
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except click.exceptions.Abort:
-        return 130
-    except KeyboardInterrupt:
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except (click.exceptions.Abort, KeyboardInterrupt):
         return 130
     except SwarmletError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
     except BrokenPipeError:
-        # `swarmlet logs | head`: the reader has enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        raise
+    except OSError as error:
+        # The user's machine: a full disk, a missing right.
+        sys.stderr.write(f"error: {error.filename or 'this machine'}: {error.strerror or error}\n")
+        return 1
+    except Exception as error:
+        if os.environ.get("SWARMLET_TRACEBACK"):
+            raise
+        sys.stderr.write(
+            f"error: internal error ({type(error).__name__}: {error}); this is a defect of swarmlet. "
+            "SWARMLET_TRACEBACK=1 shows where\n"
+        )
+        return 1
     return result if isinstance(result, int) else 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -73,7 +72,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, wide: bool = 
     cells = [list(header), *[[str(cell) for cell in row] for row in rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     if not wide:
-        room = shutil.get_terminal_size((WIDTH_DEFAULT, 24)).columns
+        room = _columns()
         while sum(widths) + 2 * (len(widths) - 1) > room and max(widths) > ID_SHOWN:
             widths[widths.index(max(widths))] -= 1
     for number, row in enumerate(cells):
@@ -85,6 +84,20 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, wide: bool = 
                 paint(padded, "bold") if number == 0 else paint(padded, _STATUS_COLORS.get(cell, ""))
             )
         say("  ".join(parts).rstrip())
+
+
+def _columns() -> int:
+    """How wide the terminal is; 80 where nobody says (`shutil`, which knows too, is slow to load)."""
+    try:
+        columns = int(os.environ.get("COLUMNS", ""))
+    except ValueError:
+        columns = 0
+    if columns <= 0 and is_terminal():
+        try:
+            columns = os.get_terminal_size(sys.stdout.fileno()).columns
+        except OSError:
+            columns = 0
+    return columns if columns > 0 else WIDTH_DEFAULT
 
 
 def age(since_ns: int, now_ns: int) -> str:

@@ -12,12 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from swarmlet.errors import Conflict, InvalidInput, StorageError, WireError
 from swarmlet.ids import ClusterId, NodeId
-from swarmlet.security.certificate import key_digest, key_from_pem, load_certificate, to_pem
+from swarmlet.security.certificate import (
+    create_key,
+    key_digest,
+    key_from_pem,
+    key_to_pem,
+    load_certificate,
+    to_pem,
+)
 from swarmlet.wire import Codec, Record
 
 IDENTITY_FILE, PEM_FILE, LOCK_FILE = "identity", "node.pem", "lock"
+#: The key of a node that is not one yet: kept over tries to join, so that a try whose answer was lost, and the
+#: next one, are the same node and use a token once.
+JOINING_KEY_FILE = "joining.key"
 #: The version header: what the file is, and its form.
 _HEADER = b"swarmlet identity 1\n"
 _HEADER_START = b"swarmlet identity "
@@ -69,6 +81,8 @@ def save(directory: Path, identity: Identity) -> None:
     )
     write_atomically(directory / IDENTITY_FILE, _HEADER + _codec.encode(stored))
     write_atomically(directory / PEM_FILE, _pem(identity))
+    # From here on the identity holds it.
+    (directory / JOINING_KEY_FILE).unlink(missing_ok=True)
 
 
 def load(directory: Path) -> Identity | None:
@@ -113,6 +127,21 @@ def load(directory: Path) -> Identity | None:
     if not pem.exists() or pem.read_bytes() != wanted:
         write_atomically(pem, wanted)
     return identity
+
+
+def joining_key(directory: Path) -> ec.EllipticCurvePrivateKey:
+    """The key to join with: made at the first try, the same at every later one. Raises StorageError."""
+    path = directory / JOINING_KEY_FILE
+    try:
+        return key_from_pem(path.read_bytes())
+    except FileNotFoundError:
+        key = create_key()
+        write_atomically(path, key_to_pem(key))
+        return key
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}") from error
+    except InvalidInput as error:
+        raise StorageError(f"{path} is damaged: {error}; remove it and join again") from error
 
 
 _REJOIN = "move the data directory away and join again"

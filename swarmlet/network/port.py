@@ -9,14 +9,15 @@ import os
 _LISTEN = "0A"
 
 
-def owner_of(port: int) -> str:
-    """Name the process that listens on a TCP port: "nginx (pid 812)", or "another process"."""
+def owner_of(port: int, protocol: str = "tcp") -> str:
+    """Name the process that has a TCP (or UDP) port: "nginx (pid 812)", or "another process"."""
     inodes = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+    for table in (f"/proc/net/{protocol}", f"/proc/net/{protocol}6"):
         with contextlib.suppress(OSError), open(table, encoding="ascii") as lines:
             for line in lines:
                 fields = line.split()
-                if len(fields) > 9 and fields[1].endswith(f":{port:04X}") and fields[3] == _LISTEN:
+                is_open = len(fields) > 9 and (protocol == "udp" or fields[3] == _LISTEN)
+                if is_open and fields[1].endswith(f":{port:04X}"):
                     inodes.add(f"socket:[{fields[9]}]")
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
