@@ -9,17 +9,17 @@ One thread writes (see `writer`), others may read.
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from swarmlet.errors import CorruptLog, StorageError, WireError
 from swarmlet.ids import Index, Term
+from swarmlet.raft.files import Files, OsFiles
 from swarmlet.raft.log import Compacted, Unavailable, entry_bytes
 from swarmlet.raft.message import Entry, HardState, Snapshot, SnapshotMeta, snapshot_meta_codec
 from swarmlet.raft.segment import (
@@ -42,6 +42,7 @@ CACHE_BYTES_MAX = 32 * 1024 * 1024
 
 _SEGMENT_NAME = re.compile(r"^(\d{16})\.log$")
 _SNAPSHOT_NAME = re.compile(r"^(\d{20})-(\d{20})\.snapshot$")
+_UNFINISHED_NAME = re.compile(r"\.new$")
 _SNAPSHOT_MAGIC = b"SWARMSNP"
 # magic, version, key id, cluster id, bytes of metadata, bytes of data, crc of data; then crc of all this and metadata
 _SNAPSHOT_HEADER = struct.Struct(">8sHI64sIQI")
@@ -66,14 +67,12 @@ class _Segment:
 class DiskLog:
     """Implements `Storage`. Open with `DiskLog.open`; the data directory's lock is the caller's."""
 
-    def __init__(
-        self, directory: Path, cluster_id: str, segment_bytes: int, sync: Callable[[int], None]
-    ) -> None:
+    def __init__(self, directory: Path, cluster_id: str, segment_bytes: int, files: Files) -> None:
         """Use `open`."""
         self._directory = directory
         self._cluster_id = cluster_id
         self._segment_bytes = segment_bytes
-        self._sync = sync
+        self._files = files
         self._lock = threading.RLock()
         self._failure: StorageError | None = None
         self._hard = HardState()
@@ -97,10 +96,10 @@ class DiskLog:
         cluster_id: str,
         *,
         segment_bytes: int = SEGMENT_BYTES,
-        sync: Callable[[int], None] = os.fdatasync,
+        files: Files | None = None,
     ) -> DiskLog:
         """Open or create the log in `directory`. Raises CorruptLog, StorageError."""
-        log = cls(Path(directory), cluster_id, segment_bytes, sync)
+        log = cls(Path(directory), cluster_id, segment_bytes, files or OsFiles())
         try:
             log._load()
         except OSError as error:
@@ -175,7 +174,7 @@ class DiskLog:
     def _read(self, place: Place) -> Entry:
         segment = next(item for item in self._segments if item.header.number == place.segment)
         try:
-            data = os.pread(segment.descriptor, FRAME_BYTES + place.length, place.offset)
+            data = self._files.read_at(segment.descriptor, FRAME_BYTES + place.length, place.offset)
         except OSError as error:
             raise self._fail(f"can't read {segment.path}", error) from error
         frame = read_frame(data, 0, segment.header.seed)
@@ -246,16 +245,16 @@ class DiskLog:
                 # From the front only, so that what is left is always a run of segments.
                 with self._lock:
                     oldest = self._segments.pop(0)
-                os.close(oldest.descriptor)
-                oldest.path.unlink()
-            self._sync_directory()
+                self._files.close(oldest.descriptor)
+                self._files.remove(str(oldest.path))
+            self._files.sync_directory(str(self._directory))
         except OSError as error:
             raise self._fail("can't delete an old segment", error) from error
 
     def close(self) -> None:
         """Close the files; does not make anything durable that was not."""
         for segment in self._segments:
-            os.close(segment.descriptor)
+            self._files.close(segment.descriptor)
         self._segments = []
 
     # -- writing
@@ -283,7 +282,7 @@ class DiskLog:
                 entries=entries,
                 reset=reset,
             )
-            _write_all(active.descriptor, data, self._end)
+            self._files.write_at(active.descriptor, data, self._end)
         except OSError as error:
             raise self._fail("can't write the log", error) from error
         with self._lock:
@@ -300,7 +299,7 @@ class DiskLog:
 
     def _make_durable(self) -> None:
         try:
-            self._sync(self._segments[-1].descriptor)
+            self._files.sync_data(self._segments[-1].descriptor)
         except OSError as error:
             raise self._fail("can't make the log durable", error) from error
         self._durable_batch = self._next_batch - 1
@@ -350,27 +349,20 @@ class DiskLog:
         size = max(self._segment_bytes, HEADER_BYTES + needed)
         path = self._directory / f"{header.number:016d}.log"
         temporary = path.with_suffix(".new")
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        descriptor = self._files.create(str(temporary))
         try:
-            _write_all(descriptor, header.encode(), 0)
+            self._files.write_at(descriptor, header.encode(), 0)
             for offset in range(HEADER_BYTES, size, _COPY_BYTES):
-                _write_all(descriptor, bytes(min(_COPY_BYTES, size - offset)), offset)
-            os.fsync(descriptor)
-            temporary.rename(path)
-            self._sync_directory()
+                self._files.write_at(descriptor, bytes(min(_COPY_BYTES, size - offset)), offset)
+            self._files.sync(descriptor)
+            self._files.rename(str(temporary), str(path))
+            self._files.sync_directory(str(self._directory))
         except OSError:
-            os.close(descriptor)
+            self._files.close(descriptor)
             raise
         with self._lock:
             self._segments.append(_Segment(path, descriptor, header, size))
         self._end = HEADER_BYTES
-
-    def _sync_directory(self) -> None:
-        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
     # -- snapshots
 
@@ -391,27 +383,27 @@ class DiskLog:
         path = self._snapshot_path(meta)
         temporary = path.with_suffix(".new")
         start = _SNAPSHOT_HEADER.size + 4 + len(encoded)
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        descriptor = self._files.create(str(temporary))
         try:
             length, crc = 0, 0
             for chunk in _chunks(source):
-                _write_all(descriptor, chunk, start + length)
+                self._files.write_at(descriptor, chunk, start + length)
                 length, crc = length + len(chunk), zlib.crc32(chunk, crc)
             header = _SNAPSHOT_HEADER.pack(
                 _SNAPSHOT_MAGIC, _SNAPSHOT_VERSION, CLEAR_KEY, self._cluster_id.encode(), len(encoded), length, crc
             )  # fmt: skip
             check = zlib.crc32(encoded, zlib.crc32(header))
-            _write_all(descriptor, header + struct.pack(">I", check) + encoded, 0)
-            os.fsync(descriptor)
+            self._files.write_at(descriptor, header + struct.pack(">I", check) + encoded, 0)
+            self._files.sync(descriptor)
         finally:
-            os.close(descriptor)
-        temporary.rename(path)
-        self._sync_directory()
+            self._files.close(descriptor)
+        self._files.rename(str(temporary), str(path))
+        self._files.sync_directory(str(self._directory))
 
     def _load_snapshot(self, path: Path) -> tuple[SnapshotMeta, bytes]:
         damaged = CorruptLog(f"{path}: the snapshot is damaged; wipe this node's Raft data and rejoin")
         try:
-            raw = path.read_bytes()
+            raw = self._files.read(str(path))
         except OSError as error:
             raise StorageError(f"can't read the snapshot {path}: {error}") from error
         start = _SNAPSHOT_HEADER.size
@@ -435,15 +427,16 @@ class DiskLog:
         except WireError as error:
             raise damaged from error
 
-    def _snapshot_files(self) -> list[Path]:
-        return sorted(path for path in self._directory.iterdir() if _SNAPSHOT_NAME.match(path.name))
+    def _named(self, pattern: re.Pattern[str]) -> list[Path]:
+        names = self._files.names(str(self._directory))
+        return [self._directory / name for name in names if pattern.search(name)]
 
     def _remove_old_snapshots(self) -> None:
         newest = self._snapshot_path(self._meta)
         try:
-            for path in self._snapshot_files():
+            for path in self._named(_SNAPSHOT_NAME):
                 if path != newest:
-                    path.unlink()
+                    self._files.remove(str(path))
         except OSError as error:
             raise self._fail("can't delete an old snapshot", error) from error
 
@@ -456,13 +449,13 @@ class DiskLog:
             )
 
     def _load(self) -> None:
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for left in sorted(self._directory.glob("*.new")):
-            left.unlink()
-        snapshots = self._snapshot_files()
+        self._files.make_directory(str(self._directory))
+        for left in self._named(_UNFINISHED_NAME):
+            self._files.remove(str(left))
+        snapshots = self._named(_SNAPSHOT_NAME)
         if snapshots:
             self._meta, _ = self._load_snapshot(snapshots[-1])
-        paths = sorted(path for path in self._directory.iterdir() if _SEGMENT_NAME.match(path.name))
+        paths = self._named(_SEGMENT_NAME)
         for path in paths:
             self._load_segment(path, is_last=path == paths[-1])
         if not self._segments:
@@ -475,7 +468,7 @@ class DiskLog:
         self._durable_batch = self._next_batch - 1
 
     def _load_segment(self, path: Path, *, is_last: bool) -> None:
-        data = path.read_bytes()
+        data = self._files.read(str(path))
         contents = read_segment(data, str(path), is_last=is_last)
         header = contents.header
         self._check_cluster(path, header.cluster_id)
@@ -489,7 +482,7 @@ class DiskLog:
             raise CorruptLog(
                 f"{path}: does not continue the segment before it; wipe this node's Raft data and rejoin"
             )
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = self._files.open(str(path))
         segment = _Segment(path, descriptor, header, len(data))
         self._segments.append(segment)
         for frame in contents.frames:
@@ -497,10 +490,10 @@ class DiskLog:
         self._end, self._next_batch = contents.end, contents.next_batch
         if contents.is_torn:
             used = len(data.rstrip(b"\0"))
-            _write_all(descriptor, bytes(used - contents.end), contents.end)
+            self._files.write_at(descriptor, bytes(used - contents.end), contents.end)
         if is_last:
             # What was read may only have been in the page cache of a process that died.
-            os.fsync(descriptor)
+            self._files.sync(descriptor)
 
     def _replay(self, frame: Frame, segment: _Segment) -> None:
         if frame.is_hard_state:
@@ -543,14 +536,6 @@ class DiskLog:
         if self._hard.commit > self.last_index():
             # The commit mark was written ahead of its entries, which were torn off and never acknowledged.
             self._hard = HardState(term=self._hard.term, vote=self._hard.vote, commit=self.last_index())
-
-
-def _write_all(descriptor: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view = view[written:]
-        offset += written
 
 
 def _chunks(source: bytes | str) -> Iterator[bytes]:

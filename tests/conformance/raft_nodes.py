@@ -199,7 +199,7 @@ class Nodes:
         self._node(directive.one("from", "")).core.transfer(PeerId(int(directive.one("to", ""))))
 
     def _set_randomized_election_timeout(self, directive: Directive) -> None:
-        self._node(directive.words[0]).core._randomized_timeout = float(directive.one("timeout", ""))
+        self._node(directive.words[0]).core._peer.randomized_timeout = float(directive.one("timeout", ""))
 
     def _tick_election(self, directive: Directive) -> None:
         self._tick(directive.words[0], ELECTION_TICKS)
@@ -282,10 +282,10 @@ class Nodes:
         if message.sender in (APPEND_THREAD, APPLY_THREAD, message.to):
             core._step(message)
             return
-        if message.kind in RESPONSES and message.sender not in core._peers.progress:
+        if message.kind in RESPONSES and message.sender not in core._peer.peers.progress:
             self._write("raft: cannot step as peer not found")
             return
-        core._now = node.now
+        core._peer.now = node.now
         try:
             core._step(message)
         except Unavailable:
@@ -368,7 +368,7 @@ class Nodes:
         """Asynchronous storage: the work and the answers it allows travel as messages to the node's threads."""
         peer = node.core.status().peer
         responses = node.core.responses(ready.number)
-        node.core._outbox._awaiting.pop()
+        node.core._peer.outbox._awaiting.pop()
         messages = list(ready.messages)
         if ready.entries or ready.hard_state or ready.snapshot or responses:
             hard = ready.hard_state or HardState()

@@ -218,8 +218,10 @@ class Cluster:
             newest = max(self.leaders)
             if peer.core.term == newest:
                 for index, entry in self.committed.items():
-                    if index >= peer.core._log.first_index:
-                        assert peer.core._log.matches(entry.term, index), f"leader {peer.id} lacks {entry}"
+                    if index >= peer.core._peer.log.first_index:
+                        assert peer.core._peer.log.matches(entry.term, index), (
+                            f"leader {peer.id} lacks {entry}"
+                        )
         self._check_logs_match()
 
     def _check_logs_match(self) -> None:

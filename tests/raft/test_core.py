@@ -57,7 +57,7 @@ def test_a_cluster_without_a_leader_elects_one_within_two_timeouts_or_so() -> No
 
 def test_timeouts_are_drawn_between_one_and_two_election_times() -> None:
     cluster = Cluster(50)
-    timeouts = [peer.core._randomized_timeout for peer in cluster.peers.values()]
+    timeouts = [peer.core._peer.randomized_timeout for peer in cluster.peers.values()]
     assert all(ELECTION <= timeout < 2 * ELECTION for timeout in timeouts)
     assert len(set(timeouts)) > 40
 

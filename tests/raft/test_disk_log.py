@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from swarmlet.errors import CorruptLog, StorageError
 from swarmlet.ids import Index, PeerId, Term
 from swarmlet.raft.disk_log import DiskLog
+from swarmlet.raft.files import OsFiles
 from swarmlet.raft.log import NO_LIMIT, Compacted, Unavailable
 from swarmlet.raft.memory_log import MemoryLog
 from swarmlet.raft.message import ConfigState, Entry, EntryKind, HardState, SnapshotMeta
@@ -28,7 +29,7 @@ def no_sync(descriptor: int) -> None:
 
 
 def open_log(directory: Path | str, segment_bytes: int = SMALL) -> DiskLog:
-    return DiskLog.open(str(directory), CLUSTER, segment_bytes=segment_bytes, sync=no_sync)
+    return DiskLog.open(str(directory), CLUSTER, segment_bytes=segment_bytes, files=OsFiles(no_sync))
 
 
 def entry(index: int, term: int = 1, data: bytes = b"x") -> Entry:
@@ -326,7 +327,7 @@ def test_the_first_failed_sync_is_final(directory: Path) -> None:
         if failing:
             raise OSError(5, "Input/output error")
 
-    log = DiskLog.open(str(directory), CLUSTER, segment_bytes=SMALL, sync=sync)
+    log = DiskLog.open(str(directory), CLUSTER, segment_bytes=SMALL, files=OsFiles(sync))
     log.append([entry(1)], hard(1, 0))
     failing = True
     with pytest.raises(StorageError, match="Input/output"):
