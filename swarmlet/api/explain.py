@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from swarmlet.api.shapes import placement_failure
-from swarmlet.model.allocation import Allocation
+from swarmlet.model.allocation import Allocation, TaskState
 from swarmlet.model.job import Job
 from swarmlet.state.view import View
 
@@ -80,4 +80,16 @@ def _allocation(allocation: Allocation, view: View) -> dict[str, Any]:
         "DesiredDescription": allocation.desired_description,
         "PreviousAllocation": allocation.previous_allocation or "",
         "Events": reasons,
+        "Restarts": [
+            sentence for name, state in sorted(allocation.task_states.items()) if (sentence := restarts(name, state))
+        ],
     }
+
+
+def restarts(task: str, state: TaskState) -> str:
+    """How often a task was restarted, and what its last end was; empty when it never was."""
+    if not state.restarts:
+        return ""
+    ends = [event.message for event in state.events if event.kind == "Terminated"]
+    times = "once" if state.restarts == 1 else f"{state.restarts} times"
+    return f"task {task} was restarted {times}" + (f"; it last ended with: {ends[-1]}" if ends else "")

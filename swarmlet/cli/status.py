@@ -99,6 +99,8 @@ def _say_allocation(group: str, item: dict[str, Any]) -> None:
     say(
         f"  {item['Name'].partition('.')[2]} {short(item['ID'])} on {node}{note}: {item['ClientStatus']}  {reason}".rstrip()
     )
+    for sentence in item["Restarts"]:
+        say(f"    {sentence}")
 
 
 @click.command()

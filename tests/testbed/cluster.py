@@ -71,6 +71,13 @@ class Cluster:
         """Start the agent of a node that is already a member, after a kill or a power cycle."""
         self._launch(host, "agent")
 
+    def join(self, host: Host, through: Host) -> None:
+        """Join a host that is not a member (any more), with a new token of a member's."""
+        made = self.cli(through, "token", "create", check=True).stdout
+        found = JOIN_LINE.search(made)
+        assert found is not None, f"no token in: {made}"
+        self._launch(host, "join", found[0], "--advertise", host.address)
+
     def kill_agent(self, host: Host) -> None:
         """SIGKILL to the agent; the host and its containers run on."""
         agent = self._agents.pop(host.name)
