@@ -17,7 +17,8 @@ from swarmlet.ids import AllocationId, ClusterId
 from swarmlet.model.allocation import ClientStatus
 from swarmlet.model.job import Task, VolumeMount
 from swarmlet.model.resources import TaskResources
-from swarmlet.runtime.drivers.docker import Docker, split_image, wall_ns
+from swarmlet.runtime.drivers.docker import Docker, wall_ns
+from swarmlet.runtime.drivers.docker_image import split_image
 from swarmlet.runtime.drivers.driver import LogStream, Presence, TaskExit, TaskHandle
 from tests.runtime.engine import IMAGE, Engine, why_not
 from tests.runtime.test_raw_exec import ignore, spec
@@ -295,6 +296,9 @@ async def test_without_an_engine_the_driver_says_so(tmp_path: Path) -> None:
     assert "none.sock" in info.reason
     handle = TaskHandle(driver="docker", allocation_id=AllocationId("a"), task="t", identifier="x")
     with pytest.raises(DriverError, match="no engine answers"):
+        await lonely.recover(handle)
+    await lonely.close()
+    with pytest.raises(DriverError, match="is stopping"):
         await lonely.recover(handle)
 
 

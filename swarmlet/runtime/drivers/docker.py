@@ -1,26 +1,19 @@
 """The `docker` driver: containers of a Docker Engine, named and labelled so that any agent finds them again.
 
-Control goes through the SDK in a small pool of threads (a thread cannot be called back, so every call may be
-repeated); exits come from the engine's event stream. After every reconnect all that is waited for is looked at
-once: a stream that broke, or an engine that was restarted, loses nothing.
+Every call may be repeated; exits come from the engine's event stream. After every reconnect all that is waited for
+is looked at once: a stream that broke, or an engine that was restarted, loses nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import time
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import aiohttp
-import docker
-import docker.constants
-import docker.errors
-import requests
 import structlog
 
 from swarmlet.errors import DriverError
@@ -29,7 +22,8 @@ from swarmlet.model.node import DriverInfo
 from swarmlet.model.resources import Network
 from swarmlet.runtime.drivers import docker_config
 from swarmlet.runtime.drivers.docker_config import LABEL
-from swarmlet.runtime.drivers.docker_engine import Streams
+from swarmlet.runtime.drivers.docker_engine import CALL_SECONDS_MAX, Engine, EngineAwayError, MissingError
+from swarmlet.runtime.drivers.docker_image import Puller, wants_latest
 from swarmlet.runtime.drivers.driver import (
     Directories,
     LogStream,
@@ -41,20 +35,12 @@ from swarmlet.runtime.drivers.driver import (
 )
 from swarmlet.runtime.drivers.raw_exec import signal_number
 
-T = TypeVar("T")
 log = structlog.get_logger()
 NAME = "docker"
 #: One engine starts no more containers per second with more of them at once (measured), and calls get slower.
 STARTS_MAX = 4
-THREADS_MAX = 8
-#: Pulls hold a thread each, and must not take those that stop containers.
-PULLS_MAX = 3
-CALL_SECONDS_MAX = 60.0
-KNOCK_SECONDS_MAX = 5.0
 #: A start waits so long for an engine that is away, before it counts as a failed attempt.
 ENGINE_SECONDS_MAX = 60.0
-#: A pull gives up after this long without a byte.
-PULL_SILENCE_SECONDS_MAX = 60
 PULL_TRIES = 3
 #: An image that is here is refreshed (`latest`, force_pull) for at most this long before what is here is used.
 REFRESH_SECONDS_MAX = 20.0
@@ -62,12 +48,6 @@ RECONNECT_SECONDS, RECONNECT_SECONDS_MAX = 0.1, 5.0
 #: A stream can stall without breaking; what is waited for is looked at this often regardless.
 RESYNC_SECONDS = 60.0
 KILLED = 137
-LASTING = (
-    "executable file not found",
-    "no such file or directory",
-    "permission denied",
-    "invalid mount config",
-)
 
 
 class Docker:
@@ -79,13 +59,10 @@ class Docker:
         self, *, socket_path: str, node_id: NodeId, cluster_id: ClusterId, is_privileged_allowed: bool = False
     ) -> None:
         """`socket_path` is the engine's socket; nothing is asked before the first call."""
-        self._socket = socket_path
         self._node_id, self._cluster_id = node_id, cluster_id
         self._is_privileged_allowed = is_privileged_allowed
-        self._streams = Streams(socket_path)
-        self._pool = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="docker")
-        self._pull_pool = ThreadPoolExecutor(PULLS_MAX, thread_name_prefix="docker-pull")
-        self._client: Any = None
+        self._engine = Engine(socket_path)
+        self._puller = Puller(socket_path)
         self._starts = asyncio.Semaphore(STARTS_MAX)
         #: One pull per image at a time; entries go when nobody waits.
         self._pulls: dict[str, asyncio.Lock] = {}
@@ -116,7 +93,7 @@ class Docker:
     async def fingerprint(self) -> DriverInfo:
         """Ask the engine who it is."""
         try:
-            version = await self._call(lambda client: client.version())
+            version = await self._engine.version()
         except DriverError as error:
             return DriverInfo(reason=str(error))
         return DriverInfo(
@@ -129,7 +106,7 @@ class Docker:
         try:
             while True:
                 try:
-                    async for event in self._streams.events(since_ns, self._filters()):
+                    async for event in self._engine.events(since_ns, self._filters()):
                         delay = RECONNECT_SECONDS
                         if event is None:
                             self._connect()
@@ -151,12 +128,8 @@ class Docker:
     async def close(self) -> None:
         """Let go of the engine; the containers run on."""
         self._connected.clear()
-        await self._streams.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        self._pull_pool.shutdown(wait=False, cancel_futures=True)
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        await self._engine.close()
+        self._puller.close()
 
     def _filters(self) -> dict[str, list[str]]:
         return {
@@ -207,9 +180,9 @@ class Docker:
             ):
                 await self._remove(found["Id"])
                 found = None
-            identifier = found["Id"] if found is not None else await self._create(name, body)
+            identifier = found["Id"] if found is not None else await self._engine.create(name, body)
             try:
-                await self._call(lambda client: client.start(identifier))
+                await self._engine.start(identifier)
             except DriverError:
                 # Left behind it would hold its name and ports.
                 with contextlib.suppress(DriverError):
@@ -226,7 +199,7 @@ class Docker:
     async def _wait_for_engine(self, notice: Notice) -> None:
         """An engine that is being restarted is not the task's failure: it is waited for, for a while."""
         try:
-            await self._call(lambda client: None)
+            await self._engine.knock()
         except EngineAwayError as error:
             notice("Driver", f"Waiting for the engine: {error}")
             try:
@@ -234,10 +207,6 @@ class Docker:
                     await self._connected.wait()
             except TimeoutError:
                 raise error from None
-
-    async def _create(self, name: str, body: dict[str, Any]) -> str:
-        made = await self._call(lambda client: client.create_container_from_config(body, name))
-        return str(made["Id"])
 
     def _is_same(self, found: dict[str, Any], spec: TaskSpec) -> bool:
         labels = found["Config"]["Labels"] or {}
@@ -302,7 +271,7 @@ class Docker:
         if found is None or not found["State"]["Running"]:
             return False
         try:
-            await self._call(lambda client: client.kill(handle.identifier, number))
+            await self._engine.kill(handle.identifier, number)
         except DriverError:
             # It may have ended in between.
             return await self.recover(handle) is Presence.RUNNING
@@ -333,8 +302,7 @@ class Docker:
 
     async def list_owned(self) -> list[TaskHandle]:
         """By label."""
-        filters = {"label": self._filters()["label"]}
-        containers = await self._call(lambda client: client.containers(all=True, filters=filters))
+        containers = await self._engine.containers({"label": self._filters()["label"]})
         return [
             TaskHandle(
                 driver=NAME,
@@ -355,7 +323,7 @@ class Docker:
             raise DriverError(f"docker: the container of task {handle.task} is gone, and its log with it")
         is_terminal = bool(found["Config"].get("Tty"))
         try:
-            async for chunk in self._streams.logs(
+            async for chunk in self._engine.logs(
                 handle.identifier, stream, is_terminal=is_terminal, tail=tail, follow=follow
             ):
                 yield chunk
@@ -405,30 +373,16 @@ class Docker:
 
     async def _has_image(self, image: str) -> bool:
         try:
-            return await self._call(lambda client: client.inspect_image(image)) is not None
+            await self._engine.inspect_image(image)
         except MissingError:
             return False
+        return True
 
     async def _pull(self, image: str, credentials: dict[str, Any], *, seconds: float, tries: int) -> None:
-        repository, tag = split_image(image)
-
-        def pull(client: Any) -> None:
-            auth = None
-            if credentials:
-                auth = {
-                    "username": credentials.get("username", ""),
-                    "password": credentials.get("password", ""),
-                }
-            for line in client.pull(repository, tag=tag, stream=True, decode=True, auth_config=auth):
-                if "error" in line:
-                    raise docker.errors.DockerException(line["error"])
-
         delay = 1.0
         for attempt in range(1, tries + 1):
             try:
-                await self._call(
-                    pull, seconds=seconds, pool=self._pull_pool, silence=PULL_SILENCE_SECONDS_MAX
-                )
+                await self._puller.pull(image, credentials, seconds)
             except DriverError as error:
                 text = f"cannot pull image {image}: {error}"
                 if not error.temporary or attempt == tries:
@@ -443,114 +397,13 @@ class Docker:
 
     async def _inspect(self, container: str) -> dict[str, Any] | None:
         try:
-            found: dict[str, Any] = await self._call(lambda client: client.inspect_container(container))
+            return await self._engine.inspect(container)
         except MissingError:
             return None
-        return found
 
     async def _remove(self, container: str) -> None:
         with contextlib.suppress(MissingError):
-            await self._call(lambda client: client.remove_container(container, v=True, force=True))
-
-    async def _call(
-        self,
-        function: Callable[[Any], T],
-        *,
-        seconds: float = CALL_SECONDS_MAX,
-        pool: ThreadPoolExecutor | None = None,
-        silence: int | None = None,
-    ) -> T:
-        """One call of the SDK in a thread. Raises DriverError (MissingError: no such thing)."""
-
-        def call() -> T:
-            self._knock()
-            return function(self._client_in_thread(silence))
-
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(seconds):
-                return await loop.run_in_executor(pool or self._pool, call)
-        except TimeoutError as error:
-            raise DriverError(f"docker: the engine did not answer within {seconds:g} s") from error
-        except docker.errors.NotFound as error:
-            raise MissingError(_reason(error), temporary=False) from error
-        except docker.errors.APIError as error:
-            reason = _reason(error)
-            lasting = error.is_client_error() and error.status_code not in {409, 429}
-            lasting = lasting or any(text in reason for text in LASTING)
-            raise DriverError(f"docker: {reason}", temporary=not lasting) from error
-        except docker.errors.DockerException as error:
-            lasting = any(
-                text in str(error) for text in ("not found", "denied", "manifest unknown", "unauthorized")
-            )
-            raise DriverError(f"docker: {error}", temporary=not lasting) from error
-        except requests.exceptions.RequestException as error:
-            raise DriverError(f"docker: no engine answers at {self._socket}: {error}") from error
-
-    def _knock(self) -> None:
-        """Raises EngineAwayError when nobody listens; the SDK would say less, and leak the socket it tried with."""
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knocking:
-                knocking.settimeout(KNOCK_SECONDS_MAX)
-                knocking.connect(self._socket)
-        except OSError as error:
-            raise EngineAwayError(f"docker: no engine answers at {self._socket}: {error}") from error
-
-    def _client_in_thread(self, silence: int | None) -> Any:
-        url = f"unix://{self._socket}"
-        if silence is not None:
-            return docker.APIClient(base_url=url, version=self._api_version(), timeout=silence)
-        if self._client is None:
-            client = docker.APIClient(
-                base_url=url, version=self._api_version(), timeout=int(CALL_SECONDS_MAX)
-            )
-            # Two threads may come here at once; either client will do.
-            self._client = client
-        return self._client
-
-    def _api_version(self) -> str:
-        """What the engine speaks.
-
-        Asked apart: the SDK does not close a client that it could not finish making.
-        """
-        asker = docker.APIClient(
-            base_url=f"unix://{self._socket}", version=docker.constants.MINIMUM_DOCKER_API_VERSION, timeout=10
-        )
-        try:
-            return str(asker.version(api_version=False)["ApiVersion"])
-        finally:
-            asker.close()
-
-
-class EngineAwayError(DriverError):
-    """Nobody listens on the engine's socket. Nothing changed; retry later."""
-
-
-class MissingError(DriverError):
-    """The engine knows no such container or image. Nothing changed."""
-
-
-def _reason(error: Any) -> str:
-    return str(error.explanation or error)
-
-
-def split_image(image: str) -> tuple[str, str | None]:
-    """Repository and tag ("latest" where none is given); a digest stays with the repository.
-
-    >>> split_image("localhost:5000/web")
-    ('localhost:5000/web', 'latest')
-    """
-    if "@" in image:
-        return image, None
-    repository, colon, tag = image.rpartition(":")
-    if not colon or "/" in tag:
-        return image, "latest"
-    return repository, tag
-
-
-def wants_latest(image: str) -> bool:
-    """Whether the name may mean another image tomorrow."""
-    return split_image(image)[1] == "latest"
+            await self._engine.remove(container)
 
 
 def wall_ns(text: str) -> int:

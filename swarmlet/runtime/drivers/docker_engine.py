@@ -1,17 +1,32 @@
-"""The streams (events and logs) of a Docker Engine over its Unix socket; single calls go through the SDK.
+"""A Docker Engine over its Unix socket: single calls, and the streams of events and logs.
 
-The engine's own words: https://docs.docker.com/reference/api/engine/ ("System", "Containers").
+The engine's own words: https://docs.docker.com/reference/api/engine/ ("System", "Containers", "Images").
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 
 from swarmlet.errors import DriverError
+
+#: Single calls at a time; beyond it they queue. A reconnect asks for every container at once.
+CALLS_MAX = 8
+CALL_SECONDS_MAX = 60.0
+#: Refusals by the client's fault that may yet pass: a conflict, and too many requests.
+PASSING_STATUSES = (409, 429)
+#: Words of the engine for what no repetition will change, whatever its status.
+LASTING = (
+    "executable file not found",
+    "no such file or directory",
+    "permission denied",
+    "invalid mount config",
+)
 
 #: To reach the engine and get the first answer. The streams themselves last for ever.
 CONNECT_SECONDS_MAX = 10.0
@@ -21,19 +36,31 @@ FRAME_HEADER_BYTES = 8
 CHUNK_BYTES = 65_536
 
 
-class Streams:
-    """One engine's streams. Used inside one event loop; `close` ends it."""
+class EngineAwayError(DriverError):
+    """Nobody listens on the engine's socket. Nothing changed; retry later."""
+
+
+class MissingError(DriverError):
+    """The engine knows no such container or image. Nothing changed."""
+
+
+class Engine:
+    """One engine. Used inside one event loop; `close` ends it."""
 
     def __init__(self, socket: str) -> None:
         """`socket` is the path of the engine's socket."""
         self._socket = socket
         self._session: aiohttp.ClientSession | None = None
+        self._calls = asyncio.Semaphore(CALLS_MAX)
+        self._is_closed = False
 
     def _open(self) -> aiohttp.ClientSession:
+        if self._is_closed:
+            raise EngineAwayError("docker: this agent is stopping and asks its engine nothing any more")
         if self._session is None or self._session.closed:
             # Each follower holds a connection for as long as it follows: the default limit of 100 would
-            # silently starve whoever comes after.
-            connector = aiohttp.UnixConnector(path=self._socket, limit=0)
+            # silently starve whoever comes after. A kept connection would be the old engine's after a restart.
+            connector = aiohttp.UnixConnector(path=self._socket, limit=0, force_close=True)
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS_MAX)
             self._session = aiohttp.ClientSession(
                 connector=connector, timeout=timeout, read_bufsize=EVENT_BYTES_MAX
@@ -41,9 +68,93 @@ class Streams:
         return self._session
 
     async def close(self) -> None:
-        """End every stream."""
+        """End every stream and call, for good."""
+        self._is_closed = True
         if self._session is not None:
             await self._session.close()
+
+    async def knock(self) -> None:
+        """Raises EngineAwayError when nobody listens on the socket."""
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS_MAX):
+                _, writer = await asyncio.open_unix_connection(self._socket)
+        except (OSError, TimeoutError) as error:
+            raise self._away(error) from error
+        writer.close()
+
+    async def version(self) -> dict[str, Any]:
+        """Who it is."""
+        found: dict[str, Any] = await self._call("GET", "/version")
+        return found
+
+    async def inspect(self, container: str) -> dict[str, Any]:
+        """All about one container, by name or id. Raises MissingError."""
+        found: dict[str, Any] = await self._call("GET", f"/containers/{quote(container)}/json")
+        return found
+
+    async def containers(self, filters: Mapping[str, list[str]]) -> list[dict[str, Any]]:
+        """Every container that passes the filters, whether it runs or not."""
+        query = {"all": "1", "filters": json.dumps(filters)}
+        found: list[dict[str, Any]] = await self._call("GET", "/containers/json", query)
+        return found
+
+    async def create(self, name: str, body: dict[str, Any]) -> str:
+        """A new container; returns its id."""
+        made = await self._call("POST", "/containers/create", {"name": name}, body)
+        return str(made["Id"])
+
+    async def start(self, container: str) -> None:
+        """Start it; one that runs already is left alone."""
+        await self._call("POST", f"/containers/{quote(container)}/start")
+
+    async def kill(self, container: str, number: int) -> None:
+        """Send a signal to its first process."""
+        await self._call("POST", f"/containers/{quote(container)}/kill", {"signal": str(number)})
+
+    async def remove(self, container: str) -> None:
+        """Remove it with its anonymous volumes, running or not. Raises MissingError."""
+        await self._call("DELETE", f"/containers/{quote(container)}", {"v": "1", "force": "1"})
+
+    async def inspect_image(self, image: str) -> dict[str, Any]:
+        """All about one image. Raises MissingError."""
+        found: dict[str, Any] = await self._call("GET", f"/images/{quote(image, safe='/:@')}/json")
+        return found
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: dict[str, Any] | None = None,
+    ) -> Any:
+        """One call and its answer. Raises MissingError, EngineAwayError, DriverError.
+
+        A call that was cut off may still be carried out: every caller may repeat it.
+        """
+        sent = None if body is None else {key: value for key, value in body.items() if value is not None}
+        try:
+            async with (
+                asyncio.timeout(CALL_SECONDS_MAX),
+                self._calls,
+                self._open().request(method, "http://docker" + path, params=query, json=sent) as answer,
+            ):
+                data = await answer.read()
+                status = answer.status
+        except TimeoutError as error:
+            raise DriverError(f"docker: the engine did not answer within {CALL_SECONDS_MAX:g} s") from error
+        except aiohttp.ClientConnectorError as error:
+            raise self._away(error) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise DriverError(f"docker: the engine at {self._socket} broke off: {error}") from error
+        if status >= 400:
+            raise refusal(status, data)
+        try:
+            return json.loads(data) if data.strip() else None
+        except ValueError as error:
+            raise DriverError(f"docker: the engine's answer to {method} {path} is not JSON") from error
+
+    def _away(self, error: Exception) -> EngineAwayError:
+        return EngineAwayError(f"docker: no engine answers at {self._socket}: {error}")
 
     async def events(
         self, since_ns: int, filters: dict[str, list[str]]
@@ -84,6 +195,19 @@ class Streams:
                         return
                     left -= len(chunk)
                     yield chunk
+
+
+def refusal(status: int, data: bytes) -> DriverError:
+    """The error that stands for the engine's refusal: whether it may pass, in the engine's words."""
+    try:
+        reason = str(json.loads(data)["message"])
+    except (ValueError, KeyError, TypeError):
+        reason = data.decode(errors="replace").strip() or f"status {status}"
+    if status == 404:
+        return MissingError(reason, temporary=False)
+    is_lasting = status < 500 and status not in PASSING_STATUSES
+    is_lasting = is_lasting or any(text in reason for text in LASTING)
+    return DriverError(f"docker: {reason}", temporary=not is_lasting)
 
 
 async def _exactly(content: aiohttp.StreamReader, size: int) -> bytes:

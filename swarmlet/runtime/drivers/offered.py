@@ -23,7 +23,7 @@ def offered(config: NodeConfig, node_id: NodeId, cluster_id: ClusterId) -> dict[
         raw_exec.NAME: raw_exec.RawExec(Path(config.data_dir) / ALLOCATIONS, is_allowed=is_allowed)
     }
     if switches.docker:
-        # The SDK takes a while to import; a node without containers does not wait for it.
+        # Imported here: a node without containers has no use for it.
         from swarmlet.runtime.drivers.docker import Docker
 
         found["docker"] = Docker(
