@@ -168,6 +168,7 @@ class Daemon:
         self._rng = random.Random(os.urandom(16))  # noqa: S311 (timing only; secrets use os.urandom)
         self._driver_info: dict[str, DriverInfo] = {}
         self.tasks_end_with_agent = False
+        self._has_left = False
 
         data = directory.path
         context = (identity.authority, directory.pem_file, directory.pem_file)
@@ -442,6 +443,8 @@ class Daemon:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(10.0):
                     await self.agent.stop_all("the agent stops")
+        if self._has_left:
+            return  # who left does not come back as itself: an announced restart would call it alive again
         with contextlib.suppress(SwarmletError):
             self.gossip.announce_restart(self.config.agent_restart_grace_seconds)
         await self._hand_over()
@@ -475,6 +478,7 @@ class Daemon:
                 "Stop the agent and remove its data directory instead"
             )
         await self._hand_over()
+        self._has_left = True
         await self.gossip.leave()
         me = peer_id(self.identity.node)
         deadline = self.clock.boot_seconds() + LEAVE_SECONDS

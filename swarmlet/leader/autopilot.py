@@ -99,7 +99,7 @@ class Autopilot:
     ) -> ConfigChange | None:
         known = {*config.voters, *config.learners}
         for peer in sorted(candidates):
-            if peer not in known and candidates[peer].is_alive:
+            if peer not in known and candidates[peer].is_alive and not candidates[peer].is_gone:
                 return _change((ConfigChangeKind.ADD_LEARNER, peer))
         return None
 

@@ -147,6 +147,15 @@ def test_a_node_that_left_is_removed_and_the_voters_shrink_to_one_of_two() -> No
     assert world.config == ConfigState(voters=(PeerId(1),), learners=(PeerId(2),))
 
 
+def test_a_node_that_left_is_not_added_again_while_gossip_still_calls_it_alive() -> None:
+    """Adding and removing it in turns kept everybody else from becoming a voter."""
+    world = a_world(4)
+    world.nodes[3] = replace(world.nodes[3], status=NodeStatus.LEFT)
+    world.settle()
+    assert len(world.config.voters) == 3
+    assert PeerId(4) not in {*world.config.voters, *world.config.learners}
+
+
 def test_voter_never_is_obeyed() -> None:
     world = a_world(2)
     world.add(1, is_voter_allowed=False)
