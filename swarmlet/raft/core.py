@@ -17,6 +17,7 @@ import msgspec
 
 from swarmlet.errors import Conflict, NotLeader, Overloaded, Unavailable
 from swarmlet.ids import Index, PeerId, Term
+from swarmlet.raft.configuration import Configuration
 from swarmlet.raft.elections import Elections
 from swarmlet.raft.following import Following
 from swarmlet.raft.log import Storage
@@ -240,6 +241,29 @@ class Raft:
     def term(self) -> Term:
         """The current term."""
         return Term(self._peer.term)
+
+    @property
+    def commit(self) -> Index:
+        """Everything up to here is committed, as far as this peer knows."""
+        return Index(self._peer.log.committed)
+
+    @property
+    def last_index(self) -> Index:
+        """The end of the log, durable or not."""
+        return Index(self._peer.log.last_index)
+
+    @property
+    def configuration(self) -> Configuration:
+        """Who takes part, as far as it is applied here."""
+        return self._peer.peers.configuration
+
+    def term_of(self, index: Index) -> Term | None:
+        """The term of an entry of the log; None where it is compacted, or not there."""
+        return Term(self._peer.log.term_or_zero(index)) or None
+
+    def has_entry(self, term: Term, index: Index) -> bool:
+        """The log has this entry, or it is compacted and so was committed."""
+        return index < self._peer.log.first_index or self._peer.log.matches(term, index)
 
     # -- Ready
 

@@ -450,6 +450,8 @@ class DiskLog:
 
     def _load(self) -> None:
         self._files.make_directory(str(self._directory))
+        # A name may be there only for its readers: the sync of the directory that was to keep it failed.
+        self._files.sync_directory(str(self._directory))
         for left in self._named(_UNFINISHED_NAME):
             self._files.remove(str(left))
         snapshots = self._named(_SNAPSHOT_NAME)
@@ -492,7 +494,9 @@ class DiskLog:
             used = len(data.rstrip(b"\0"))
             self._files.write_at(descriptor, bytes(used - contents.end), contents.end)
         if is_last:
-            # What was read may only have been in the page cache of a process that died.
+            # What was read may only be in the page cache: of a process that died, or where a sync failed and left
+            # the pages clean. Written again they are dirty again, and this sync means what it says.
+            self._files.write_at(descriptor, data[: contents.end], 0)
             self._files.sync(descriptor)
 
     def _replay(self, frame: Frame, segment: _Segment) -> None:
