@@ -91,6 +91,8 @@ class Swim:
         self._sealer = sealer
         self._outbox = Outbox(me.id, config, sealer, self._view)
         self._suspicions: dict[NodeId, Suspicion] = {}
+        #: Cached between feeds: when something is due.
+        self._deadline: float | None = None
         #: Cached: when a suspicion is due, and for which state of affairs. None: work it out.
         self._due: float | None = None
         self._due_state = (0, 0, 0)
@@ -112,13 +114,15 @@ class Swim:
     @property
     def deadline(self) -> float:
         """When `on_timer` has something to do, in seconds on the core's clock."""
-        times = [
-            self._prober.deadline,
-            self._exchange.deadline,
-            self._outbox.next_gossip,
-            self._next_reap,
-        ]
-        return min(*times, self._suspicions_due)
+        if self._deadline is None:
+            self._deadline = min(
+                self._prober.deadline,
+                self._exchange.deadline,
+                self._outbox.next_gossip,
+                self._next_reap,
+                self._suspicions_due,
+            )
+        return self._deadline
 
     @property
     def _suspicions_due(self) -> float:
@@ -126,8 +130,9 @@ class Swim:
         state = (self._view.changes, self.awareness.score, len(self._suspicions))
         if self._due is None or state != self._due_state:
             due = math.inf
+            scale = self._suspicion_scale()
             for node, suspicion in self._suspicions.items():
-                due = min(due, self._dead_at(node, suspicion))
+                due = min(due, self._dead_at(node, suspicion, scale))
                 if suspicion.is_witness:
                     due = min(due, suspicion.next_ping)
             self._due, self._due_state = due, state
@@ -161,11 +166,21 @@ class Swim:
     def acquaint(self, now: float, members: list[Member]) -> None:
         """Take over members known from an earlier life or told by hand: ALIVE until found otherwise, without events."""
         self._advance(now)
-        for member in members:
-            if self._view.get(member.id) is None:
-                content = Content(member.incarnation + 1, member.name, *member.address, member.metadata)
-                claim = Claim(member.incarnation, MemberState.ALIVE, content)
-                self._view.add(Record(member.id, claim, now))
+        self._view.add_all(
+            [
+                Record(
+                    member.id,
+                    Claim(
+                        member.incarnation,
+                        MemberState.ALIVE,
+                        Content(member.incarnation + 1, member.name, *member.address, member.metadata),
+                    ),
+                    now,
+                )
+                for member in members
+                if self._view.get(member.id) is None
+            ]
+        )
 
     def leave(self, now: float) -> None:
         """Say goodbye. The core goes on spreading it until `has_left`; it refutes nothing any more."""
@@ -285,6 +300,7 @@ class Swim:
     def _advance(self, now: float) -> None:
         """Notice that this process stood still: what is overdue for that reason must not kill others."""
         gap = now - self.deadline
+        self._deadline = None
         if gap < PAUSE_SECONDS:
             return
         self.awareness.worse(2)
@@ -374,7 +390,9 @@ class Swim:
             return
         self.event(EventKind.JOINED, record)
         self._report_name_conflict(record)
-        self._outbox.broadcast(now, self._statement(record, now))
+        if not (synced and self._exchange.is_joining):
+            # Whoever joins learns of all members at once; the others know them.
+            self._outbox.broadcast(now, self._statement(record, now))
         if update.state is not MemberState.ALIVE:
             self._on_update(now, update, synced=True)
 
@@ -510,7 +528,7 @@ class Swim:
         record = self._view.get(node)
         if record is None or self._suspicions.get(node) is not suspicion:
             return
-        if now >= self._dead_at(node, suspicion):
+        if now >= self._dead_at(node, suspicion, self._suspicion_scale()):
             self._settle(now, record, self._verdict(record, MemberState.DEAD))
             return
         if not suspicion.is_witness or now < suspicion.next_ping:
@@ -521,17 +539,18 @@ class Swim:
         if now >= suspicion.next_stream:
             self._prober.stream_ping(now, record)
 
-    def _dead_at(self, node: NodeId, suspicion: Suspicion) -> float:
-        """When this suspect counts as dead, as things stand."""
+    def _suspicion_scale(self) -> float:
+        """How much longer than configured suspicions last: in large clusters, and where this member is unwell."""
         size = math.log10(max(1, self._view.alive)) - self.config.scale_free_log10
-        scale = max(1.0, size) * (self.awareness.factor if self.config.evidence else 1)
+        return max(1.0, size) * (self.awareness.factor if self.config.evidence else 1)
+
+    def _dead_at(self, node: NodeId, suspicion: Suspicion, scale: float) -> float:
+        """When this suspect counts as dead, as things stand."""
         silent = suspicion.deadline(
-            self.config,
-            me=self.me,
-            others=self._others(node),
-            scale=scale,
-            is_alive=self._may_testify,
+            self.config, me=self.me, others=self._others(node), scale=scale, is_alive=self._may_testify
         )
+        if not self.config.evidence:
+            return silent
         record = self._view.get(node)
         if record is not None and record.state is MemberState.AGENT_DOWN:
             return min(silent, record.since + self.config.agent_restart_grace)
@@ -600,7 +619,7 @@ class Swim:
 
     def _others(self, suspect: NodeId) -> int:
         """How many members, besides this one and the suspect, could confirm."""
-        return self._view.alive - self._view.is_alive(suspect) - self._view.is_alive(self.me)
+        return self._view.alive - self._view.is_alive(suspect) - (not self._is_leaving)
 
     def _may_testify(self, node: NodeId) -> bool:
         return node == self.me or self._view.is_alive(node)

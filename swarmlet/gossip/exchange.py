@@ -72,6 +72,11 @@ class Exchange:
         """When `step` has something to do."""
         return min(self.next_sync, self.next_join)
 
+    @property
+    def is_joining(self) -> bool:
+        """Whether this member still looks for its cluster, as far as it knows."""
+        return self.next_join < math.inf
+
     def postpone(self, now: float) -> None:
         """This member was not running: nothing is due before `now`."""
         self.next_sync = max(self.next_sync, now)

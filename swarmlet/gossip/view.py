@@ -61,9 +61,9 @@ class Record:
     """One member: the merged claim, and what this member observed by itself."""
 
     __slots__ = (
+        "_hash",
         "_mark",
         "claim",
-        "hash",
         "id",
         "last_heard",
         "restart_until",
@@ -77,8 +77,7 @@ class Record:
         """First heard of at `now`."""
         self.id = node
         self.claim = claim
-        #: The same on every member: decides in which bucket of a digest this record is.
-        self.hash = int.from_bytes(hashlib.blake2b(node.encode(), digest_size=8).digest())
+        self._hash = 0
         self._mark: tuple[Claim, int] | None = None
         self.since = now
         self.restart_until = 0.0
@@ -95,6 +94,13 @@ class Record:
     def state(self) -> MemberState:
         """The state as claimed."""
         return self.claim.state
+
+    @property
+    def hash(self) -> int:
+        """The same on every member: decides in which bucket of a digest this record is."""
+        if not self._hash:
+            self._hash = int.from_bytes(hashlib.blake2b(self.id.encode(), digest_size=8).digest())
+        return self._hash
 
     @property
     def mark(self) -> int:
@@ -168,6 +174,15 @@ class View:
         self._alive += record.state is MemberState.ALIVE
         self.changes += 1
         return True
+
+    def add_all(self, records: list[Record]) -> None:
+        """Keep many new records at once, as far as there is room."""
+        for record in records[: max(0, MEMBERS_MAX - len(self._records))]:
+            self._records[record.id] = record
+            self._ring.append(record.id)
+            self._alive += record.state is MemberState.ALIVE
+        self.changes += 1
+        self._rng.shuffle(self._ring)
 
     def set_claim(self, record: Record, claim: Claim) -> None:
         """Replace a record's claim."""

@@ -63,12 +63,16 @@ class Cluster:
         *,
         acquainted: bool = False,
         traced: bool = True,
+        digits: int = 1,
     ) -> None:
-        """Start all nodes; `change` adapts the configuration. `acquainted`: all know all from the beginning."""
+        """Start all nodes; `change` adapts the configuration. `acquainted`: all know all from the beginning.
+
+        `digits`: of the numbers in names, so that packets are as long in small clusters as in large ones.
+        """
         self.world = World(seed, traced=traced)
         self.network = Network(self.world, faults)
         self.config = change(GossipConfig(cluster_id="simulated"))
-        self.names = [f"n{number}" for number in range(nodes)]
+        self.names = [f"n{number:0{digits}}" for number in range(nodes)]
         self.cores: dict[str, Swim] = {}
         self.history: list[Happened] = []
         self._timers: dict[str, Timer] = {}
@@ -113,6 +117,13 @@ class Cluster:
         if join:
             core.join(self.world.now, [(other, PORT) for other in self.names if other != name][:3])
         self._after(name)
+        return core
+
+    def add(self, name: str) -> Swim:
+        """A new machine that joins through the first ones."""
+        self.world.add_machine(name)
+        core = self.start(name)
+        self.names.append(name)
         return core
 
     def crash(self, name: str) -> None:

@@ -91,17 +91,8 @@ class Cell(msgspec.Struct, frozen=True):
     gap_ms: int
 
 
-#: Eight cells of the grid in which SWIM goes wrong often and seldom, for a run of minutes.
-SUBSET = (
-    Cell(4, 16384, 64),
-    Cell(4, 32768, 1024),
-    Cell(8, 8192, 256),
-    Cell(16, 2048, 16),
-    Cell(16, 16384, 1024),
-    Cell(24, 32768, 4096),
-    Cell(32, 8192, 1),
-    Cell(32, 16384, 256),
-)
+#: Four cells of the grid, from few anomalies to many, for a run of minutes.
+SUBSET = (Cell(4, 16384, 64), Cell(8, 32768, 1024), Cell(16, 8192, 16), Cell(32, 16384, 256))
 
 
 def grid() -> list[Cell]:

@@ -51,6 +51,8 @@ class Counters:
         self.lost = 0
         self.duplicated = 0
         self.requests = 0
+        #: Of requests and replies over streams.
+        self.request_bytes = 0
         self.messages = 0
 
 
@@ -205,6 +207,7 @@ class Network:
     def request(self, source: str, destination: str, data: bytes, timeout: float, done: Done) -> None:
         """Connect, send `data`, wait for the reply; `done` is called on behalf of `source`, once."""
         self.counters.requests += 1
+        self.counters.request_bytes += len(data)
         world = self.world
         finished = [False]
 
@@ -218,6 +221,7 @@ class Network:
         world.after(timeout, WORLD, lambda: finish(Outcome.STALLED if accepted[0] else Outcome.SILENT))
 
         def answer(reply: bytes) -> None:
+            self.counters.request_bytes += len(reply)
             self._segment(destination, source, lambda: finish(Outcome.REPLY, reply))
 
         def serve() -> None:
