@@ -9,9 +9,10 @@ SCORE_MAX = 7
 class Awareness:
     """A score from 0 (well) to 7; every timeout is multiplied by `factor`."""
 
-    def __init__(self) -> None:
-        """Well."""
+    def __init__(self, score_max: int = SCORE_MAX) -> None:
+        """Well. With `score_max` 0 it stays so."""
         self.score = 0
+        self.score_max = score_max
 
     @property
     def factor(self) -> int:
@@ -20,7 +21,7 @@ class Awareness:
 
     def worse(self, by: int) -> None:
         """Something suggests that this member is the slow one."""
-        self.score = min(SCORE_MAX, self.score + by)
+        self.score = min(self.score_max, self.score + by)
 
     def better(self) -> None:
         """A probe succeeded."""

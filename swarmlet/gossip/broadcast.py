@@ -37,6 +37,8 @@ class BroadcastQueue:
         self._factor = factor
         self._number = 0
         self._queued: dict[tuple[NodeId, NodeId], _Queued] = {}
+        #: Of all that is queued.
+        self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._queued)
@@ -52,12 +54,19 @@ class BroadcastQueue:
         key = (subject, NodeId(update.accuser) if testimony else NodeId(""))
         if not testimony:
             for old in [queued for queued in self._queued if queued[0] == subject]:
-                del self._queued[old]
+                self._drop(old)
         if len(self._queued) >= QUEUE_MAX and key not in self._queued:
             worst = max(self._queued, key=lambda queued: self._rank(self._queued[queued]))
-            del self._queued[worst]
+            self._drop(worst)
+        elif key in self._queued:
+            self._drop(key)
         self._number += 1
-        self._queued[key] = _Queued(encode_update(update), self._number)
+        data = encode_update(update)
+        self._bytes += len(data)
+        self._queued[key] = _Queued(data, self._number)
+
+    def _drop(self, key: tuple[NodeId, NodeId]) -> None:
+        self._bytes -= len(self._queued.pop(key).data)
 
     @property
     def has_fresh(self) -> bool:
@@ -72,7 +81,10 @@ class BroadcastQueue:
         """Encoded updates of at most `budget` bytes together, counted as transmitted once more."""
         taken: list[bytes] = []
         limit = self.limit(members)
-        for key, queued in sorted(self._queued.items(), key=lambda item: self._rank(item[1])):
+        order = list(self._queued.items())
+        if self._bytes > budget or len(order) > _TAKE_MAX:
+            order.sort(key=lambda item: self._rank(item[1]))
+        for key, queued in order:
             if len(taken) >= _TAKE_MAX:
                 break
             if len(queued.data) > budget:
@@ -81,7 +93,7 @@ class BroadcastQueue:
             taken.append(queued.data)
             queued.transmits += 1
             if queued.transmits >= limit:
-                del self._queued[key]
+                self._drop(key)
         return taken
 
     @staticmethod

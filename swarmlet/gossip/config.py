@@ -35,3 +35,22 @@ class GossipConfig(msgspec.Struct, frozen=True, kw_only=True):
     #: The dead and those who left are forgotten after this time.
     reap_after: float = 24 * 3600.0
     retransmit_factor: int = 4
+    # What follows tells this protocol apart from SWIM and from memberlist. The comparison in `scripts/bench_gossip.py`
+    # switches it; an operator has no reason to.
+    #: A suspect is dead only for who looked and found silence by every path. Off: accusations count by themselves.
+    evidence: bool = True
+    #: A suspect hears of the suspicion first (Lifeguard's buddy system).
+    buddy: bool = True
+    #: Local health: timeouts grow by up to this many times themselves (Lifeguard's S). 0: never.
+    health_score_max: int = 7
+    #: Local health stretches the ping timeout too, not only the interval (the paper does, memberlist does not).
+    health_scales_timeout: bool = True
+    #: A probe is over after this many ping timeouts, or one interval if that is longer.
+    probe_timeouts: float = 2.5
+    #: News go at once to this many members. 0: with the next periodic gossip.
+    urgent_fanout: int = 6
+    #: The periodic gossip reaches members for this long after their death.
+    gossip_to_dead: float = 0.0
+    #: Suspicions last log10(members) less this times `suspicion_min`: up to 10 ** 1.5, 32 members, news reaches all
+    #: within a few round trips.
+    scale_free_log10: float = 0.5

@@ -32,19 +32,14 @@ from swarmlet.gossip.outbox import REACHABLE, Outbox
 from swarmlet.gossip.packet import (
     INCARNATION_MAX,
     METADATA_BYTES_MAX,
-    PACKET_VERSION,
-    SYNC_MEMBERS_MAX,
     Ack,
     Evidence,
     Nack,
     Packet,
     Ping,
     PingRequest,
-    SyncBody,
     Update,
     decode_packet,
-    decode_sync,
-    encode_sync,
     encode_update,
 )
 from swarmlet.gossip.probe import Purpose
@@ -65,9 +60,6 @@ INCARNATION_JUMP_MAX = 1_000_000
 WITNESSED_MAX = 16
 #: A leaving member tells this many others directly.
 LEAVE_FANOUT = 16
-#: Suspicions last longer in larger clusters, as news takes longer to spread; up to 10**1.5, 32 members, it reaches
-#: all within a few round trips.
-SCALE_FREE_LOG10 = 0.5
 _REAP_INTERVAL = 60.0
 
 _GONE = (MemberState.DEAD, MemberState.LEFT)
@@ -91,7 +83,7 @@ class Swim:
         self.config = config
         self.keyring = keyring
         self.me = me.id
-        self.awareness = Awareness()
+        self.awareness = Awareness(config.health_score_max)
         self.packets_refused = 0
         self._rng = rng
         self._view = View(rng)
@@ -99,12 +91,19 @@ class Swim:
         self._sealer = sealer
         self._outbox = Outbox(me.id, config, sealer, self._view)
         self._suspicions: dict[NodeId, Suspicion] = {}
+        #: Cached between feeds: when something is due.
+        self._deadline: float | None = None
+        #: Cached: when a suspicion is due, and for which state of affairs. None: work it out.
+        self._due: float | None = None
+        self._due_state = (0, 0, 0)
         self._is_leaving = False
         self._restarting = 0.0
         self._prober = Prober(
             me.id, config, rng, now, self._view, self._outbox, self.awareness, self._suspicions, self
         )
-        self._exchange = Exchange(me.id, config, rng, now, self._view, self._outbox, self.sync_digest)
+        self._exchange = Exchange(
+            me.id, config, rng, now, self._view, self._outbox, self._statement, self._on_synced
+        )
         self._next_reap = now + _REAP_INTERVAL
         content = Content(me.incarnation + 1, me.name, me.address[0], me.address[1], me.metadata)
         self._view.add(Record(me.id, Claim(me.incarnation, MemberState.ALIVE, content), now))
@@ -115,17 +114,29 @@ class Swim:
     @property
     def deadline(self) -> float:
         """When `on_timer` has something to do, in seconds on the core's clock."""
-        times = [
-            self._prober.deadline,
-            self._exchange.deadline,
-            self._outbox.next_gossip,
-            self._next_reap,
-        ]
-        for node, suspicion in self._suspicions.items():
-            times.append(self._dead_at(node, suspicion))
-            if suspicion.is_witness:
-                times.append(suspicion.next_ping)
-        return min(times)
+        if self._deadline is None:
+            self._deadline = min(
+                self._prober.deadline,
+                self._exchange.deadline,
+                self._outbox.next_gossip,
+                self._next_reap,
+                self._suspicions_due,
+            )
+        return self._deadline
+
+    @property
+    def _suspicions_due(self) -> float:
+        """When a suspect is to be pinged or declared dead, or earlier; worked out anew when something has changed."""
+        state = (self._view.changes, self.awareness.score, len(self._suspicions))
+        if self._due is None or state != self._due_state:
+            due = math.inf
+            scale = self._suspicion_scale()
+            for node, suspicion in self._suspicions.items():
+                due = min(due, self._dead_at(node, suspicion, scale))
+                if suspicion.is_witness:
+                    due = min(due, suspicion.next_ping)
+            self._due, self._due_state = due, state
+        return self._due
 
     def drain(self) -> list[Effect]:
         """What is to be done, in order. Each effect is handed out once."""
@@ -151,6 +162,25 @@ class Swim:
         """Exchange state with these addresses, again until somebody answers."""
         self._advance(now)
         self._exchange.join(now, seeds)
+
+    def acquaint(self, now: float, members: list[Member]) -> None:
+        """Take over members known from an earlier life or told by hand: ALIVE until found otherwise, without events."""
+        self._advance(now)
+        self._view.add_all(
+            [
+                Record(
+                    member.id,
+                    Claim(
+                        member.incarnation,
+                        MemberState.ALIVE,
+                        Content(member.incarnation + 1, member.name, *member.address, member.metadata),
+                    ),
+                    now,
+                )
+                for member in members
+                if self._view.get(member.id) is None
+            ]
+        )
 
     def leave(self, now: float) -> None:
         """Say goodbye. The core goes on spreading it until `has_left`; it refutes nothing any more."""
@@ -220,32 +250,21 @@ class Swim:
         self._prober.on_stream_result(now, probe, answer)
 
     def sync_digest(self, now: float) -> bytes:
-        """All that this member knows, for a state exchange."""
+        """What opens a state exchange."""
         self._advance(now)
-        updates = [self._statement(record, now) for record in self._view]
-        return encode_sync(
-            SyncBody(
-                version=PACKET_VERSION,
-                cluster_id=self.config.cluster_id,
-                sender=self.me,
-                updates=tuple(updates[:SYNC_MEMBERS_MAX]),
-            )
-        )
+        return self._exchange.open(now)
 
     def on_sync(self, now: float, data: bytes, source: Address) -> bytes:
-        """Another member's state; the answer is this one's. Raises WireError for another cluster's or garbage."""
+        """Another member's part of a state exchange; returns the answer. Raises WireError for another cluster's or garbage."""
         self._advance(now)
-        self._merge_sync(now, decode_sync(data, self.config.cluster_id))
-        return self.sync_digest(now)
+        return self._exchange.answer(now, data)
 
     def on_sync_reply(self, now: float, data: bytes) -> None:
         """The answer to a `Sync`. Raises WireError for another cluster's or garbage."""
         self._advance(now)
-        body = decode_sync(data, self.config.cluster_id)
-        record = self._view.get(NodeId(body.sender))
+        record = self._view.get(self._exchange.conclude(now, data))
         if record is not None:
             record.stream_failures = 0
-        self._merge_sync(now, body)
 
     def on_sync_failed(self, now: float, target: NodeId) -> None:
         """A `Sync` with `target` got no answer."""
@@ -264,8 +283,10 @@ class Swim:
         """Do what is due. Harmless when nothing is."""
         self._advance(now)
         self._prober.step(now)
-        for node, suspicion in list(self._suspicions.items()):
-            self._step_suspicion(now, node, suspicion)
+        if self._suspicions_due <= now:
+            for node, suspicion in list(self._suspicions.items()):
+                self._step_suspicion(now, node, suspicion)
+            self._due = None
         self._exchange.step(now)
         if self._prober.next_dead_ping <= now:
             self._prober.ping_the_dead(now)
@@ -279,11 +300,13 @@ class Swim:
     def _advance(self, now: float) -> None:
         """Notice that this process stood still: what is overdue for that reason must not kill others."""
         gap = now - self.deadline
+        self._deadline = None
         if gap < PAUSE_SECONDS:
             return
         self.awareness.worse(2)
         self._prober.postpone(gap, now)
         self._exchange.postpone(now)
+        self._due = None
         for node, suspicion in self._suspicions.items():
             suspicion.postpone(gap)
             record = self._view.get(node)
@@ -311,7 +334,7 @@ class Swim:
     def news_for(self, now: float, node: NodeId) -> tuple[bytes, ...]:
         """What `node` should hear first: that it is accused, if it is."""
         record = self._view.get(node)
-        if record is None or record.state is MemberState.ALIVE:
+        if record is None or record.state is MemberState.ALIVE or not self.config.buddy:
             return ()
         return (encode_update(self._statement(record, now)),)
 
@@ -327,6 +350,8 @@ class Swim:
             self._on_newcomer(now, update, synced=synced)
             return
         known = record.claim
+        if _is_known(known, update):
+            return
         if update.content > known.content.stated:
             self._take_content(now, record, update)
         if (update.incarnation, update.state) < (known.incarnation, known.state):
@@ -365,7 +390,9 @@ class Swim:
             return
         self.event(EventKind.JOINED, record)
         self._report_name_conflict(record)
-        self._outbox.broadcast(now, self._statement(record, now))
+        if not (synced and self._exchange.is_joining):
+            # Whoever joins learns of all members at once; the others know them.
+            self._outbox.broadcast(now, self._statement(record, now))
         if update.state is not MemberState.ALIVE:
             self._on_update(now, update, synced=True)
 
@@ -396,7 +423,7 @@ class Swim:
             record.since = now
             kind = EventKind.JOINED if old.state is MemberState.LEFT else EventKind.ALIVE_AGAIN
             self.event(kind, record)
-            if old.state in _GONE:
+            if old.state in _GONE and self.config.evidence:
                 self.want_sync(now, record.id)
         self._outbox.broadcast(now, self._statement(record, now))
 
@@ -460,9 +487,12 @@ class Swim:
             )
         if not suspicion.testify(NodeId(update.accuser), update.evidence, now):
             return
-        if len(suspicion.testimonies) <= self.config.confirmations + 1 or update.accuser == self.me:
+        self._due = None
+        is_own = self.config.evidence and update.accuser == self.me
+        if len(suspicion.testimonies) <= self.config.confirmations + 1 or is_own:
             self._outbox.broadcast(now, update)
-        self._weigh(now, record, suspicion)
+        if self.config.evidence:
+            self._weigh(now, record, suspicion)
 
     def _suspect(self, now: float, record: Record, claim: Claim) -> Suspicion:
         """Begin a suspicion, and decide whether this member verifies it by itself."""
@@ -470,6 +500,7 @@ class Swim:
         self._view.set_claim(record, merge(record.claim, claim))
         suspicion = Suspicion(now)
         self._suspicions[record.id] = suspicion
+        self._due = None
         if record.state is MemberState.SUSPECT and was is not MemberState.SUSPECT:
             record.since = now
             self.event(EventKind.SUSPECTED, record)
@@ -484,6 +515,7 @@ class Swim:
         answering = suspicion.count(Evidence.HOST_ANSWERS, self._may_testify)
         if answering:
             suspicion.host_answers()
+            self._due = None
         enough = min(2, self._others(record.id) + 1)
         if answering >= enough and record.state is MemberState.SUSPECT:
             self._settle(now, record, self._verdict(record, MemberState.AGENT_DOWN))
@@ -496,7 +528,7 @@ class Swim:
         record = self._view.get(node)
         if record is None or self._suspicions.get(node) is not suspicion:
             return
-        if now >= self._dead_at(node, suspicion):
+        if now >= self._dead_at(node, suspicion, self._suspicion_scale()):
             self._settle(now, record, self._verdict(record, MemberState.DEAD))
             return
         if not suspicion.is_witness or now < suspicion.next_ping:
@@ -507,17 +539,18 @@ class Swim:
         if now >= suspicion.next_stream:
             self._prober.stream_ping(now, record)
 
-    def _dead_at(self, node: NodeId, suspicion: Suspicion) -> float:
+    def _suspicion_scale(self) -> float:
+        """How much longer than configured suspicions last: in large clusters, and where this member is unwell."""
+        size = math.log10(max(1, self._view.alive)) - self.config.scale_free_log10
+        return max(1.0, size) * (self.awareness.factor if self.config.evidence else 1)
+
+    def _dead_at(self, node: NodeId, suspicion: Suspicion, scale: float) -> float:
         """When this suspect counts as dead, as things stand."""
-        size = math.log10(max(1, self._view.alive)) - SCALE_FREE_LOG10
-        scale = max(1.0, size) * self.awareness.factor
         silent = suspicion.deadline(
-            self.config,
-            me=self.me,
-            others=self._others(node),
-            scale=scale,
-            is_alive=self._may_testify,
+            self.config, me=self.me, others=self._others(node), scale=scale, is_alive=self._may_testify
         )
+        if not self.config.evidence:
+            return silent
         record = self._view.get(node)
         if record is not None and record.state is MemberState.AGENT_DOWN:
             return min(silent, record.since + self.config.agent_restart_grace)
@@ -533,7 +566,9 @@ class Swim:
         if record.restart_until > now and update.incarnation <= record.claim.incarnation:
             return
         suspicion = self._suspicions.get(record.id)
-        if suspicion is not None:
+        if not self.config.evidence:
+            contradicts = False
+        elif suspicion is not None:
             contradicts = suspicion.heard_at > suspicion.started
         else:
             contradicts = now - record.last_heard < FRESH_SECONDS
@@ -564,6 +599,7 @@ class Swim:
             return
         was = record.state
         self._view.set_claim(record, merged)
+        self._due = None
         record.since = now - update.seconds
         record.restart_until = 0.0
         if record.state is MemberState.AGENT_DOWN:
@@ -583,7 +619,7 @@ class Swim:
 
     def _others(self, suspect: NodeId) -> int:
         """How many members, besides this one and the suspect, could confirm."""
-        return self._view.alive - self._view.is_alive(suspect) - self._view.is_alive(self.me)
+        return self._view.alive - self._view.is_alive(suspect) - (not self._is_leaving)
 
     def _may_testify(self, node: NodeId) -> bool:
         return node == self.me or self._view.is_alive(node)
@@ -594,9 +630,8 @@ class Swim:
         """Exchange state with `node` as soon as possible (the prober asks for it too)."""
         self._exchange.want(now, node)
 
-    def _merge_sync(self, now: float, body: SyncBody) -> None:
-        for update in body.updates:
-            self._on_update(now, update, synced=True)
+    def _on_synced(self, now: float, update: Update) -> None:
+        self._on_update(now, update, synced=True)
 
     def _reap(self, now: float) -> None:
         """Forget those who are gone for a day."""
@@ -654,3 +689,23 @@ class Swim:
         record = self._view.get(self.me)
         assert record is not None
         return record
+
+
+def _is_known(claim: Claim, update: Update) -> bool:
+    """Whether an update repeats what is held already: most do, so they are told at once."""
+    content = claim.content
+    return (
+        update.incarnation == claim.incarnation
+        and update.state is claim.state
+        and (update.state is MemberState.ALIVE or update.state in _GONE)
+        and (
+            update.content == 0
+            or (
+                update.content == content.stated
+                and update.metadata == content.metadata
+                and update.host == content.host
+                and update.port == content.port
+                and update.name == content.name
+            )
+        )
+    )

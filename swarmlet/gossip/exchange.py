@@ -1,4 +1,8 @@
-"""State exchange over streams (push/pull): joining, the periodic exchange, and whom to exchange with at once."""
+"""State exchange over streams (push/pull): joining, the periodic exchange, and what one exchange carries.
+
+Digest, then delta: members fall into buckets by the hash of their id; one mark per bucket tells which buckets
+differ, and only their members travel. Equal states cost some bytes per bucket instead of some hundred per member.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,17 @@ from collections.abc import Callable
 from swarmlet.gossip.config import GossipConfig
 from swarmlet.gossip.effect import Address, MemberState, Sync
 from swarmlet.gossip.outbox import Outbox
-from swarmlet.gossip.view import View
+from swarmlet.gossip.packet import (
+    PACKET_VERSION,
+    SYNC_BUCKETS_MAX,
+    SYNC_MEMBERS_MAX,
+    SyncBody,
+    SyncKind,
+    Update,
+    decode_sync,
+    encode_sync,
+)
+from swarmlet.gossip.view import Record, View
 from swarmlet.ids import NodeId
 
 #: Members to exchange state with as soon as possible, kept at a time.
@@ -18,6 +32,8 @@ _JOIN_RETRY_SECONDS = 1.0
 _JOIN_RETRY_SECONDS_MAX = 10.0
 #: Above this size the state is exchanged less often (memberlist: every doubling adds one interval).
 _SYNC_SCALE_FROM = 32
+#: About this many members share a bucket: smaller ones make digests longer, larger ones deltas.
+_BUCKET_MEMBERS = 8
 
 
 class Exchange:
@@ -31,9 +47,10 @@ class Exchange:
         now: float,
         view: View,
         outbox: Outbox,
-        request: Callable[[float], bytes],
+        statement: Callable[[Record, float], Update],
+        merge: Callable[[float, Update], None],
     ) -> None:
-        """`request` makes the bytes that open an exchange."""
+        """`statement`: what this member holds about another, in full. `merge` takes one claim."""
         #: When the next periodic exchange, and the next try to join, are due.
         self.next_sync = now + rng.random() * config.sync_interval
         self.next_join = math.inf
@@ -44,7 +61,8 @@ class Exchange:
         self._rng = rng
         self._view = view
         self._outbox = outbox
-        self._request = request
+        self._statement = statement
+        self._merge = merge
         self._seeds: list[Address] = []
         self._join_wait = _JOIN_RETRY_SECONDS
         self._wanted: list[NodeId] = []
@@ -53,6 +71,11 @@ class Exchange:
     def deadline(self) -> float:
         """When `step` has something to do."""
         return min(self.next_sync, self.next_join)
+
+    @property
+    def is_joining(self) -> bool:
+        """Whether this member still looks for its cluster, as far as it knows."""
+        return self.next_join < math.inf
 
     def postpone(self, now: float) -> None:
         """This member was not running: nothing is due before `now`."""
@@ -81,7 +104,7 @@ class Exchange:
         if self._view.alive > 1 or self.is_quiet:
             self.next_join = math.inf
             return
-        data = self._request(now)
+        data = self.open(now)
         for address in self._seeds:
             self._outbox.effects.append(Sync(address, NodeId(""), data))
         self.next_join = now + self._join_wait
@@ -96,6 +119,97 @@ class Exchange:
             records = self._view.pick(1, (MemberState.ALIVE,), self._me)
         if self.is_quiet or not records:
             return
-        data = self._request(now)
+        data = self.open(now)
         for record in records:
             self._outbox.effects.append(Sync(record.address, record.id, data))
+
+    # What an exchange carries
+
+    def open(self, now: float) -> bytes:
+        """The digest that opens an exchange, with what this member states of itself."""
+        size = max(1, len(self._view) // _BUCKET_MEMBERS)
+        count = min(SYNC_BUCKETS_MAX, 1 << (size - 1).bit_length())
+        own = [record for record in [self._view.get(self._me)] if record is not None]
+        return self._encode(now, own, kind=SyncKind.DIGEST, marks=tuple(self._marks(count)))
+
+    def answer(self, now: float, data: bytes) -> bytes:
+        """The reply to another member's request. Raises WireError for another cluster's or garbage."""
+        body = decode_sync(data, self._config.cluster_id)
+        self._take(now, body)
+        match body.kind:
+            case SyncKind.FULL:
+                return self._encode(now, list(self._view), kind=SyncKind.PUSH)
+            case SyncKind.DIGEST if body.marks:
+                count = len(body.marks)
+                mine = self._marks(count)
+                differing = tuple(bucket for bucket in range(count) if mine[bucket] != body.marks[bucket])
+                records = self._in_buckets(count, differing)
+                return self._encode(now, records, kind=SyncKind.DELTA, differing=differing, buckets=count)
+            case _:
+                return self._encode(now, [], kind=SyncKind.PUSH)
+
+    def conclude(self, now: float, data: bytes) -> NodeId:
+        """Take a reply, and tell its sender what it lacks. Returns the sender. Raises WireError as `answer`."""
+        body = decode_sync(data, self._config.cluster_id)
+        self._take(now, body)
+        sender = NodeId(body.sender)
+        peer = self._view.get(sender)
+        if body.kind is SyncKind.DELTA and body.buckets and peer is not None:
+            stated = {update.id: update for update in body.updates}
+            lacking = [
+                record
+                for record in self._in_buckets(body.buckets, body.differing)
+                if _is_news(record, stated.get(record.id))
+            ]
+            if lacking:
+                push = self._encode(now, lacking, kind=SyncKind.PUSH)
+                self._outbox.effects.append(Sync(peer.address, sender, push))
+        return sender
+
+    def _take(self, now: float, body: SyncBody) -> None:
+        for update in body.updates:
+            self._merge(now, update)
+
+    def _marks(self, count: int) -> list[int]:
+        marks = [0] * count
+        for record in self._view:
+            marks[record.hash % count] ^= record.mark
+        return marks
+
+    def _in_buckets(self, count: int, buckets: tuple[int, ...]) -> list[Record]:
+        wanted = frozenset(buckets)
+        return [record for record in self._view if record.hash % count in wanted]
+
+    def _encode(
+        self,
+        now: float,
+        records: list[Record],
+        *,
+        kind: SyncKind,
+        marks: tuple[int, ...] = (),
+        differing: tuple[int, ...] = (),
+        buckets: int = 0,
+    ) -> bytes:
+        updates = tuple(self._statement(record, now) for record in records[:SYNC_MEMBERS_MAX])
+        return encode_sync(
+            SyncBody(
+                version=PACKET_VERSION,
+                cluster_id=self._config.cluster_id,
+                sender=self._me,
+                updates=updates,
+                kind=kind,
+                marks=marks,
+                differing=differing,
+                buckets=buckets,
+            )
+        )
+
+
+def _is_news(record: Record, stated: Update | None) -> bool:
+    """Whether `record` says more than the other side's statement."""
+    if stated is None:
+        return True
+    claim = record.claim
+    return (claim.incarnation, claim.state) > (stated.incarnation, stated.state) or (
+        claim.content.stated > stated.content
+    )

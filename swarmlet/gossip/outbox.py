@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 
 from swarmlet.gossip.broadcast import BroadcastQueue
 from swarmlet.gossip.config import GossipConfig
@@ -12,9 +13,7 @@ from swarmlet.gossip.packet import Message, Update, encode_packet, updates_budge
 from swarmlet.gossip.view import View
 from swarmlet.ids import NodeId
 
-#: Changes are sent at once to this many members, then by the periodic gossip.
-URGENT_FANOUT = 6
-#: But bursts are this far apart.
+#: Changes are sent at once, then by the periodic gossip; but bursts are this far apart.
 URGENT_GAP_SECONDS = 0.02
 
 #: States in which a member may be reached.
@@ -35,6 +34,8 @@ class Outbox:
         self._view = view
         self._queue = BroadcastQueue(config.retransmit_factor)
         self._last_gossip = -math.inf
+        #: Where this member's periodic gossip lies within the interval.
+        self._phase = zlib.crc32(me.encode()) / 2**32 * config.gossip_interval
 
     def drain(self) -> list[Effect]:
         """The effects so far; each is handed out once."""
@@ -48,7 +49,12 @@ class Outbox:
     def broadcast(self, now: float, update: Update) -> None:
         """Queue an update, and send it soon: at once, unless something was sent just now."""
         self._queue.add(update)
-        self.next_gossip = min(self.next_gossip, max(now, self._last_gossip + URGENT_GAP_SECONDS))
+        if self._config.urgent_fanout:
+            at = max(now, self._last_gossip + URGENT_GAP_SECONDS)
+        else:
+            interval = self._config.gossip_interval
+            at = self._phase + math.ceil((now - self._phase) / interval) * interval
+        self.next_gossip = min(self.next_gossip, at)
 
     def is_spreading(self, subject: NodeId) -> bool:
         """Whether news of `subject` still has transmissions left."""
@@ -56,9 +62,13 @@ class Outbox:
 
     def gossip(self, now: float) -> None:
         """Send what is queued to some members; again after an interval while anything is left."""
-        fanout = URGENT_FANOUT if self._queue.has_fresh else self._config.gossip_fanout
+        config = self._config
+        fanout = (
+            max(config.gossip_fanout, config.urgent_fanout) if self._queue.has_fresh else config.gossip_fanout
+        )
         self._last_gossip = now
-        for record in self._view.pick(fanout, REACHABLE, self._me):
+        dead_since = now - config.gossip_to_dead if config.gossip_to_dead else math.inf
+        for record in self._view.pick(fanout, REACHABLE, self._me, dead_since=dead_since):
             if not len(self._queue):
                 break
             self.send(record.address, ())

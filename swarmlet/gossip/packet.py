@@ -24,6 +24,8 @@ METADATA_BYTES_MAX = 512
 SYNC_BYTES_MAX = 8 * 1024 * 1024
 #: Members that one state exchange may carry.
 SYNC_MEMBERS_MAX = 20_000
+#: Buckets that a digest may have: 8 B each.
+SYNC_BUCKETS_MAX = 1024
 #: Incarnations grow by one per refutation; anything near this is not honest.
 INCARNATION_MAX = 2**53
 
@@ -114,13 +116,39 @@ class _OutgoingPacket(Record):
     updates: tuple[msgspec.Raw, ...]
 
 
+class SyncKind(IntEnum):
+    """What a state exchange's body is."""
+
+    #: All that the sender knows, and the wish to hear the same.
+    FULL = 0
+    #: A digest: one mark per bucket of members; the answer is what differs.
+    DIGEST = 1
+    #: The answer to a digest: the sender's members in the buckets that differ.
+    DELTA = 2
+    #: What the other side lacks; nothing is wanted in return.
+    PUSH = 3
+
+
 class SyncBody(Record):
-    """All that the sender knows (push/pull), over an authenticated stream."""
+    """One step of a state exchange (push/pull), over an authenticated stream."""
 
     version: int
     cluster_id: Annotated[str, msgspec.Meta(max_length=64)]
     sender: _Id
     updates: Annotated[tuple[Update, ...], msgspec.Meta(max_length=SYNC_MEMBERS_MAX)] = ()
+    kind: SyncKind = SyncKind.FULL
+    #: DIGEST: the mark of each bucket. A member's bucket is its id's hash modulo their number.
+    marks: Annotated[
+        tuple[Annotated[int, msgspec.Meta(ge=0, le=2**62 - 1)], ...],
+        msgspec.Meta(max_length=SYNC_BUCKETS_MAX),
+    ] = ()
+    #: DELTA: the buckets that differ.
+    differing: Annotated[
+        tuple[Annotated[int, msgspec.Meta(ge=0, lt=SYNC_BUCKETS_MAX)], ...],
+        msgspec.Meta(max_length=SYNC_BUCKETS_MAX),
+    ] = ()
+    #: DELTA: how many buckets there are.
+    buckets: Annotated[int, msgspec.Meta(ge=0, le=SYNC_BUCKETS_MAX)] = 0
 
 
 _packet_codec: Codec[Packet] = Codec(Packet, limit=PACKET_BYTES_MAX)

@@ -25,6 +25,8 @@ STREAM_AGAIN_SECONDS = 2.0
 PATH_FAILURES_WARN = 3
 #: Slower answers are those of a member that stood still, and say nothing about the network.
 ROUND_TRIP_MAX = 1.0
+#: A relay says after this share of the ping timeout that it got no answer, so that the nack is in time (Lifeguard).
+NACK_SHARE = 0.8
 
 _GONE = (MemberState.DEAD, MemberState.LEFT)
 
@@ -125,8 +127,9 @@ class Prober:
         record = self._view.next_to_probe(self._me, now)
         if record is None or self.is_quiet:
             return
-        timeout = max(self._config.ping_timeout_min, 4 * record.round_trip) * factor
-        window = max(self._config.probe_interval * factor, 2.5 * timeout)
+        timeout = max(self._config.ping_timeout_min, 4 * record.round_trip)
+        timeout *= factor if self._config.health_scales_timeout else 1
+        window = max(self._config.probe_interval * factor, self._config.probe_timeouts * timeout)
         self.next_probe = now + window
         self._probe = Probe(record.id, now, timeout, window)
         self.ping(now, record, Purpose.PROBE)
@@ -217,7 +220,7 @@ class Prober:
         known = self._view.get(target)
         address = known.address if known is not None else (request.host, request.port)
         sequence = self._pings.new(target, Purpose.RELAY, now)
-        nack_at = now + self._config.ping_timeout_min
+        nack_at = now + NACK_SHARE * self._config.ping_timeout_min
         self._relays[sequence] = Relay(target, source, request.sequence, nack_at)
         self._outbox.send(address, (Ping(sequence=sequence, target=target),))
 
@@ -225,7 +228,7 @@ class Prober:
         """The member answered this one, directly or through a relay."""
         record.last_heard = now
         suspicion = self._suspicions.get(record.id)
-        if suspicion is not None:
+        if suspicion is not None and self._config.evidence:
             suspicion.heard_at = now
             suspicion.testimonies.pop(self._me, None)
         if self._probe is not None and self._probe.target == record.id:
@@ -259,6 +262,8 @@ class Prober:
             return
         if answer is StreamAnswer.ACK:
             self._heard_by_stream(now, record)
+            return
+        if not self._config.evidence:
             return
         evidence = Evidence.SILENT if answer is StreamAnswer.SILENT else Evidence.HOST_ANSWERS
         if self._probe is not None and self._probe.target == record.id and not self._probe.acked:

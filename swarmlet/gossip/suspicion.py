@@ -87,6 +87,8 @@ class Suspicion:
             return math.inf
         shortest = config.suspicion_min * scale
         longest = shortest * config.suspicion_factor_max
+        if not config.evidence:
+            return self.started + self._by_accusations(config, others, shortest, longest)
         lasts = longest
         mine = self.testimonies.get(me)
         if mine is Evidence.SILENT and not self.count(Evidence.HOST_ANSWERS, is_alive):
@@ -98,3 +100,11 @@ class Suspicion:
                 share = math.log(min(confirmed, needed) + 1) / math.log(needed + 1)
                 lasts = max(shortest, longest - (longest - shortest) * share)
         return max(self.silent_since + lasts, self.heard_at + longest)
+
+    def _by_accusations(self, config: GossipConfig, others: int, shortest: float, longest: float) -> float:
+        """Lifeguard's rule as it is: whoever accuses confirms."""
+        needed = config.confirmations if config.confirmations < others else 0
+        if needed == 0:
+            return shortest
+        share = math.log(min(len(self.testimonies) - 1, needed) + 1) / math.log(needed + 1)
+        return max(shortest, longest - (longest - shortest) * share)

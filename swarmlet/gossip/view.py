@@ -6,9 +6,10 @@ travel (SWIM section 4.2; the higher incarnation wins, then the graver state).
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -18,6 +19,8 @@ from swarmlet.ids import NodeId
 
 #: Members kept, the dead included: the largest cluster aimed at, twice. Beyond it newcomers are ignored.
 MEMBERS_MAX = 20_000
+#: Above this size members are picked by trial: in smaller clusters the choice is exhaustive, so that it always succeeds.
+DRAWN_FROM = 32
 
 
 class Content(msgspec.Struct, frozen=True, order=True, gc=False):
@@ -58,6 +61,8 @@ class Record:
     """One member: the merged claim, and what this member observed by itself."""
 
     __slots__ = (
+        "_hash",
+        "_mark",
         "claim",
         "id",
         "last_heard",
@@ -72,6 +77,8 @@ class Record:
         """First heard of at `now`."""
         self.id = node
         self.claim = claim
+        self._hash = 0
+        self._mark: tuple[Claim, int] | None = None
         self.since = now
         self.restart_until = 0.0
         #: When it last answered this member.
@@ -87,6 +94,23 @@ class Record:
     def state(self) -> MemberState:
         """The state as claimed."""
         return self.claim.state
+
+    @property
+    def hash(self) -> int:
+        """The same on every member: decides in which bucket of a digest this record is."""
+        if not self._hash:
+            self._hash = int.from_bytes(hashlib.blake2b(self.id.encode(), digest_size=8).digest())
+        return self._hash
+
+    @property
+    def mark(self) -> int:
+        """62 bits that are the same wherever the claim is the same."""
+        if self._mark is None or self._mark[0] is not self.claim:
+            claim = self.claim
+            text = f"{claim.incarnation} {claim.state.value} {claim.content.stated}"
+            data = hashlib.blake2b(text.encode(), digest_size=8).digest()
+            self._mark = (claim, (self.hash ^ int.from_bytes(data)) * 0x9E3779B97F4A7C15 % 2**62)
+        return self._mark[1]
 
     @property
     def address(self) -> Address:
@@ -118,6 +142,8 @@ class View:
         self._ring: list[NodeId] = []
         self._position = 0
         self._alive = 0
+        #: Counts changes of who is ALIVE: what was worked out before another count may be out of date.
+        self.changes = 0
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self._records.values())
@@ -146,17 +172,29 @@ class View:
         self._records[record.id] = record
         self._ring.insert(self._rng.randint(0, len(self._ring)), record.id)
         self._alive += record.state is MemberState.ALIVE
+        self.changes += 1
         return True
+
+    def add_all(self, records: list[Record]) -> None:
+        """Keep many new records at once, as far as there is room."""
+        for record in records[: max(0, MEMBERS_MAX - len(self._records))]:
+            self._records[record.id] = record
+            self._ring.append(record.id)
+            self._alive += record.state is MemberState.ALIVE
+        self.changes += 1
+        self._rng.shuffle(self._ring)
 
     def set_claim(self, record: Record, claim: Claim) -> None:
         """Replace a record's claim."""
         self._alive += (claim.state is MemberState.ALIVE) - (record.state is MemberState.ALIVE)
+        self.changes += claim.state is not record.claim.state
         record.claim = claim
 
     def remove(self, node: NodeId) -> None:
         """Forget `node`."""
         record = self._records.pop(node)
         self._alive -= record.state is MemberState.ALIVE
+        self.changes += 1
         self._ring.remove(node)
 
     def next_to_probe(self, me: NodeId, now: float) -> Record | None:
@@ -171,11 +209,32 @@ class View:
                 return record
         return None
 
-    def pick(self, count: int, states: tuple[MemberState, ...], *besides: NodeId) -> list[Record]:
-        """Up to `count` random members in one of `states`."""
-        found = [
-            record
-            for record in self._records.values()
-            if record.claim.state in states and record.id not in besides and record.claim.content.stated
-        ]
+    def pick(
+        self, count: int, states: tuple[MemberState, ...], *besides: NodeId, dead_since: float = math.inf
+    ) -> list[Record]:
+        """Up to `count` random members in one of `states`, or dead since `dead_since` or later."""
+
+        def is_wanted(record: Record) -> bool:
+            claim = record.claim
+            wanted = claim.state in states or (claim.state is MemberState.DEAD and record.since >= dead_since)
+            return wanted and record.id not in besides and claim.content.stated > 0
+
+        if len(self._ring) > DRAWN_FROM:
+            found = self._draw(count, is_wanted)
+            if len(found) == count:
+                return found
+        found = [record for record in self._records.values() if is_wanted(record)]
         return self._rng.sample(found, min(count, len(found)))
+
+    def _draw(self, count: int, is_wanted: Callable[[Record], bool]) -> list[Record]:
+        """Random members by trial, without looking at all; perhaps too few."""
+        found: dict[NodeId, Record] = {}
+        size = len(self._ring)
+        for _ in range(4 * count):
+            node = self._ring[int(self._rng.random() * size)]
+            record = self._records[node]
+            if node not in found and is_wanted(record):
+                found[node] = record
+                if len(found) == count:
+                    break
+        return list(found.values())

@@ -60,12 +60,19 @@ class Cluster:
         nodes: int,
         faults: Faults | None = None,
         change: Callable[[GossipConfig], GossipConfig] = lambda config: config,
+        *,
+        acquainted: bool = False,
+        traced: bool = True,
+        digits: int = 1,
     ) -> None:
-        """Start all nodes; `change` adapts the configuration."""
-        self.world = World(seed)
+        """Start all nodes; `change` adapts the configuration. `acquainted`: all know all from the beginning.
+
+        `digits`: of the numbers in names, so that packets are as long in small clusters as in large ones.
+        """
+        self.world = World(seed, traced=traced)
         self.network = Network(self.world, faults)
         self.config = change(GossipConfig(cluster_id="simulated"))
-        self.names = [f"n{number}" for number in range(nodes)]
+        self.names = [f"n{number:0{digits}}" for number in range(nodes)]
         self.cores: dict[str, Swim] = {}
         self.history: list[Happened] = []
         self._timers: dict[str, Timer] = {}
@@ -74,16 +81,27 @@ class Cluster:
         for name in self.names:
             self.world.add_machine(name)
         for name in self.names:
-            self.start(name)
+            self.start(name, join=not acquainted)
+        if acquainted:
+            members = [self.member(name) for name in self.names]
+            for name in self.names:
+                self.cores[name].acquaint(self.world.now, members)
+                self._after(name)
 
     # Nodes
 
-    def start(self, name: str) -> Swim:
+    def member(self, name: str) -> Member:
+        """A member as it is before it has met anybody."""
+        return Member(
+            id=NodeId(name), name=name, address=(name, PORT), state=MemberState.ALIVE, incarnation=0
+        )
+
+    def start(self, name: str, *, join: bool = True) -> Swim:
         """Start (or restart) one member from nothing but its identity and the others' addresses."""
         machine = self.world.machines[name]
         if machine.power is not Power.RUNNING:
             self.world.start(name)
-        me = Member(id=NodeId(name), name=name, address=(name, PORT), state=MemberState.ALIVE, incarnation=0)
+        me = self.member(name)
         rng = self.world.rng("gossip", name, machine.life)
         core = Swim(me, self.config, Keyring(_KEY), rng, self.world.now)
         self.cores[name] = core
@@ -96,8 +114,16 @@ class Cluster:
             ),
             on_request=lambda data, source: self._serve(name, data, source),
         )
-        core.join(self.world.now, [(other, PORT) for other in self.names if other != name][:3])
+        if join:
+            core.join(self.world.now, [(other, PORT) for other in self.names if other != name][:3])
         self._after(name)
+        return core
+
+    def add(self, name: str) -> Swim:
+        """A new machine that joins through the first ones."""
+        self.world.add_machine(name)
+        core = self.start(name)
+        self.names.append(name)
         return core
 
     def crash(self, name: str) -> None:
@@ -141,11 +167,13 @@ class Cluster:
             if event.kind is kind and event.time >= since and subject in {None, event.subject}
         ]
 
-    def run_until_known(self, subject: str, state: MemberState, limit: float) -> float | None:
+    def run_until_known(
+        self, subject: str, state: MemberState, limit: float, step: float = 0.05
+    ) -> float | None:
         """Let time pass until all running members see it; the seconds that took, or None beyond `limit`."""
         started = self.world.now
         while self.world.now - started < limit:
-            self.world.run_for(0.05)
+            self.world.run_for(step)
             if self.agrees(subject, state):
                 return self.world.now - started
         return None
@@ -174,14 +202,22 @@ class Cluster:
         core = self.cores[name]
         for effect in core.drain():
             self._perform(name, effect)
+        deadline = core.deadline
         timer = self._timers.get(name)
         if timer is not None:
+            if timer.time <= deadline and timer.life == self.world.machines[name].life:
+                return
             timer.cancel()
-        self._timers[name] = self.world.at(core.deadline, name, lambda: self._on_timer(name, core))
+        self._timers[name] = self.world.at(deadline, name, lambda: self._on_timer(name, core))
 
     def _on_timer(self, name: str, core: Swim) -> None:
-        if self.cores[name] is core:
-            self._feed(name, lambda core: core.on_timer(self.world.now))
+        """The timer is due, or was when it was armed: the deadline may have moved on."""
+        del self._timers[name]
+        if self.cores[name] is not core:
+            return
+        if core.deadline <= self.world.now:
+            core.on_timer(self.world.now)
+        self._after(name)
 
     def _perform(self, name: str, effect: Effect) -> None:
         match effect:

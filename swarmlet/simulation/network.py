@@ -51,6 +51,8 @@ class Counters:
         self.lost = 0
         self.duplicated = 0
         self.requests = 0
+        #: Of requests and replies over streams.
+        self.request_bytes = 0
         self.messages = 0
 
 
@@ -76,6 +78,8 @@ class Network:
         self._requests: dict[str, RequestHandler] = {}
         self._messages: dict[str, DatagramHandler] = {}
         self._buffered: dict[str, int] = {}
+        #: Nodes whose traffic is withheld, and their datagrams until it is released: out, in.
+        self._withheld: dict[str, tuple[list[Callable[[], None]], list[Callable[[], None]]]] = {}
         #: When the last stream message on a path arrives: the next may not overtake it.
         self._stream_tail: dict[tuple[str, str], float] = {}
 
@@ -116,8 +120,33 @@ class Network:
         self._datagram_cuts.clear()
         self.world.trace("heal")
 
+    def withhold(self, node: str) -> None:
+        """Keep back all that `node` sends and what is sent to it, while its process and its timers run on."""
+        self._withheld[node] = ([], [])
+        self.world.trace("withhold", node)
+
+    def release(self, node: str) -> None:
+        """Let `node`'s traffic go on: what was kept back arrives now, as far as buffers held it."""
+        outgoing, incoming = self._withheld.pop(node)
+        self.world.trace("release", node)
+        for deliver in (*outgoing, *incoming):
+            deliver()
+
+    def _keep_back(self, node: str, direction: int, deliver: Callable[[], None]) -> None:
+        queue = self._withheld[node][direction]
+        if len(queue) < SOCKET_BUFFER_DATAGRAMS:
+            queue.append(deliver)
+
     def can_reach(self, source: str, destination: str) -> bool:
         """Whether the path is open this way and both machines have power."""
+        return (
+            source not in self._withheld
+            and destination not in self._withheld
+            and self._has_path(source, destination)
+        )
+
+    def _has_path(self, source: str, destination: str) -> bool:
+        """As `can_reach`, for a datagram that may be kept back at its destination."""
         return (
             (source, destination) not in self._cuts
             and self.world.power(source) is not Power.OFF
@@ -128,6 +157,9 @@ class Network:
 
     def send(self, source: str, destination: str, data: bytes) -> None:
         """Send one datagram, UDP-like."""
+        if source in self._withheld:
+            self._keep_back(source, 0, lambda: self.send(source, destination, data))
+            return
         self.counters.datagrams += 1
         self.counters.datagram_bytes += len(data)
         if destination not in self.world.machines:
@@ -135,7 +167,7 @@ class Network:
         faults = self.faults
         if (
             (source, destination) in self._datagram_cuts
-            or not self.can_reach(source, destination)
+            or not self._has_path(source, destination)
             or self._rng.random() < faults.loss
         ):
             self.counters.lost += 1
@@ -152,17 +184,22 @@ class Network:
 
     def _arrive(self, source: str, destination: str, data: bytes) -> None:
         """A datagram is at the destination's kernel: to the process, its buffer, or nowhere."""
+        if destination in self._withheld:
+            self._keep_back(destination, 1, lambda: self._arrive(source, destination, data))
+            return
         handler = self._datagrams.get(destination)
         power = self.world.power(destination)
-        if handler is None or not self.can_reach(source, destination) or power is Power.CRASHED:
+        if handler is None or not self._has_path(source, destination) or power is Power.CRASHED:
+            return
+        self.world.trace("datagram", source, destination, data)
+        if power is Power.RUNNING:
+            self._buffered[destination] = 0
+            self.world.act(destination, lambda: handler(data, source))
             return
         if power is Power.PAUSED:
             if self._buffered.get(destination, 0) >= SOCKET_BUFFER_DATAGRAMS:
                 return
             self._buffered[destination] = self._buffered.get(destination, 0) + 1
-        else:
-            self._buffered[destination] = 0
-        self.world.trace("datagram", source, destination, data)
         self.world.at(self.world.now, destination, lambda: handler(data, source))
 
     # Streams
@@ -170,6 +207,7 @@ class Network:
     def request(self, source: str, destination: str, data: bytes, timeout: float, done: Done) -> None:
         """Connect, send `data`, wait for the reply; `done` is called on behalf of `source`, once."""
         self.counters.requests += 1
+        self.counters.request_bytes += len(data)
         world = self.world
         finished = [False]
 
@@ -183,6 +221,7 @@ class Network:
         world.after(timeout, WORLD, lambda: finish(Outcome.STALLED if accepted[0] else Outcome.SILENT))
 
         def answer(reply: bytes) -> None:
+            self.counters.request_bytes += len(reply)
             self._segment(destination, source, lambda: finish(Outcome.REPLY, reply))
 
         def serve() -> None:
