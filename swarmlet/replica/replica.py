@@ -265,9 +265,9 @@ class Replica:
                 break
         if unknown is not None:
             raise unknown
-        if isinstance(last, NotLeader):
-            last = NoLeader(f"no leader answered within {timeout_seconds:g} s")
-        raise last
+        if self.consensus.is_stopped:
+            raise last
+        raise NoLeader(f"no leader answered within {timeout_seconds:g} s: {last}") from last
 
     async def _here(self, applied: Applied, deadline: float) -> Applied:
         """Wait until what the leader applied is applied here too, so that the caller reads its own write."""
