@@ -45,10 +45,11 @@ from swarmlet.model.cluster import ClusterSettings
 from swarmlet.model.node import DriverInfo, Node
 from swarmlet.network.address import advertised_address
 from swarmlet.network.port import owner_of
+from swarmlet.raft.bootstrap import bootstrap, complete
 from swarmlet.raft.core import Raft
 from swarmlet.raft.disk_log import DiskLog
 from swarmlet.raft.memory_log import MemoryLog
-from swarmlet.raft.message import ConfigState, SnapshotMeta
+from swarmlet.raft.message import SnapshotMeta
 from swarmlet.raft.options import RaftConfig
 from swarmlet.replica.directory import NodeDirectory
 from swarmlet.replica.replica import Replica
@@ -205,9 +206,8 @@ class Daemon:
             log_store = DiskLog.open(str(data / "raft"), self.identity.cluster)
         if self.founding is not None and not log_store.snapshot_meta().index:
             # The cluster begins as this one voter, with an empty state at index 1.
-            first = ConfigState(voters=(peer_id(self.identity.node),))
-            meta = SnapshotMeta(index=1, term=1, config=first)  # type: ignore[arg-type]
-            log_store.save_snapshot(meta, b"".join(StateMachine().save()))
+            bootstrap(log_store, (peer_id(self.identity.node),), b"".join(StateMachine().save()))
+        complete(log_store)
         meta = log_store.snapshot_meta()
         if not meta.index:
             return log_store, StateMachine(), meta

@@ -6,18 +6,21 @@ Nothing here decides anything about consensus; the order of effects is the contr
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import structlog
+from msgspec import structs
 
-from swarmlet.errors import StorageError, SwarmletError, WireError
+from swarmlet.errors import StorageError, SwarmletError, Unavailable, WireError
 from swarmlet.ids import ClusterId, NodeId, PeerId, peer_id
 from swarmlet.raft.core import Raft
+from swarmlet.raft.log import entry_bytes
 from swarmlet.raft.message import (
     PACKET_VERSION,
-    ConfigState,
+    ConfigChange,
     Entry,
     HardState,
     Message,
@@ -30,17 +33,25 @@ from swarmlet.raft.ready import ReadState, Ready, SoftState
 
 log = structlog.get_logger(__name__)
 
-#: Messages batched into one packet to a peer; an append carries up to 1 MiB of entries, so a packet stays
-#: well under the frame limit.
+#: Messages batched into one packet to a peer, and their bytes of entries: an append carries up to 1 MiB, or one
+#: entry of 4 MiB, and a packet has to stay below the 8 MiB of a message.
 PACKET_MESSAGES_MAX = 64
+PACKET_BYTES_MAX = 2 * 1024 * 1024
 #: Readys whose disk write is under way. The core takes no more work from us beyond this; proposals queue in it.
 READYS_IN_FLIGHT_MAX = 256
 #: Event loops round timers to milliseconds and may ring early; ringing early costs a wake-up that does nothing.
 TIMER_SLACK_SECONDS = 0.002
 
 
+STOPPING = "this node is stopping: it takes no part in the cluster's consensus any more"
+
+
 class Writer(Protocol):
     """The thread that owns the log on disk."""
+
+    @property
+    def is_full(self) -> bool:
+        """`submit` would refuse."""
 
     def submit(
         self,
@@ -51,6 +62,12 @@ class Writer(Protocol):
         must_sync: bool,
     ) -> None:
         """Queue one Ready's writes, in order."""
+
+    def run(self, action: Callable[[], None]) -> None:
+        """Do something else with the log between two writes."""
+
+    def close(self) -> None:
+        """Finish what is queued."""
 
 
 class Applier(Protocol):
@@ -73,12 +90,15 @@ class Consensus:
         cluster_id: ClusterId,
         applier: Applier,
         clock: Callable[[], float],
-        send: Callable[[PeerId, bytes], None],
+        send: Callable[[PeerId, bytes], bool],
         on_reads: Callable[[tuple[ReadState, ...]], None],
         on_role: Callable[[SoftState], None],
         on_failure: Callable[[StorageError], None],
+        on_offered: Callable[[PeerId], None] = lambda peer: None,
     ) -> None:
-        """`clock` is boot time in seconds; `send` may drop; `on_failure` stops the node."""
+        """`clock` is boot time in seconds; `send` may drop, and says so by False; `on_failure` stops the node;
+        `on_offered` hears that a snapshot message has left for a peer, and reports how that ends.
+        """
         self.core = core
         self.writer: Writer | None = None
         self._cluster_id = cluster_id
@@ -88,11 +108,19 @@ class Consensus:
         self._on_reads = on_reads
         self._on_role = on_role
         self._on_failure = on_failure
+        self._on_offered = on_offered
         self._waiting: deque[tuple[Ready, bool]] = deque()
         self._outbox: dict[PeerId, list[Message]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._armed_for = 0.0
         self._is_pumping = False
+        self._is_pump_due = False
         self._is_stopped = False
+
+    @property
+    def is_stopped(self) -> bool:
+        """Nothing leaves this node any more."""
+        return self._is_stopped
 
     # Input.
 
@@ -114,37 +142,77 @@ class Consensus:
             elif message.kind is MessageKind.SNAPSHOT:
                 snapshots.append(message)
             else:
-                self.step(message, pump=False)
+                self._step(message)
         self.pump()
         return tuple(snapshots)
 
-    def step(self, message: Message, *, pump: bool = True) -> None:
+    def step(self, message: Message) -> None:
         """Hand one message to the core; what is wrong with it is the sender's fault and ends here."""
+        self._step(message)
+        self.pump()
+
+    def _step(self, message: Message) -> None:
         if self._is_stopped:
             return
-        try:
-            self.core.step(self._clock(), message)
-        except SwarmletError as error:
-            log.debug("raft.message_dropped", kind=message.kind.name, reason=str(error))
-        if pump:
+        with self._guarded():
+            try:
+                self.core.step(self._clock(), message)
+            except StorageError:
+                raise
+            except SwarmletError as error:
+                log.debug("raft.message_dropped", kind=message.kind.name, reason=str(error))
+
+    def propose(self, data: bytes) -> None:
+        """Append as the leader. Raises NotLeader, Overloaded; then nothing was appended.
+
+        It leaves at the end of the loop's turn, together with whatever else is proposed in it.
+        """
+        with self._answering():
+            self.core.propose(data)
+        self._pump_soon()
+
+    def propose_config(self, change: ConfigChange) -> None:
+        """Append a configuration change as the leader. Raises NotLeader, Conflict, Overloaded."""
+        with self._answering():
+            self.core.propose_config(change)
+        self.pump()
+
+    def read_index(self, context: bytes) -> None:
+        """Ask for an index to read at; the answer comes through `on_reads`. Raises NotLeader, Overloaded."""
+        with self._answering():
+            self.core.read_index(context)
+        self.pump()
+
+    def report_snapshot(self, peer: PeerId, *, ok: bool) -> None:
+        """How the snapshot sent to `peer` ended."""
+        if not self._is_stopped:
+            with self._guarded():
+                self.core.report_snapshot(peer, ok)
             self.pump()
 
     def on_durable(self, number: int) -> None:
         """The writer made everything up to Ready `number` durable."""
-        while self._waiting and (self._waiting[0][0].number <= number or not self._waiting[0][1]):
-            ready, _ = self._waiting.popleft()
-            self._finish(ready)
+        if self._is_stopped:
+            return
+        with self._guarded():
+            while self._waiting and (self._waiting[0][0].number <= number or not self._waiting[0][1]):
+                ready, _ = self._waiting.popleft()
+                self._finish(ready)
         self.pump()
-
-    def on_write_failed(self, error: StorageError) -> None:
-        """The disk failed: no vote, no acknowledgement leaves this node any more."""
-        self.stop()
-        self._on_failure(error)
 
     def applied(self, index: int) -> None:
         """Entries up to `index` are applied."""
-        self.core.applied(index)
+        if self._is_stopped:
+            return
+        with self._guarded():
+            self.core.applied(index)
         self.pump()
+
+    def fail(self, error: StorageError) -> None:
+        """The disk failed, or what it holds cannot be: no vote, no acknowledgement leaves this node any more."""
+        if not self._is_stopped:
+            self.stop()
+            self._on_failure(error)
 
     def stop(self) -> None:
         """Take no more input and send nothing more."""
@@ -153,23 +221,61 @@ class Consensus:
             self._timer.cancel()
             self._timer = None
 
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """A lost disk, a log that cannot be, a bug: they end the node. A core that failed halfway may hold anything."""
+        try:
+            yield
+        except StorageError as error:
+            self.fail(error)
+        except Exception as error:
+            log.exception("raft.failed")
+            self.fail(StorageError(f"consensus failed on this node: {error!r}"))
+
+    @contextlib.contextmanager
+    def _answering(self) -> Iterator[None]:
+        """As `_guarded`, but the core may refuse, and the caller hears it."""
+        if self._is_stopped:
+            raise Unavailable(STOPPING)
+        refused: SwarmletError | None = None
+        with self._guarded():
+            try:
+                yield
+            except StorageError:
+                raise
+            except SwarmletError as error:
+                refused = error
+        if refused is not None:
+            raise refused
+        if self._is_stopped:
+            raise Unavailable(STOPPING)
+
     # Output.
 
     def pump(self) -> None:
         """Take and perform what the core has ready, then arm the timer."""
-        if self._is_pumping or self._is_stopped:
+        self._is_pump_due = False
+        if self._is_pumping or self._is_stopped or self.writer is None:
             return
         self._is_pumping = True
         try:
-            while len(self._waiting) < READYS_IN_FLIGHT_MAX:
-                ready = self.core.ready()
-                if ready is None:
-                    break
-                self._perform(ready)
+            with self._guarded():
+                # A full writer means a slow disk: what is left waits in the core until `on_durable`.
+                while len(self._waiting) < READYS_IN_FLIGHT_MAX and not self.writer.is_full:
+                    ready = self.core.ready()
+                    if ready is None:
+                        break
+                    self._perform(ready)
+                self._flush()
         finally:
             self._is_pumping = False
-        self._flush()
-        self._arm()
+        if not self._is_stopped:
+            self._arm()
+
+    def _pump_soon(self) -> None:
+        if not self._is_pump_due:
+            self._is_pump_due = True
+            asyncio.get_running_loop().call_soon(self.pump)
 
     def _perform(self, ready: Ready) -> None:
         self._collect(ready.messages)
@@ -201,29 +307,56 @@ class Consensus:
             self._outbox.setdefault(message.to, []).append(message)
 
     def _flush(self) -> None:
-        if not self._outbox:
-            return
-        outbox, self._outbox = self._outbox, {}
-        for peer, messages in outbox.items():
-            for start in range(0, len(messages), PACKET_MESSAGES_MAX):
-                batch = tuple(messages[start : start + PACKET_MESSAGES_MAX])
-                packet = Packet(version=PACKET_VERSION, cluster_id=self._cluster_id, messages=batch)
-                self._send_packet(peer, packet_codec.encode(packet))
+        while self._outbox and not self._is_stopped:
+            outbox, self._outbox = self._outbox, {}
+            for peer, messages in outbox.items():
+                for batch in _batches(messages):
+                    packet = Packet(version=PACKET_VERSION, cluster_id=self._cluster_id, messages=batch)
+                    is_sent = self._send_packet(peer, packet_codec.encode(packet))
+                    self._note_sent(peer, batch, is_sent=is_sent)
+
+    def _note_sent(self, peer: PeerId, batch: Sequence[Message], *, is_sent: bool) -> None:
+        has_offer = any(message.kind is MessageKind.SNAPSHOT for message in batch)
+        if not is_sent:
+            if has_offer:
+                self.core.report_snapshot(peer, ok=False)
+            self.core.report_unreachable(peer)
+        elif has_offer:
+            self._on_offered(peer)
 
     def _arm(self) -> None:
+        """One timer; it is moved only to come earlier, and one that comes too early finds the new deadline."""
+        deadline = self.core.deadline
         if self._timer is not None:
+            if self._armed_for <= deadline:
+                return
             self._timer.cancel()
-        delay = self.core.deadline - self._clock()
+        self._armed_for = deadline
+        delay = deadline - self._clock()
         delay = delay + TIMER_SLACK_SECONDS if delay > 0.0 else 0.0
         self._timer = asyncio.get_running_loop().call_later(delay, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
         if not self._is_stopped:
-            self.core.tick(self._clock())
+            with self._guarded():
+                self.core.tick(self._clock())
             self.pump()
 
 
-def initial_snapshot(first: PeerId) -> tuple[ConfigState, int, int]:
-    """Configuration, index and term that a new cluster of one begins with."""
-    return ConfigState(voters=(first,)), 1, 1
+def _batches(messages: list[Message]) -> Iterator[tuple[Message, ...]]:
+    """Messages to one peer, cut into packets that fit a frame. Snapshots travel by their metadata alone."""
+    batch: list[Message] = []
+    size = 0
+    for message in messages:
+        bytes_of_it = sum(map(entry_bytes, message.entries))
+        if batch and (len(batch) >= PACKET_MESSAGES_MAX or size + bytes_of_it > PACKET_BYTES_MAX):
+            yield tuple(batch)
+            batch, size = [], 0
+        if message.snapshot is not None and message.snapshot.data:
+            # The peer pulls the data; a log in memory hands it out with the message.
+            message = structs.replace(message, snapshot=Snapshot(meta=message.snapshot.meta))  # noqa: PLW2901
+        batch.append(message)
+        size += bytes_of_it
+    if batch:
+        yield tuple(batch)

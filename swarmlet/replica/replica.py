@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import heapq
+import io
 import itertools
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Protocol
 
 import structlog
 
 from swarmlet.errors import (
     NoLeader,
-    NotFound,
     NotLeader,
     Overloaded,
     StorageError,
@@ -25,10 +27,12 @@ from swarmlet.errors import (
     Unauthorized,
     Unavailable,
     UnknownOutcome,
+    WireError,
 )
 from swarmlet.ids import ClusterId, Index, NodeId, PeerId, RequestId, Term, peer_id
 from swarmlet.raft.core import Raft, decode_config_change
 from swarmlet.raft.message import (
+    NOBODY,
     ConfigChange,
     ConfigState,
     Entry,
@@ -36,19 +40,19 @@ from swarmlet.raft.message import (
     Message,
     Snapshot,
     SnapshotMeta,
-    snapshot_meta_codec,
 )
-from swarmlet.raft.ready import ReadState, Role, SoftState
+from swarmlet.raft.ready import Role, SoftState
 from swarmlet.raft.writer import LogWriter, WritableLog
-from swarmlet.replica.consensus import Consensus
+from swarmlet.replica.consensus import STOPPING, Consensus, Writer
+from swarmlet.replica.mesh import Clock, Directory, Mesh
+from swarmlet.replica.reads import ReadRounds
+from swarmlet.replica.snapshots import SnapshotOffers, SnapshotPulls
 from swarmlet.replica.submission import (
     RAFT_METHOD,
     SNAPSHOT_METHOD,
     SUBMIT_METHOD,
-    SnapshotRequest,
     Submission,
     raise_if_refused,
-    snapshot_request_codec,
     submission_codec,
 )
 from swarmlet.replica.watch import Watches
@@ -62,8 +66,9 @@ from swarmlet.state.command import (
     applied_codec,
     command_codec,
 )
+from swarmlet.state.snapshot import Snapshot as SavedView
 from swarmlet.state.view import View
-from swarmlet.transport.peer import Address, Peer
+from swarmlet.transport.peer import Peer
 
 log = structlog.get_logger(__name__)
 
@@ -73,17 +78,23 @@ PROPOSALS_MAX = 4096
 FORWARD_SECONDS = 3.0
 SUBMIT_SECONDS = 10.0
 READ_SECONDS = 5.0
-#: A new try after "no leader": about a tenth of an election.
+#: A new try after "no leader", unless one is known sooner: about a tenth of an election.
 RETRY_SECONDS = 0.1
-#: The apply loop lets others run after this many seconds.
+#: "Not me, ask that one" is followed at once this often; then it is a change of leaders, and takes its time.
+HINTS_MAX = 2
+#: The apply loop lets others run after this many seconds, or this many entries.
 APPLY_SLICE_SECONDS = 0.002
+APPLY_SLICE_ENTRIES = 256
 #: A snapshot is made after this many entries, or this many bytes of entries.
 SNAPSHOT_ENTRIES = 10_000
 SNAPSHOT_BYTES = 64 * 1024 * 1024
 #: Entries kept behind a snapshot, so that a slow follower needs none.
 TRAILING_ENTRIES = 5_000
-SNAPSHOT_CHUNK_BYTES = 256 * 1024
-SNAPSHOT_PULL_SECONDS = 300.0
+#: The log's writer was full: it is tried again then.
+SNAPSHOT_RETRY_SECONDS = 1.0
+
+#: Makes the writer of a log: (log, on_durable, on_failure).
+MakeWriter = Callable[["Log", Callable[[int], None], Callable[[StorageError], None]], Writer]
 
 
 class Log(WritableLog, Protocol):
@@ -100,52 +111,6 @@ class Log(WritableLog, Protocol):
 
     def compact(self, index: int) -> None:
         """Entries up to `index` are not needed any more."""
-
-
-class Mesh(Protocol):
-    """How other nodes are reached (`transport.MeshClient`)."""
-
-    async def request(
-        self,
-        address: Address,
-        node: NodeId | None,
-        method: str,
-        body: bytes,
-        *,
-        timeout: float,  # noqa: ASYNC109
-    ) -> bytes:
-        """One request."""
-
-    def stream(
-        self, address: Address, node: NodeId | None, method: str, body: bytes, *, timeout: float
-    ) -> AsyncGenerator[bytes, None]:
-        """One stream."""
-
-    def send(self, address: Address, node: NodeId, method: str, body: bytes) -> bool:
-        """One message that may be lost."""
-
-
-class Clock(Protocol):
-    """Time, from the shell."""
-
-    def boot_seconds(self) -> float:
-        """CLOCK_BOOTTIME: goes on while the machine sleeps, never steps."""
-
-    def wall_ns(self) -> int:
-        """Wall time."""
-
-
-class Directory(Protocol):
-    """Where nodes are."""
-
-    def address_of(self, node: NodeId) -> Address | None:
-        """The mesh address of a node, as gossip (or else the state) knows it."""
-
-    def node_of(self, peer: PeerId) -> NodeId | None:
-        """The node behind a Raft peer."""
-
-    def alive(self) -> list[NodeId]:
-        """Whom to ask when no leader is known."""
 
 
 class Replica:
@@ -165,50 +130,57 @@ class Replica:
         clock: Clock,
         mint: Callable[[], str],
         on_failure: Callable[[StorageError], None],
+        make_writer: MakeWriter | None = None,
     ) -> None:
         """`start` is the snapshot that `machine` was loaded from; `mint` makes random UUIDs (request ids);
-        `on_failure` stops the node when its disk fails.
+        `on_failure` stops the node when its disk fails. `make_writer`: the log's writer, else a thread.
         """
         self.node_id = node_id
         self.cluster_id = cluster_id
         self.watches = Watches()
+        #: When the leader was last heard of, on the boot clock in seconds. See `staleness_seconds`.
+        self.last_contact = 0.0
         self._machine = machine
         self._view: View = machine.snapshot()
+        self._loaded: tuple[int, StateMachine] | None = None
         self._log = log_store
-        self._writer: LogWriter | None = None
+        self._make_writer = make_writer or threaded_writer
+        self._writer: Writer | None = None
         self._applied_index: int = start.index
         self._applied_term: int = start.term
         self._config: ConfigState = start.config
-        self._read_prefix = mint()
         self._mesh = mesh
         self._directory = directory
         self._clock = clock
         self._mint = mint
-        self._role = SoftState(PeerId(0), Role.FOLLOWER)
+        self._role = SoftState(NOBODY, Role.FOLLOWER)
         self._role_changed = asyncio.Event()
         self._role_listeners: list[Callable[[bool], None]] = []
         self._proposals: dict[RequestId, asyncio.Future[Applied]] = {}
-        self._reads: dict[bytes, asyncio.Future[int]] = {}
-        self._read_numbers = itertools.count(1)
-        self._applied_waiters: list[tuple[int, asyncio.Future[None]]] = []
+        #: Time limits of requests to the leader that is known now: another leader ends them.
+        self._forwards: dict[asyncio.Timeout, None] = {}
+        self._applied_waiters: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._waiter_numbers = itertools.count()
         self._apply_queue: deque[Entry | Snapshot] = deque()
         self._apply_wake = asyncio.Event()
-        self._pulling: set[tuple[PeerId, int]] = set()
-        self._pulls: asyncio.Queue[Message] = asyncio.Queue(maxsize=4)
         self._entries_since_snapshot = 0
         self._bytes_since_snapshot = 0
-        self.last_contact = 0.0
+        self._snapshot_wanted = asyncio.Event()
+        self._on_failure = on_failure
+        self._reads = ReadRounds(mint(), self._ask_for_index)
+        self._offers = SnapshotOffers(log_store, self._report_snapshot)
         self.consensus = Consensus(
             core=core,
             cluster_id=cluster_id,
             applier=self,
             clock=clock.boot_seconds,
             send=self._send_packet,
-            on_reads=self._on_reads,
+            on_reads=self._reads.on_reads,
             on_role=self._on_role,
-            on_failure=on_failure,
+            on_failure=self._fail,
+            on_offered=self._offers.on_offered,
         )
-        self._snapshot_wanted = asyncio.Event()
+        self._pulls = SnapshotPulls(mesh, directory, self._take_snapshot)
 
     # What others see.
 
@@ -231,6 +203,14 @@ class Replica:
             return self.node_id
         return self._directory.node_of(self._role.leader)
 
+    @property
+    def staleness_seconds(self) -> float:
+        """How old `view` may be: since the leader was last heard of; 0 for the leader itself.
+
+        A leader that is cut off believes in itself for one election timeout more.
+        """
+        return 0.0 if self.is_leader else max(0.0, self._clock.boot_seconds() - self.last_contact)
+
     def on_leadership(self, listener: Callable[[bool], None]) -> None:
         """Call `listener(is_leader)` when this node gains or loses the lead."""
         self._role_listeners.append(listener)
@@ -245,42 +225,60 @@ class Replica:
     ) -> Applied:
         """Have the cluster apply a command; returns once it is applied on the leader and here.
 
-        Raises what `apply` refused it with; NoLeader, Unavailable or UnknownOutcome when no leader answered in
-        time (the same `request_id` may then be submitted again); Overloaded when too much is under way.
+        Raises what `apply` refused it with; NoLeader, Unavailable or Overloaded when it was surely not taken;
+        UnknownOutcome when it may take effect yet (the same `request_id` may then be submitted again).
         """
         request = request_id or RequestId(self._mint())
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_seconds
         last: SwarmletError = NoLeader("the cluster has no leader that this node can reach")
+        unknown: UnknownOutcome | None = None
         hint: NodeId | None = None
+        hints = 0
         for attempt in itertools.count():
             remaining = deadline - loop.time()
             if remaining <= 0:
                 break
-            target = hint or self._leader_or_other(attempt)
-            hint = None
+            target, hint = hint or self._leader_or_other(attempt), None
             try:
                 applied = await self._submit_once(
                     target, request, body, actor, min(remaining, FORWARD_SECONDS)
                 )
             except NotLeader as error:
                 last = error
-                if error.hint and error.hint not in {target, self.node_id}:
-                    hint = NodeId(error.hint)
+                if error.hint and error.hint not in {target, self.node_id} and hints < HINTS_MAX:
+                    hint, hints = NodeId(error.hint), hints + 1
                     continue
-            except (NoLeader, UnknownOutcome) as error:
-                last = error
-            except Overloaded:
-                raise
+            except Overloaded as error:
+                # A first try that may have been taken forbids to say that nothing was.
+                raise unknown or error from None
+            except UnknownOutcome as error:
+                unknown = error
             except Unavailable as error:
                 last = error
             else:
-                await self.wait_applied(applied.index, max(0.0, deadline - loop.time()))
-                return raise_if_refused(applied)
+                return await self._here(applied, deadline)
+            hints = 0
             await self.wait_role_change(min(RETRY_SECONDS, max(0.0, deadline - loop.time())))
-        if isinstance(last, NotLeader):
-            last = NoLeader(f"no leader answered within {timeout_seconds:g} s")
-        raise last
+            if self.consensus.is_stopped:
+                last = Unavailable(STOPPING)
+                break
+        if unknown is not None:
+            raise unknown
+        if self.consensus.is_stopped:
+            raise last
+        raise NoLeader(f"no leader answered within {timeout_seconds:g} s: {last}") from last
+
+    async def _here(self, applied: Applied, deadline: float) -> Applied:
+        """Wait until what the leader applied is applied here too, so that the caller reads its own write."""
+        raise_if_refused(applied)
+        try:
+            await self.wait_applied(applied.index, max(0.0, deadline - asyncio.get_running_loop().time()))
+        except Unavailable as error:
+            raise UnknownOutcome(
+                f"the command took effect at index {applied.index}, but this node does not see it yet: {error}"
+            ) from error
+        return applied
 
     async def lead(self, body: Body, request_id: RequestId | None = None) -> Applied:
         """Propose a command of the leader's own. Raises NotLeader, UnknownOutcome, and what refused it."""
@@ -288,40 +286,49 @@ class Replica:
         applied = await self._propose(request, body, f"leader:{self.node_id}", SUBMIT_SECONDS)
         return raise_if_refused(applied)
 
+    async def lead_all(self, bodies: Sequence[Body]) -> list[Applied]:
+        """Propose several commands at once, in this order: they share the round trips and the disk's sync.
+
+        The answers say themselves who was refused (`raise_if_refused`). Raises NotLeader, UnknownOutcome; Overloaded
+        when not even the first was taken: fewer answers than bodies mean that the rest was not.
+        """
+        taken: list[asyncio.Future[Applied] | Applied] = []
+        for body in bodies:
+            try:
+                taken.append(self._append(RequestId(self._mint()), body, f"leader:{self.node_id}"))
+            except Overloaded:
+                if not taken:
+                    raise
+                break
+            except WireError as error:
+                # Too large for an entry: this one's fault alone.
+                taken.append(Applied(index=0, error=type(error).__name__, message=str(error)))
+        return [
+            each if isinstance(each, Applied) else await self._answer(each, SUBMIT_SECONDS) for each in taken
+        ]
+
     async def barrier(self, timeout_seconds: float = READ_SECONDS) -> View:
         """A view that holds everything acknowledged anywhere before this call (ReadIndex, dissertation 6.4).
 
-        Raises NoLeader when no leader that a quorum follows confirms it in time.
+        Raises NoLeader when no leader that a quorum follows confirms it in time. Where that is too dear or
+        not possible, `view` with `staleness_seconds` is the choice.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_seconds
-        while (remaining := deadline - loop.time()) > 0:
-            # Unique over restarts too: an answer to an earlier life's read must not release this one.
-            context = f"{self._read_prefix}:{next(self._read_numbers)}".encode()
-            future: asyncio.Future[int] = loop.create_future()
-            self._reads[context] = future
-            try:
-                self.consensus.core.read_index(context)
-                self.consensus.pump()
-                async with asyncio.timeout(min(remaining, 1.0)):
-                    index = await future
-                await self.wait_applied(index, max(0.0, deadline - loop.time()))
-            except (TimeoutError, Unavailable):
-                await self.wait_role_change(min(RETRY_SECONDS, max(0.0, deadline - loop.time())))
-                continue
-            finally:
-                self._reads.pop(context, None)
-            self.last_contact = self._clock.boot_seconds()
-            return self._view
-        raise NoLeader(f"no leader confirmed within {timeout_seconds:g} s that this node's copy is current")
+        index = await self._reads.wait_index(deadline)
+        try:
+            await self.wait_applied(index, max(0.0, deadline - loop.time()))
+        except Unavailable as error:
+            raise NoLeader(f"a current copy takes too long: {error}") from error
+        return self._view
 
     async def wait_applied(self, index: int, timeout_seconds: float) -> None:
         """Return once the command at `index` is applied here. Raises Unavailable at the timeout."""
         if self._applied_index >= index:
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiter = (index, future)
-        self._applied_waiters.append(waiter)
+        self._forget_waiters()
+        heapq.heappush(self._applied_waiters, (index, next(self._waiter_numbers), future))
         try:
             async with asyncio.timeout(timeout_seconds):
                 await future
@@ -329,21 +336,24 @@ class Replica:
             raise Unavailable(
                 f"this node's copy is at index {self._applied_index}, {index} is needed"
             ) from error
-        finally:
-            if waiter in self._applied_waiters:
-                self._applied_waiters.remove(waiter)
+
+    def _forget_waiters(self) -> None:
+        """Drop those that gave up, once they are the most part."""
+        if len(self._applied_waiters) >= PROPOSALS_MAX:
+            self._applied_waiters = [item for item in self._applied_waiters if not item[2].done()]
+            heapq.heapify(self._applied_waiters)
 
     def propose_config(self, change: ConfigChange) -> None:
-        """Leader only: change who takes part in consensus. Raises NotLeader."""
-        self.consensus.core.propose_config(change)
-        self.consensus.pump()
+        """Leader only: change who takes part in consensus. Raises NotLeader, Conflict, Overloaded."""
+        self.consensus.propose_config(change)
 
     # From the mesh.
 
     async def on_submission(self, peer: Peer, body: bytes) -> bytes:
         """Another node forwards a command to this leader."""
         submission = submission_codec.decode(body)
-        if submission.actor.startswith("node:") and submission.actor != f"node:{peer.node}":
+        kind, _, name = submission.actor.partition(":")
+        if kind == "leader" or (kind == "node" and name != peer.node):
             raise Unauthorized(f"node {peer.node} may not speak for {submission.actor}")
         applied = await self._propose(
             submission.request_id, submission.body, submission.actor, FORWARD_SECONDS
@@ -352,41 +362,47 @@ class Replica:
 
     def on_packet(self, peer: Peer, body: bytes) -> None:
         """Raft messages of a peer."""
-        assert peer.node is not None
-        self.last_contact = self._clock.boot_seconds()
+        assert peer.node is not None, "strangers do not take part in consensus"
         for message in self.consensus.receive(peer.node, body):
-            self._want_snapshot(message)
+            self._pulls.want(message)
+        if peer_id(peer.node) == self.consensus.core.leader:
+            self.last_contact = self._clock.boot_seconds()
 
-    async def on_snapshot_request(self, peer: Peer, body: bytes) -> AsyncGenerator[bytes, None]:
+    def on_snapshot_request(self, peer: Peer, body: bytes) -> AsyncGenerator[bytes, None]:
         """A follower that is far behind pulls the snapshot it was told of."""
-        request = snapshot_request_codec.decode(body)
-        meta, data = await asyncio.to_thread(self._log.read_snapshot)
-        if meta.index < request.index:
-            raise NotFound(f"the newest snapshot here is of index {meta.index}, not {request.index}")
-        yield snapshot_meta_codec.encode(meta)
-        for start in range(0, len(data), SNAPSHOT_CHUNK_BYTES):
-            yield data[start : start + SNAPSHOT_CHUNK_BYTES]
+        return self._offers.serve(peer, body)
 
     # Running.
 
     async def run(self) -> None:
         """Apply, snapshot and pull until cancelled."""
-        loop = asyncio.get_running_loop()
-        writer = LogWriter(
-            self._log,
-            lambda number: _call_soon(loop, self.consensus.on_durable, number),
-            lambda error: _call_soon(loop, self.consensus.on_write_failed, error),
-        )
-        self._writer = self.consensus.writer = writer
+        self._writer = self._make_writer(self._log, self.consensus.on_durable, self.consensus.fail)
+        self.consensus.writer = self._writer
         self.consensus.pump()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._apply_loop())
                 group.create_task(self._snapshot_loop())
-                group.create_task(self._pull_loop())
+                group.create_task(self._pulls.run())
         finally:
             self.consensus.stop()
-            await asyncio.to_thread(writer.close)
+            self._offers.close()
+            self._give_up(UnknownOutcome("this node stopped while the command was under way"))
+            await asyncio.to_thread(self._writer.close)
+
+    def _fail(self, error: StorageError) -> None:
+        """This node's part in the cluster ends here; whoever waits for it hears so at once."""
+        log.error("replica.failed", reason=str(error))
+        self._apply_wake.set()
+        self._give_up(UnknownOutcome(f"this node failed while the command was under way: {error}"))
+        was_leader, self._role = self.is_leader, SoftState(NOBODY, Role.FOLLOWER)
+        if was_leader:
+            self._tell_leadership()
+        self._on_failure(error)
+
+    def _give_up(self, reason: UnknownOutcome) -> None:
+        self._lose_proposals(reason)
+        self._reads.close()
 
     def restore(self, snapshot: Snapshot) -> None:
         """`Applier`: replace the state."""
@@ -400,23 +416,36 @@ class Replica:
             self._apply_wake.set()
 
     async def _apply_loop(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
+        while not self.consensus.is_stopped:
             await self._apply_wake.wait()
             self._apply_wake.clear()
-            started = loop.time()
-            while self._apply_queue:
-                item = self._apply_queue.popleft()
-                if isinstance(item, Snapshot):
-                    await self._restore_now(item)
-                    continue
-                self._apply_entry(item)
-                if loop.time() - started > APPLY_SLICE_SECONDS:
-                    self.consensus.applied(item.index)
-                    await asyncio.sleep(0)
-                    started = loop.time()
-                elif not self._apply_queue:
-                    self.consensus.applied(item.index)
+            try:
+                await self._apply_queued()
+            except StorageError as error:
+                self.consensus.fail(error)
+            except Exception as error:
+                # Skipping an entry would let replicas drift apart; going on without applying would look alive.
+                log.exception("replica.apply_failed", index=self._applied_index + 1)
+                self.consensus.fail(
+                    StorageError(f"entry {self._applied_index + 1} can't be applied: {error!r}")
+                )
+
+    async def _apply_queued(self) -> None:
+        loop = asyncio.get_running_loop()
+        started, count = loop.time(), 0
+        while self._apply_queue and not self.consensus.is_stopped:
+            item = self._apply_queue.popleft()
+            if isinstance(item, Snapshot):
+                await self._restore_now(item)
+                continue
+            self._apply_entry(item)
+            count += 1
+            if count >= APPLY_SLICE_ENTRIES or loop.time() - started > APPLY_SLICE_SECONDS:
+                self.consensus.applied(item.index)
+                await asyncio.sleep(0)
+                started, count = loop.time(), 0
+            elif not self._apply_queue:
+                self.consensus.applied(item.index)
 
     def _apply_entry(self, entry: Entry) -> None:
         self._entries_since_snapshot += 1
@@ -426,13 +455,19 @@ class Replica:
         elif entry.data:
             self._apply_command(entry)
         self._note_applied(entry.index, entry.term)
-        if self._entries_since_snapshot >= SNAPSHOT_ENTRIES or self._bytes_since_snapshot >= SNAPSHOT_BYTES:
+        if self._is_snapshot_due():
             self._snapshot_wanted.set()
+
+    def _is_snapshot_due(self) -> bool:
+        return (
+            self._entries_since_snapshot >= SNAPSHOT_ENTRIES or self._bytes_since_snapshot >= SNAPSHOT_BYTES
+        )
 
     def _note_applied(self, index: int, term: int) -> None:
         self._applied_index, self._applied_term = index, term
-        for wanted, future in self._applied_waiters:
-            if wanted <= index and not future.done():
+        while self._applied_waiters and self._applied_waiters[0][0] <= index:
+            future = heapq.heappop(self._applied_waiters)[2]
+            if not future.done():
                 future.set_result(None)
 
     def _apply_command(self, entry: Entry) -> None:
@@ -445,9 +480,19 @@ class Replica:
         if changes:
             self.watches.notify(self._view, changes)
 
+    def _take_snapshot(self, message: Message, machine: StateMachine) -> None:
+        """A snapshot arrived, and its state loads: from here on it goes Raft's way, through the log."""
+        assert message.snapshot is not None
+        self._loaded = (message.snapshot.meta.index, machine)
+        self.consensus.step(message)
+
     async def _restore_now(self, snapshot: Snapshot) -> None:
         meta = snapshot.meta
-        self._machine = await asyncio.to_thread(StateMachine.load, [snapshot.data])
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None and loaded[0] == meta.index:
+            self._machine = loaded[1]
+        else:
+            self._machine = await asyncio.to_thread(StateMachine.load, [snapshot.data])
         self._view = self._machine.snapshot()
         self._config = meta.config
         self._entries_since_snapshot = self._bytes_since_snapshot = 0
@@ -459,20 +504,38 @@ class Replica:
     # Leading and following.
 
     def _on_role(self, role: SoftState) -> None:
-        was_leader = self.is_leader
+        was_leader, leader_before = self.is_leader, self._role.leader
         self._role = role
         self._role_changed.set()
         self._role_changed = asyncio.Event()
         if was_leader and not self.is_leader:
-            lost = UnknownOutcome("leadership moved while the command was under way")
-            for future in self._proposals.values():
-                if not future.done():
-                    future.set_exception(lost)
-            self._proposals.clear()
+            self._lose_proposals(UnknownOutcome("leadership moved while the command was under way"))
+        if role.leader not in {NOBODY, leader_before}:
+            self._reads.on_leader_changed()
+            now = asyncio.get_running_loop().time()
+            for limit in self._forwards:
+                with contextlib.suppress(RuntimeError):  # its time is over already
+                    limit.reschedule(now)
+            self._forwards.clear()
         if was_leader != self.is_leader:
-            log.info("raft.role_changed", role=role.role.name.lower(), term=self.consensus.core.status().term)
-            for listener in self._role_listeners:
-                listener(self.is_leader)
+            log.info("raft.role_changed", role=role.role.name.lower(), term=self.consensus.core.term)
+            self._tell_leadership()
+
+    def _ask_for_index(self, context: bytes) -> None:
+        self.consensus.read_index(context)
+
+    def _report_snapshot(self, peer: PeerId, ok: bool) -> None:
+        self.consensus.report_snapshot(peer, ok=ok)
+
+    def _tell_leadership(self) -> None:
+        for listener in self._role_listeners:
+            listener(self.is_leader)
+
+    def _lose_proposals(self, reason: UnknownOutcome) -> None:
+        for future in self._proposals.values():
+            if not future.done():
+                future.set_exception(reason)
+        self._proposals.clear()
 
     def _leader_or_other(self, attempt: int) -> NodeId | None:
         """The leader; where it is not known (a machine that just joined), each live node in turn."""
@@ -491,41 +554,63 @@ class Replica:
         address = self._directory.address_of(leader)
         if address is None:
             raise NoLeader(f"the leader {leader} has no known address")
-        submission = Submission(request_id=request, actor=actor, body=body)
-        data = submission_codec.encode(submission)
-        reply = await self._mesh.request(address, leader, SUBMIT_METHOD, data, timeout=timeout_seconds)
+        data = submission_codec.encode(Submission(request_id=request, actor=actor, body=body))
+        try:
+            # The mesh keeps the time; this limit is set when another leader is elected.
+            async with asyncio.timeout(None) as limit:
+                self._forwards[limit] = None
+                try:
+                    reply = await self._mesh.request(
+                        address, leader, SUBMIT_METHOD, data, timeout=timeout_seconds
+                    )
+                finally:
+                    self._forwards.pop(limit, None)
+        except TimeoutError as error:
+            raise UnknownOutcome(f"{leader} lost the lead before it answered") from error
         return applied_codec.decode(reply)
 
     async def _propose(self, request: RequestId, body: Body, actor: str, timeout_seconds: float) -> Applied:
+        return await self._answer(self._append(request, body, actor), timeout_seconds)
+
+    def _append(self, request: RequestId, body: Body, actor: str) -> asyncio.Future[Applied]:
+        """Propose as the leader; the future gets the answer. A request that is under way already is joined."""
         if not self.is_leader:
             raise NotLeader(self.leader)
         known = self._proposals.get(request)
-        if known is None:
-            if len(self._proposals) >= PROPOSALS_MAX:
-                raise Overloaded(f"{PROPOSALS_MAX} commands wait for the log already")
-            command = Command(
-                version=ENVELOPE_VERSION,
-                request_id=request,
-                actor=actor,
-                wall_time_ns=self._clock.wall_ns(),
-                body=body,
-            )
-            data = command_codec.encode(command)
-            known = asyncio.get_running_loop().create_future()
-            self._proposals[request] = known
-            try:
-                self.consensus.core.propose(data)
-            except SwarmletError:
-                del self._proposals[request]
-                raise
-            self.consensus.pump()
+        if known is not None:
+            return known
+        if len(self._proposals) >= PROPOSALS_MAX:
+            raise Overloaded(f"{PROPOSALS_MAX} commands wait for the log already")
+        command = Command(
+            version=ENVELOPE_VERSION,
+            request_id=request,
+            actor=actor,
+            wall_time_ns=self._clock.wall_ns(),
+            body=body,
+        )
+        data = command_codec.encode(command)
+        try:
+            self.consensus.propose(data)
+        except NotLeader as error:
+            raise NotLeader(self._node_named(error.hint)) from error
+        future: asyncio.Future[Applied] = asyncio.get_running_loop().create_future()
+        # Whoever waited may have gone: nobody then reads why it failed.
+        future.add_done_callback(_retrieve)
+        self._proposals[request] = future
+        return future
+
+    async def _answer(self, future: asyncio.Future[Applied], timeout_seconds: float) -> Applied:
         try:
             async with asyncio.timeout(timeout_seconds):
-                return await asyncio.shield(known)
+                return await asyncio.shield(future)
         except TimeoutError as error:
             raise UnknownOutcome(
                 "no quorum acknowledged the command in time; it may still take effect"
             ) from error
+
+    def _node_named(self, hint: str | None) -> NodeId | None:
+        """The core knows peers; the world knows nodes."""
+        return self._directory.node_of(PeerId(int(hint))) if hint else None
 
     async def wait_role_change(self, timeout_seconds: float) -> None:
         """Return when the leader or this node's role changes, or at the timeout."""
@@ -536,17 +621,10 @@ class Replica:
         except TimeoutError:
             return
 
-    def _on_reads(self, reads: tuple[ReadState, ...]) -> None:
-        for read in reads:
-            future = self._reads.pop(read.context, None)
-            if future is not None and not future.done():
-                future.set_result(read.index)
-
-    def _send_packet(self, peer: PeerId, data: bytes) -> None:
+    def _send_packet(self, peer: PeerId, data: bytes) -> bool:
         node = self._directory.node_of(peer)
         address = self._directory.address_of(node) if node is not None else None
-        if node is None or address is None or not self._mesh.send(address, node, RAFT_METHOD, data):
-            self.consensus.core.report_unreachable(peer)
+        return node is not None and address is not None and self._mesh.send(address, node, RAFT_METHOD, data)
 
     # Snapshots.
 
@@ -554,14 +632,19 @@ class Replica:
         while True:
             await self._snapshot_wanted.wait()
             self._snapshot_wanted.clear()
-            if (
-                self._entries_since_snapshot >= SNAPSHOT_ENTRIES
-                or self._bytes_since_snapshot >= SNAPSHOT_BYTES
-            ):
+            if not self._is_snapshot_due():
+                continue
+            try:
                 await self.save_snapshot()
+            except Unavailable as error:
+                log.warning("replica.snapshot_delayed", reason=str(error))
+                await asyncio.sleep(SNAPSHOT_RETRY_SECONDS)
+                self._snapshot_wanted.set()
+            except StorageError as error:
+                self.consensus.fail(error)
 
     async def save_snapshot(self) -> int:
-        """Make a snapshot of the state as applied now; its index.
+        """Make a snapshot of the state as applied now; its index. Raises Overloaded, StorageError.
 
         Encoding runs in a thread on the immutable view; the log's writer stores it between two writes.
         """
@@ -569,9 +652,8 @@ class Replica:
         meta = SnapshotMeta(
             index=Index(self._applied_index), term=Term(self._applied_term), config=self._config
         )
-        self._entries_since_snapshot = self._bytes_since_snapshot = 0
-        view = self._machine.snapshot()
-        data = await asyncio.to_thread(lambda: b"".join(snapshot_bytes.save(view)))
+        entries, size = self._entries_since_snapshot, self._bytes_since_snapshot
+        data = await asyncio.to_thread(_encoded, self._machine.snapshot())
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
 
@@ -581,47 +663,31 @@ class Replica:
             _call_soon(loop, _finish, done)
 
         self._writer.run(store)
+        self._entries_since_snapshot -= entries
+        self._bytes_since_snapshot -= size
         await done
         log.info("replica.snapshot_saved", index=meta.index, size=len(data))
         return meta.index
 
-    def _want_snapshot(self, message: Message) -> None:
-        key = (message.sender, message.snapshot.meta.index if message.snapshot else 0)
-        if key not in self._pulling and not self._pulls.full():
-            self._pulling.add(key)
-            self._pulls.put_nowait(message)
 
-    async def _pull_loop(self) -> None:
-        while True:
-            message = await self._pulls.get()
-            assert message.snapshot is not None
-            meta = message.snapshot.meta
-            try:
-                pulled = await self._pull(message.sender, SnapshotRequest(index=meta.index, term=meta.term))
-            except SwarmletError as error:
-                log.warning("replica.snapshot_pull_failed", index=meta.index, reason=str(error))
-            else:
-                self.consensus.step(_with_snapshot(message, pulled))
-            finally:
-                self._pulling.discard((message.sender, meta.index))
+def threaded_writer(
+    log_store: Log, on_durable: Callable[[int], None], on_failure: Callable[[StorageError], None]
+) -> LogWriter:
+    """The log's own thread, which speaks to this loop."""
+    loop = asyncio.get_running_loop()
+    return LogWriter(
+        log_store,
+        functools.partial(_call_soon, loop, on_durable),
+        functools.partial(_call_soon, loop, on_failure),
+    )
 
-    async def _pull(self, sender: PeerId, request: SnapshotRequest) -> Snapshot:
-        node = self._directory.node_of(sender)
-        address = self._directory.address_of(node) if node is not None else None
-        if address is None:
-            raise Unavailable(f"no address known for peer {sender}")
-        parts = []
-        try:
-            async with asyncio.timeout(SNAPSHOT_PULL_SECONDS):
-                async for part in self._mesh.stream(
-                    address, node, SNAPSHOT_METHOD, snapshot_request_codec.encode(request), timeout=5.0
-                ):
-                    parts.append(part)
-        except TimeoutError as error:
-            raise Unavailable(f"the snapshot did not arrive within {SNAPSHOT_PULL_SECONDS:g} s") from error
-        if not parts:
-            raise Unavailable("the snapshot's sender sent nothing")
-        return Snapshot(meta=snapshot_meta_codec.decode(parts[0]), data=b"".join(parts[1:]))
+
+def _encoded(view: SavedView) -> bytes:
+    """A snapshot's bytes, gathered piece by piece, so that no single step holds the interpreter."""
+    buffer = io.BytesIO()
+    for piece in snapshot_bytes.save(view):
+        buffer.write(piece)
+    return buffer.getvalue()
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: object) -> None:
@@ -635,10 +701,9 @@ def _finish(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def _with_snapshot(message: Message, snapshot: Snapshot) -> Message:
-    return Message(
-        kind=message.kind, to=message.to, sender=message.sender, term=message.term, snapshot=snapshot
-    )
+def _retrieve(future: asyncio.Future[Applied]) -> None:
+    if not future.cancelled():
+        future.exception()
 
 
 MESH_METHODS = (SUBMIT_METHOD, SNAPSHOT_METHOD, RAFT_METHOD)

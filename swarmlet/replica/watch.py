@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
+import structlog
+
 from swarmlet.errors import Overloaded
 from swarmlet.state.view import Change, Table, View
+
+log = structlog.get_logger(__name__)
 
 #: Waiters at once: each is one open blocking query or stream. Beyond it callers get 429.
 WAITERS_MAX = 10_000
@@ -35,15 +39,21 @@ class Watches:
                 self._wake(change.table.value)
                 for scope in change.scopes:
                     self._wake(scope)
-        for listener in tuple(self._listeners):
-            listener(view, changes)
+        self._tell(view, changes)
 
     def notify_all(self, view: View) -> None:
         """The whole state was replaced: wake everyone."""
         for key in tuple(self._waiting):
             self._wake(key)
+        self._tell(view, ())
+
+    def _tell(self, view: View, changes: tuple[Change, ...]) -> None:
         for listener in tuple(self._listeners):
-            listener(view, ())
+            try:
+                listener(view, changes)
+            except Exception:
+                # The state has moved whatever a listener makes of it; applying must go on.
+                log.exception("watch.listener_failed", index=view.index)
 
     async def wait_changed(
         self, keys: Iterable[Table | str], is_ready: Callable[[], bool], timeout_seconds: float

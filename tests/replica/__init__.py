@@ -1,0 +1,1 @@
+"""A node's copy of the state, in clusters on virtual time."""
