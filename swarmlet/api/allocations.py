@@ -16,6 +16,7 @@ from swarmlet.api.route import (
     listed_namespace,
     one_by_prefix,
     page,
+    truth,
 )
 from swarmlet.api.shapes import allocation_detail, allocation_stub
 from swarmlet.errors import Conflict, InvalidInput, NotFound
@@ -102,13 +103,13 @@ async def logs(request: web.Request) -> web.StreamResponse:
     stream = request.query.get("type", "stdout")
     if stream not in {"stdout", "stderr"}:
         raise InvalidInput(f"type={stream}: expected stdout or stderr")
-    tail = integer(request, "tail", -1)
+    tail = integer(request, "tail", -1)  # absent: all of it
     chunks = context.logs.read(
         allocation.id,
         task,
         stream,
         tail_lines=None if tail < 0 else tail,
-        follow=request.query.get("follow", "") in {"1", "true"},
+        follow=truth(request, "follow"),
     )
     response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
     started = False
