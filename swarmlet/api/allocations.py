@@ -103,7 +103,7 @@ async def logs(request: web.Request) -> web.StreamResponse:
     stream = request.query.get("type", "stdout")
     if stream not in {"stdout", "stderr"}:
         raise InvalidInput(f"type={stream}: expected stdout or stderr")
-    tail = integer(request, "tail", -1)  # absent: all of it
+    tail = integer(request, "tail", -1)
     chunks = context.logs.read(
         allocation.id,
         task,

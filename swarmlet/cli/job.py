@@ -30,7 +30,11 @@ JOB_BYTES_MAX = 1024 * 1024
 
 @click.group()
 def job() -> None:
-    """Run, validate, stop and look at jobs."""
+    """Run, validate, stop and look at jobs.
+
+    \b
+    Example:  swarmlet job run web.hcl
+    """
 
 
 def read_job(file: str, variables: tuple[str, ...], variable_files: tuple[str, ...]) -> tuple[Parsed, str]:

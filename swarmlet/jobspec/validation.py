@@ -134,8 +134,9 @@ def _compiled(path: tuple[str, ...], constraints: tuple[Constraint, ...], checks
 
 
 def _key_in(message: str, config: dict[str, Any]) -> str:
-    """The key that a driver's sentence quotes, for its place."""
-    return next((key for key in config if f"'{key}'" in message or f'"{key}"' in message), "")
+    """The key that a driver's sentence speaks of ('volume' speaks of `volumes`), for its place."""
+    words = set(re.findall(r"[a-z_]+", message))
+    return next((key for key in config if {key, key.removesuffix("s")} & words), "")
 
 
 def _job(job: Job) -> _Found:
