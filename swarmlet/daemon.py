@@ -56,6 +56,7 @@ from swarmlet.replica.replica import Replica
 from swarmlet.replica.submission import RAFT_METHOD, SNAPSHOT_METHOD, SUBMIT_METHOD
 from swarmlet.runtime.agent import Agent
 from swarmlet.runtime.drivers.driver import Driver
+from swarmlet.runtime.drivers.offered import validate as validate_driver
 from swarmlet.runtime.drivers.raw_exec import RawExec
 from swarmlet.runtime.fingerprint import computed_class, fingerprint
 from swarmlet.runtime.log_service import LogService
@@ -352,6 +353,7 @@ class Daemon:
             leave=self.leave,
             agent_facts=self._facts,
             identify=self._identify,
+            check_driver=validate_driver,
         )
         socket_path = self.config.api_socket or str(data / SOCKET_FILE)
         return ApiServer(

@@ -12,6 +12,7 @@ from swarmlet.api.status import cluster_status
 from swarmlet.errors import NoLeader
 from swarmlet.gossip.effect import Member, MemberState
 from swarmlet.security.access import Capability
+from swarmlet.transport.peer import text
 
 #: Serf's names for a member's state, as Nomad's API shows them.
 _STATES = {
@@ -97,6 +98,12 @@ async def peers(request: web.Request) -> web.Response:
     return answer([node.address for node in context.replica.view.nodes() if node.peer in voters])
 
 
+async def servers(request: web.Request) -> web.Response:
+    """GET /v1/agent/servers: where this node finds the cluster; every node is a server to every other."""
+    alive = [item for item in request.app[CONTEXT].members() if item.state is MemberState.ALIVE]
+    return answer(sorted(text(item.address) for item in alive))
+
+
 async def regions(request: web.Request) -> web.Response:
     """GET /v1/regions: one."""
     return answer(["global"])
@@ -109,6 +116,7 @@ async def status(request: web.Request) -> web.Response:
 
 ROUTES = (
     Route(GET, "/v1/agent/members", Capability.AGENT_READ, members),
+    Route(GET, "/v1/agent/servers", Capability.AGENT_READ, servers),
     Route(GET, "/v1/agent/self", Capability.AGENT_READ, self_),
     Route(GET, "/v1/agent/health", Capability.STATUS_READ, health),
     Route(WRITE, "/v1/agent/leave", Capability.AGENT_WRITE, leave),

@@ -16,6 +16,7 @@ from swarmlet.api.route import (
     listed_namespace,
     one_by_prefix,
     page,
+    truth,
 )
 from swarmlet.api.shapes import allocation_detail, allocation_stub
 from swarmlet.errors import Conflict, InvalidInput, NotFound
@@ -108,7 +109,7 @@ async def logs(request: web.Request) -> web.StreamResponse:
         task,
         stream,
         tail_lines=None if tail < 0 else tail,
-        follow=request.query.get("follow", "") in {"1", "true"},
+        follow=truth(request, "follow"),
     )
     response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
     started = False

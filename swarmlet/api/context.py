@@ -46,6 +46,8 @@ class ApiContext:
     #: Facts about this agent for `/v1/agent/self`.
     agent_facts: Callable[[], dict[str, Any]]
     identify: Callable[[web.Request], Identity]
+    #: What is wrong with a driver's configuration: (driver, config) -> sentences.
+    check_driver: Callable[[str, dict[str, Any]], list[str]]
 
 
 CONTEXT: web.AppKey[ApiContext] = web.AppKey("swarmlet", ApiContext)

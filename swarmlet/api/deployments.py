@@ -15,6 +15,7 @@ from swarmlet.api.route import (
     listed_namespace,
     one_by_prefix,
     page,
+    texts,
 )
 from swarmlet.api.shapes import allocation_stub, deployment_json
 from swarmlet.errors import Conflict
@@ -104,8 +105,8 @@ async def set_health(request: web.Request) -> web.Response:
     applied = await context.replica.submit(
         SetAllocationHealth(
             deployment_id=deployment.id,
-            healthy=tuple(AllocationId(str(item)) for item in body.get("HealthyAllocationIDs") or ()),
-            unhealthy=tuple(AllocationId(str(item)) for item in body.get("UnhealthyAllocationIDs") or ()),
+            healthy=tuple(AllocationId(item) for item in texts(body, "HealthyAllocationIDs")),
+            unhealthy=tuple(AllocationId(item) for item in texts(body, "UnhealthyAllocationIDs")),
         ),
         request["identity"].name,
     )

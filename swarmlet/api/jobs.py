@@ -6,7 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
-from swarmlet.api.context import CONTEXT
+from swarmlet.api.context import CONTEXT, ApiContext
 from swarmlet.api.explain import explain_job
 from swarmlet.api.route import (
     DELETE,
@@ -15,10 +15,12 @@ from swarmlet.api.route import (
     Route,
     answer,
     fresh_view,
+    integer,
     json_body,
     listed_namespace,
     namespace_of,
     page,
+    truth,
 )
 from swarmlet.api.shapes import (
     allocation_stub,
@@ -32,9 +34,10 @@ from swarmlet.errors import Conflict, InvalidInput, InvalidJob, NotFound
 from swarmlet.ids import JobId, RequestId
 from swarmlet.jobspec.document import parse_job
 from swarmlet.jobspec.json_job import job_from_json
-from swarmlet.jobspec.validation import validate_job
+from swarmlet.jobspec.validation import Checks, validate_job
 from swarmlet.model.job import Job
-from swarmlet.security.access import Capability
+from swarmlet.placement.constraint import compile_constraint
+from swarmlet.security.access import Capability, authorize
 from swarmlet.state.command import DeregisterJob, EvaluateJob, RegisterJob
 from swarmlet.state.view import Table, View
 
@@ -68,13 +71,15 @@ async def submit_job(request: web.Request) -> web.Response:
     job = job_from_json(_member(body, "Job"))
     if "job" in request.match_info and request.match_info["job"] != job.id:
         raise InvalidInput(f"the path names job '{request.match_info['job']}', the body '{job.id}'")
-    submission = body.get("Submission") or {}
-    problems = validate_job(job)
+    # The job says where it goes, whatever the query says.
+    authorize(request["identity"], Capability.JOB_SUBMIT, job.namespace)
+    problems = validate_job(job, _checks(context))
     if problems:
         raise InvalidJob(problems)
-    if submission.get("Source"):
+    submission = body.get("Submission")
+    if isinstance(submission, dict) and submission.get("Source"):
         job = _with_source(job, str(submission["Source"]))
-    check = int(body["JobModifyIndex"]) if body.get("EnforceIndex") else None
+    check = _check_index(body)
     request_id = request.headers.get("X-Swarmlet-Request-Id")
     applied = await context.replica.submit(
         RegisterJob(job=job, check_index=check),
@@ -92,6 +97,19 @@ async def submit_job(request: web.Request) -> web.Response:
         context.replica.view,
         index=applied.index,
     )
+
+
+def _checks(context: ApiContext) -> Checks:
+    return Checks(driver=context.check_driver, constraint=compile_constraint)
+
+
+def _check_index(body: dict[str, Any]) -> int | None:
+    if not body.get("EnforceIndex"):
+        return None
+    index = body.get("JobModifyIndex", 0)
+    if not isinstance(index, int) or isinstance(index, bool) or index < 0:
+        raise InvalidInput(f"JobModifyIndex is {index!r}; expected a number from 0 on")
+    return index
 
 
 def _with_source(job: Job, source: str) -> Job:
@@ -113,16 +131,18 @@ async def parse(request: web.Request) -> web.Response:
     text = body.get("JobHCL")
     if not isinstance(text, str):
         raise InvalidInput("the body has no text 'JobHCL'")
-    parsed = parse_job(
-        text, filename="job.hcl", variables={}, variable_files=(), environment={}, read_file=None
-    )
+    parsed = parse_job(text, filename="job.hcl", environment={}, checks=_checks(request.app[CONTEXT]))
     return answer(job_json(parsed.job, request.app[CONTEXT].replica.view))
 
 
 async def validate(request: web.Request) -> web.Response:
     """PUT /v1/validate/job."""
     body = await json_body(request)
-    problems = validate_job(job_from_json(_member(body, "Job")))
+    checks = _checks(request.app[CONTEXT])
+    try:
+        problems = validate_job(job_from_json(_member(body, "Job")), checks)
+    except InvalidJob as error:
+        problems = error.problems
     return answer(
         {
             "DriverConfigValidated": True,
@@ -142,7 +162,7 @@ async def read_job(request: web.Request) -> web.Response:
 async def stop_job(request: web.Request) -> web.Response:
     """DELETE /v1/job/:id."""
     context = request.app[CONTEXT]
-    purge = request.query.get("purge", "") in {"1", "true"}
+    purge = truth(request, "purge")
     applied = await context.replica.submit(
         DeregisterJob(namespace=namespace_of(request), job_id=JobId(request.match_info["job"]), purge=purge),
         request["identity"].name,
@@ -222,7 +242,7 @@ async def submission(request: web.Request) -> web.Response:
     """GET /v1/job/:id/submission: the text that a version came from."""
     view, index = await fresh_view(request, (Table.JOBS, Table.JOB_VERSIONS))
     job = _job(request, view)
-    wanted = int(request.query.get("version") or job.version)
+    wanted = integer(request, "version", job.version)
     kept = view.job_version(job.namespace, job.id, wanted)
     if kept is None or not kept.source:
         raise NotFound(f"the text of version {wanted} of job '{job.id}' is not kept")
@@ -268,17 +288,18 @@ ROUTES = (
     Route(WRITE, "/v1/jobs", Capability.JOB_SUBMIT, submit_job),
     Route(WRITE, "/v1/jobs/parse", Capability.JOB_READ, parse),
     Route(WRITE, "/v1/validate/job", Capability.JOB_READ, validate),
-    Route(GET, "/v1/job/{job}", Capability.JOB_READ, read_job),
-    Route(WRITE, "/v1/job/{job}", Capability.JOB_SUBMIT, submit_job),
-    Route(DELETE, "/v1/job/{job}", Capability.JOB_SUBMIT, stop_job),
-    Route(WRITE, "/v1/job/{job}/evaluate", Capability.JOB_SUBMIT, evaluate_job),
-    Route(GET, "/v1/job/{job}/versions", Capability.JOB_READ, versions),
-    Route(GET, "/v1/job/{job}/allocations", Capability.JOB_READ, allocations),
-    Route(GET, "/v1/job/{job}/evaluations", Capability.JOB_READ, evaluations),
-    Route(GET, "/v1/job/{job}/deployments", Capability.JOB_READ, deployments),
-    Route(GET, "/v1/job/{job}/deployment", Capability.JOB_READ, latest_deployment),
-    Route(GET, "/v1/job/{job}/summary", Capability.JOB_READ, summary),
-    Route(GET, "/v1/job/{job}/submission", Capability.JOB_READ, submission),
-    Route(WRITE, "/v1/job/{job}/revert", Capability.JOB_SUBMIT, revert),
-    Route(GET, "/v1/job/{job}/explain", Capability.JOB_READ, explain),
+    Route(WRITE, "/v1/job/{job:.+}/evaluate", Capability.JOB_SUBMIT, evaluate_job),
+    Route(GET, "/v1/job/{job:.+}/versions", Capability.JOB_READ, versions),
+    Route(GET, "/v1/job/{job:.+}/allocations", Capability.JOB_READ, allocations),
+    Route(GET, "/v1/job/{job:.+}/evaluations", Capability.JOB_READ, evaluations),
+    Route(GET, "/v1/job/{job:.+}/deployments", Capability.JOB_READ, deployments),
+    Route(GET, "/v1/job/{job:.+}/deployment", Capability.JOB_READ, latest_deployment),
+    Route(GET, "/v1/job/{job:.+}/summary", Capability.JOB_READ, summary),
+    Route(GET, "/v1/job/{job:.+}/submission", Capability.JOB_READ, submission),
+    Route(WRITE, "/v1/job/{job:.+}/revert", Capability.JOB_SUBMIT, revert),
+    Route(GET, "/v1/job/{job:.+}/explain", Capability.JOB_READ, explain),
+    # Last: a job's id may have slashes, and these take whatever follows.
+    Route(GET, "/v1/job/{job:.+}", Capability.JOB_READ, read_job),
+    Route(WRITE, "/v1/job/{job:.+}", Capability.JOB_SUBMIT, submit_job),
+    Route(DELETE, "/v1/job/{job:.+}", Capability.JOB_SUBMIT, stop_job),
 )

@@ -16,6 +16,7 @@ from swarmlet.api.route import (
     json_body,
     one_by_prefix,
     page,
+    truth,
 )
 from swarmlet.api.shapes import allocation_stub, node_detail, node_stub
 from swarmlet.errors import InvalidInput
@@ -67,6 +68,9 @@ async def drain(request: web.Request) -> web.Response:
     body = await json_body(request)
     node = _node(request, await context.replica.barrier())
     spec = body.get("DrainSpec")
+    if "DrainSpec" not in body and truth(request, "enable"):
+        # The older form, which clients still use: a drain without a deadline.
+        spec = {}
     strategy = None
     if spec is not None:
         if not isinstance(spec, dict) or not isinstance(spec.get("Deadline", 0), int):

@@ -20,6 +20,8 @@ T = TypeVar("T")
 #: Nomad's default and upper limit of a blocking query.
 WAIT_SECONDS_MAX = 300.0
 PAGE_MAX = 1000
+#: Of a 64-bit number.
+DIGITS_MAX = 19
 
 
 class Route(NamedTuple):
@@ -81,8 +83,7 @@ async def fresh_view(request: web.Request, tables: Iterable[Table]) -> tuple[Vie
             return max(replica.view.table_index(table) for table in wanted) > minimum
 
         await replica.watches.wait_changed(wanted, is_ready, min(seconds, WAIT_SECONDS_MAX))
-    is_stale = "stale" in request.query and request.query["stale"] not in {"0", "false"}
-    view = replica.view if is_stale else await replica.barrier()
+    view = replica.view if truth(request, "stale") else await replica.barrier()
     return view, max(view.table_index(table) for table in wanted)
 
 
@@ -101,14 +102,31 @@ def page(request: web.Request, items: Iterable[T], key: Callable[[T], str]) -> t
 
 
 def integer(request: web.Request, name: str, default: int) -> int:
-    """A query parameter that is a whole number. Raises InvalidInput."""
+    """A query parameter that is a whole number from 0 on. Raises InvalidInput."""
     text = request.query.get(name, "")
     if not text:
         return default
-    try:
-        return int(text)
-    except ValueError as error:
-        raise InvalidInput(f"query parameter {name}={text}: expected a whole number") from error
+    if not text.isascii() or not text.isdigit() or len(text) > DIGITS_MAX:
+        raise InvalidInput(f"query parameter {name}={text[:40]}: expected a whole number from 0 on")
+    return int(text)
+
+
+def truth(request: web.Request, name: str) -> bool:
+    """A query parameter that is a truth value as Go writes them; present without a value is true. Raises InvalidInput."""
+    text = request.query.get(name)
+    if text is None or text in {"0", "f", "F", "false", "FALSE", "False"}:
+        return False
+    if text in {"", "1", "t", "T", "true", "TRUE", "True"}:
+        return True
+    raise InvalidInput(f"query parameter {name}={text[:40]}: expected true or false")
+
+
+def texts(body: dict[str, Any], name: str) -> tuple[str, ...]:
+    """A member of the body that is a list of texts, or absent. Raises InvalidInput."""
+    value = body.get(name) or []
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise InvalidInput(f"'{name}' in the body is {value!r:.40}; expected a list of texts")
+    return tuple(value)
 
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}

@@ -93,6 +93,7 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
         reason = {
             404: f"no such path: {request.path}",
             405: f"{request.method} is not possible on {request.path}",
+            413: f"the body exceeds {BODY_BYTES_MAX:_} B",
         }
         return _problem(error.status, reason.get(error.status, error.reason))
     except (asyncio.CancelledError, ConnectionResetError):

@@ -29,9 +29,9 @@ async def create(request: web.Request) -> web.Response:
     body = await json_body(request)
     ttl = body.get("TTL", TTL_DEFAULT_NS)
     uses = body.get("Uses", -1)
-    if not isinstance(ttl, int) or not 0 < ttl <= TTL_MAX_NS:
+    if type(ttl) is not int or not 0 < ttl <= TTL_MAX_NS:
         raise InvalidInput(f"TTL is {ttl!r}; expected nanoseconds above 0, up to a year")
-    if not isinstance(uses, int) or (uses < 1 and uses != -1):
+    if type(uses) is not int or (uses < 1 and uses != -1):
         raise InvalidInput(f"Uses is {uses!r}; expected a number above 0, or -1 for any number")
     text, record = context.make_join_token(ttl, uses, str(body.get("Description") or ""))
     await context.replica.submit(CreateJoinToken(token=record), request["identity"].name)

@@ -22,7 +22,11 @@ _COLORS = ("green", "yellow", "red", "bold")
 
 @click.group()
 def alloc() -> None:
-    """Look at allocations and their logs; stop or restart them."""
+    """Look at allocations and their logs; stop or restart them.
+
+    \b
+    Example:  swarmlet alloc status
+    """
 
 
 @alloc.command()

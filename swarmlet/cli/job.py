@@ -30,12 +30,19 @@ JOB_BYTES_MAX = 1024 * 1024
 
 @click.group()
 def job() -> None:
-    """Run, validate, stop and look at jobs."""
+    """Run, validate, stop and look at jobs.
+
+    \b
+    Example:  swarmlet job run web.hcl
+    """
 
 
 def read_job(file: str, variables: tuple[str, ...], variable_files: tuple[str, ...]) -> tuple[Parsed, str]:
     """Parse a job file. Raises InvalidJob with the place of each problem."""
     from swarmlet.jobspec.document import parse_job
+    from swarmlet.jobspec.validation import Checks
+    from swarmlet.placement.constraint import compile_constraint
+    from swarmlet.runtime.drivers.offered import validate as validate_config
 
     text, folder = _read_text(file)
     values = {}
@@ -52,6 +59,7 @@ def read_job(file: str, variables: tuple[str, ...], variable_files: tuple[str, .
         variable_files=files,
         environment=dict(os.environ),
         read_file=lambda name: _read_beside(folder, name),
+        checks=Checks(driver=validate_config, constraint=compile_constraint),
     )
     return parsed, text
 
@@ -145,13 +153,8 @@ def validate(file: str, variables: tuple[str, ...], variable_files: tuple[str, .
     \b
     Example:  swarmlet job validate web.hcl
     """
-    from swarmlet.jobspec.validation import validate_job
-
     try:
         parsed, _ = read_job(file, variables, variable_files)
-        problems = validate_job(parsed.job)
-        if problems:
-            raise InvalidJob(problems)
     except InvalidJob as error:
         if as_json:
             say_json({"Valid": False, "Errors": error.problems})

@@ -15,7 +15,11 @@ from swarmlet.errors import InvalidInput
 
 @click.group()
 def node() -> None:
-    """Look at nodes; drain them, and decide whether they take work."""
+    """Look at nodes; drain them, and decide whether they take work.
+
+    \b
+    Example:  swarmlet node status
+    """
 
 
 @node.command()
@@ -180,7 +184,7 @@ def eligibility(ctx: click.Context, name: str, enable: bool, disable: bool, as_j
     Example:  swarmlet node eligibility --disable n2
     """
     if enable == disable:
-        raise InvalidInput("give either --enable or --disable")
+        raise click.UsageError("give either --enable or --disable")
     api = client(ctx)
     found = api.get(f"/v1/node/{name}")
     wanted = "eligible" if enable else "ineligible"

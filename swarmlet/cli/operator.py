@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import click
 
-from swarmlet.cli.connection import client, json_option
+from swarmlet.cli.connection import client, json_option, wide_option
 from swarmlet.cli.output import say_json, short, table
 
 
 @click.group()
 def operator() -> None:
-    """Consensus and other internals."""
+    """Consensus and other internals.
+
+    \b
+    Example:  swarmlet operator raft list-peers
+    """
 
 
 @operator.group()
 def raft() -> None:
-    """The consensus of the cluster's state."""
+    """The consensus of the cluster's state.
+
+    \b
+    Example:  swarmlet operator raft list-peers
+    """
 
 
 @raft.command(name="list-peers")
 @json_option
+@wide_option
 @click.pass_context
-def list_peers(ctx: click.Context, as_json: bool) -> int:
+def list_peers(ctx: click.Context, as_json: bool, wide: bool) -> int:
     """List who holds the cluster's state, and who leads.
 
     \b
@@ -44,5 +53,6 @@ def list_peers(ctx: click.Context, as_json: bool) -> int:
             ]
             for item in seen["Servers"]
         ],
+        wide=wide,
     )
     return 0

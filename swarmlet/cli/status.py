@@ -106,7 +106,11 @@ def _say_allocation(group: str, item: dict[str, Any]) -> None:
 @click.command()
 @json_option
 def version(as_json: bool) -> int:
-    """This program's version."""
+    """This program's version.
+
+    \b
+    Example:  swarmlet version --json
+    """
     if as_json:
         say_json({"Version": VERSION})
     else:

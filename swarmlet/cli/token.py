@@ -6,13 +6,17 @@ import time
 
 import click
 
-from swarmlet.cli.connection import client, json_option
+from swarmlet.cli.connection import client, json_option, wide_option
 from swarmlet.cli.output import say, say_json, span, table
 
 
 @click.group()
 def token() -> None:
-    """Create, list and revoke join tokens."""
+    """Create, list and revoke join tokens.
+
+    \b
+    Example:  swarmlet token create --ttl 1h --uses 1
+    """
 
 
 @token.command()
@@ -45,9 +49,14 @@ def create(ctx: click.Context, ttl: str, uses: int | None, description: str, as_
 
 @token.command(name="list")
 @json_option
+@wide_option
 @click.pass_context
-def list_(ctx: click.Context, as_json: bool) -> int:
-    """List join tokens (never their secrets)."""
+def list_(ctx: click.Context, as_json: bool, wide: bool) -> int:
+    """List join tokens (never their secrets).
+
+    \b
+    Example:  swarmlet token list
+    """
     found = client(ctx).get("/v1/join-tokens")
     if as_json:
         say_json(found)
@@ -62,7 +71,7 @@ def list_(ctx: click.Context, as_json: bool) -> int:
         uses = "any" if item["UsesLeft"] < 0 else str(item["UsesLeft"])
         rows.append([item["Accessor"], state, uses, item["Description"]])
     if rows:
-        table(["ACCESSOR", "VALID", "USES LEFT", "DESCRIPTION"], rows)
+        table(["ACCESSOR", "VALID", "USES LEFT", "DESCRIPTION"], rows, wide=wide)
     else:
         say("no join tokens; make one:  swarmlet token create")
     return 0

@@ -12,7 +12,7 @@ from swarmlet.jobspec.parser import parse_body
 from swarmlet.jobspec.problem import Fault, InvalidJobFile, Problem, Source
 from swarmlet.jobspec.section import Path, Reading, Section
 from swarmlet.jobspec.syntax import Body
-from swarmlet.jobspec.validation import Finding, findings
+from swarmlet.jobspec.validation import Checks, Finding, findings
 from swarmlet.jobspec.variables import Given, bind_locals, bind_variables
 from swarmlet.model.job import JOB_BYTES_MAX, Job, JobType, RestartPolicy
 
@@ -36,11 +36,12 @@ def parse_job(
     variable_files: Sequence[tuple[str, str]] = (),
     environment: Mapping[str, str] | None = None,
     read_file: ReadFile | None = None,
+    checks: Checks | None = None,
 ) -> Parsed:
     """The job that `text` (HCL2 in Nomad's job language) describes.
 
     `variables` are values given by hand (`-var`), `variable_files` names and texts of files, `environment` is
-    searched for `NOMAD_VAR_…`, `read_file` serves `file()`. Raises InvalidJobFile with all problems found.
+    searched for `NOMAD_VAR_…`, `read_file` serves `file()`, `checks` know what this package does not. Raises InvalidJobFile with all problems found.
     """
     for name, content in ((filename, text), *variable_files):
         size = len(content.encode(errors="surrogatepass"))
@@ -64,7 +65,7 @@ def parse_job(
         raise InvalidJobFile(reading.problems)
     job = read_job(section(), source.text)
     if not reading.problems:
-        reading.problems.extend(_placed(reading, finding) for finding in findings(job))
+        reading.problems.extend(_placed(reading, finding) for finding in findings(job, checks))
     if reading.problems:
         raise InvalidJobFile(reading.problems)
     return Parsed(job, tuple(dict.fromkeys(reading.warnings)), differences(job))

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from swarmlet.errors import InvalidJob
 from swarmlet.jobspec.evaluate import suggestion
 from swarmlet.jobspec.unsupported import DRIVERS, DRIVERS_KNOWN_ELSEWHERE
 from swarmlet.model.job import (
@@ -46,16 +47,21 @@ _NO_VALUE = ("is_set", "is_not_set", "distinct_hosts", "distinct_property")
 _NO_ATTRIBUTE = ("distinct_hosts",)
 
 DOCKER_KEYS = (
-    "advertise_ipv6_address", "args", "auth", "auth_soft_fail", "cap_add", "cap_drop", "cgroupns", "command",
-    "container_exists_attempts", "cpu_cfs_period", "cpu_hard_limit", "cpuset_cpus", "devices", "dns_options",
-    "dns_search_domains", "dns_servers", "entrypoint", "extra_hosts", "force_pull", "group_add", "healthchecks",
-    "hostname", "image", "image_pull_timeout", "init", "interactive", "ipc_mode", "ipv4_address", "ipv6_address",
-    "isolation", "labels", "load", "logging", "mac_address", "memory_hard_limit", "mount", "mounts",
-    "network_aliases", "network_mode", "oom_score_adj", "pid_mode", "pids_limit", "port_map", "ports", "privileged",
-    "readonly_rootfs", "runtime", "security_opt", "shm_size", "storage_opt", "sysctl", "tty", "ulimit",
-    "userns_mode", "uts_mode", "volume_driver", "volumes", "work_dir",
+    "args", "auth", "cap_add", "cap_drop", "cgroupns", "command", "cpuset_cpus", "devices", "dns_options",
+    "dns_search_domains", "dns_servers", "entrypoint", "extra_hosts", "force_pull", "group_add",
+    "healthchecks", "hostname", "image", "image_pull_timeout", "init", "interactive", "ipc_mode", "labels",
+    "logging", "memory_hard_limit", "mount", "mounts", "network_mode", "oom_score_adj", "pid_mode",
+    "pids_limit", "port_map", "ports", "privileged", "readonly_rootfs", "runtime", "security_opt", "shm_size",
+    "storage_opt", "sysctl", "tty", "ulimit", "userns_mode", "uts_mode", "volume_driver", "volumes",
+    "work_dir",
 )  # fmt: skip
-RAW_EXEC_KEYS = ("args", "cgroup_v1_override", "cgroup_v2_override", "command", "oom_score_adj", "work_dir")
+RAW_EXEC_KEYS = ("args", "command", "oom_score_adj", "work_dir")
+#: Nomad's, and no driver of ours has them: refused instead of ignored.
+KEYS_NOT_SUPPORTED = (
+    "advertise_ipv6_address", "auth_soft_fail", "container_exists_attempts", "cpu_cfs_period",
+    "cpu_hard_limit", "ipv4_address", "ipv6_address", "isolation", "load", "mac_address", "network_aliases",
+    "cgroup_v1_override", "cgroup_v2_override",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,9 +72,19 @@ class Finding:
     message: str
 
 
-def validate_job(job: Job) -> list[str]:
+@dataclass(frozen=True, kw_only=True)
+class Checks:
+    """What others know about parts of a job; they live above this package, and are handed in."""
+
+    #: What is wrong with a driver's configuration, a sentence each: (driver, config).
+    driver: Callable[[str, dict[str, Any]], list[str]]
+    #: Raises InvalidJob where a constraint could not be evaluated on any node.
+    constraint: Callable[[Constraint], object]
+
+
+def validate_job(job: Job, checks: Checks | None = None) -> list[str]:
     """Everything that is wrong with a job, as sentences that name the place; empty for a valid job."""
-    return [f"{_where(finding.path)}: {finding.message}" for finding in findings(job)]
+    return [f"{_where(finding.path)}: {finding.message}" for finding in findings(job, checks)]
 
 
 def _where(path: tuple[str, ...]) -> str:
@@ -85,12 +101,42 @@ def _where(path: tuple[str, ...]) -> str:
     return ", ".join(pieces) or "job"
 
 
-def findings(job: Job) -> list[Finding]:
-    """Everything that is wrong with a job."""
-    return [Finding(path, message) for path, message in _job(job)]
+def findings(job: Job, checks: Checks | None = None) -> list[Finding]:
+    """Everything that is wrong with a job. `checks` are asked about a job that is well formed otherwise."""
+    found = [Finding(path, message) for path, message in _job(job)]
+    if not found and checks is not None:
+        found = [Finding(path, message) for path, message in _checked(job, checks)]
+    return found
 
 
 _Found = Iterator[tuple[tuple[str, ...], str]]
+
+
+def _checked(job: Job, checks: Checks) -> _Found:
+    yield from _compiled((), job.constraints, checks)
+    for group in job.groups:
+        path: tuple[str, ...] = ("group", group.name)
+        yield from _compiled(path, group.constraints, checks)
+        for task in group.tasks:
+            here = (*path, "task", task.name)
+            yield from _compiled(here, task.constraints, checks)
+            for message in checks.driver(task.driver, task.config):
+                yield (*here, "config", "0", _key_in(message, task.config)), message
+
+
+def _compiled(path: tuple[str, ...], constraints: tuple[Constraint, ...], checks: Checks) -> _Found:
+    for number, constraint in enumerate(constraints):
+        try:
+            checks.constraint(constraint)
+        except InvalidJob as error:
+            for message in error.problems:
+                yield (*path, "constraint", str(number)), message
+
+
+def _key_in(message: str, config: dict[str, Any]) -> str:
+    """The key that a driver's sentence speaks of ('volume' speaks of `volumes`), for its place."""
+    words = set(re.findall(r"[a-z_]+", message))
+    return next((key for key in config if {key, key.removesuffix("s")} & words), "")
 
 
 def _job(job: Job) -> _Found:
@@ -339,7 +385,12 @@ def _driver(path: tuple[str, ...], task: Task, labels: list[str]) -> _Found:
     keys, needed = (DOCKER_KEYS, "image") if task.driver == "docker" else (RAW_EXEC_KEYS, "command")
     here = (*path, "config", "0")
     for key in task.config:
-        if key not in keys:
+        if key in KEYS_NOT_SUPPORTED:
+            yield (
+                (*here, key),
+                f"{key} is not supported by the {task.driver} driver; expected a file without it",
+            )
+        elif key not in keys:
             yield (
                 (*here, key),
                 f"{key} is unknown in the configuration of {task.driver}; expected a known name{suggestion(key, keys)}",

@@ -75,7 +75,9 @@ class WriteStream:
         try:
             while not self._stopped.wait(PAUSE_SECONDS):
                 host = self._random.choice(list(self._cluster.testbed))
-                self._random.choice([self._write_new, self._write_ledger, self._write_ledger, self._write_stop])(host)
+                self._random.choice(
+                    [self._write_new, self._write_ledger, self._write_ledger, self._write_stop]
+                )(host)
         except BaseException as error:  # noqa: BLE001 (raised where the stream is left)
             self._failure = error
 
@@ -167,9 +169,7 @@ def test_every_acknowledged_write_survives_a_loop_of_killed_agents(cluster: Clus
     assert {name for name in stream.running if name not in stream.uncertain} <= set(wanted)
 
     def running() -> list[str]:
-        return sorted(
-            found["Labels"]["swarmlet.job"] for host in hosts for found in cluster.containers(host)
-        )
+        return sorted(found["Labels"]["swarmlet.job"] for host in hosts for found in cluster.containers(host))
 
     settling = time.monotonic()
     try:
@@ -180,5 +180,9 @@ def test_every_acknowledged_write_survives_a_loop_of_killed_agents(cluster: Clus
 
     for host in hosts:
         found = cluster.api(host, "/v1/allocations")
-        live = [each["JobID"] for each in found if each["DesiredStatus"] == "run" and each["ClientStatus"] == "running"]
+        live = [
+            each["JobID"]
+            for each in found
+            if each["DesiredStatus"] == "run" and each["ClientStatus"] == "running"
+        ]
         assert sorted(live) == wanted

@@ -21,8 +21,7 @@ AFTERMATH_SECONDS = 4.0
 
 def _placements(cluster: Cluster, host: Host, job: str) -> list[tuple[str, str, str]]:
     return [
-        (each["Name"], each["ID"], each["NodeName"])
-        for each in cluster.allocations(host, job, every=True)
+        (each["Name"], each["ID"], each["NodeName"]) for each in cluster.allocations(host, job, every=True)
     ]
 
 
@@ -48,7 +47,9 @@ def test_no_container_restarts_or_moves_when_an_agent_is_killed_and_returns(
         cluster.wait_until(
             lambda: len(cluster.ready_nodes(victim)) == 3, 10.0, "the agent to see every node ready"
         )
-        print(f"the agent ({'leader' if is_leader else 'follower'}) was away for {time.monotonic() - killed_at:.1f} s")
+        print(
+            f"the agent ({'leader' if is_leader else 'follower'}) was away for {time.monotonic() - killed_at:.1f} s"
+        )
         time.sleep(AFTERMATH_SECONDS)
 
         assert watch.ended == set()

@@ -69,7 +69,9 @@ def test_all_agents_killed_at_once_come_back_to_what_they_left(cluster: Cluster)
     cluster.wait_running("later", 1)
 
 
-def test_after_a_power_cut_of_the_whole_site_every_allocation_runs_again_where_it_was(cluster: Cluster) -> None:
+def test_after_a_power_cut_of_the_whole_site_every_allocation_runs_again_where_it_was(
+    cluster: Cluster,
+) -> None:
     _deploy(cluster)
     first = cluster.testbed[1]
     known = _jobs(cluster, first), _allocations(cluster, first)

@@ -56,9 +56,7 @@ def test_a_cut_off_leader_is_replaced_and_serves_nothing_that_could_be_stale(clu
             pool.submit(_refusal, lambda: cluster.api(old, "/v1/jobs", seconds=PATIENCE_SECONDS))
             for _ in range(2)
         ]
-        cluster.wait_until(
-            lambda: cluster.leader(others) in others, PATIENCE_SECONDS, "a new leader"
-        )
+        cluster.wait_until(lambda: cluster.leader(others) in others, PATIENCE_SECONDS, "a new leader")
         cluster.submit(others[0], jobs.service("written-later", count=0))
         answered = time.monotonic() - cut_at
         names = [job["ID"] for job in cluster.api(others[1], "/v1/jobs")]

@@ -34,7 +34,9 @@ def test_the_work_of_a_host_without_power_moves_and_nothing_runs_twice_after_its
 
     off_at = lost.power_off()
     cluster.wait_until(
-        lambda: sum(len(cluster.containers(host, "web")) for host in others) == 6, WAIT_SECONDS, "six elsewhere"
+        lambda: sum(len(cluster.containers(host, "web")) for host in others) == 6,
+        WAIT_SECONDS,
+        "six elsewhere",
     )
     print(f"six of six run elsewhere {time.monotonic() - off_at:.2f} s after the power went")
 

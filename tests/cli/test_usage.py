@@ -1,0 +1,172 @@
+"""Every command explains itself; what is typed wrongly ends in a sentence and code 2; nothing ends in a traceback."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+
+import click
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swarmlet.cli.catalogue import overview
+from swarmlet.cli.main import root, run, single_dash_to_double
+from tests.agents.cluster import Cli
+
+#: Nobody listens here.
+NOBODY = "http://127.0.0.1:1"
+
+
+def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield path
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
+            yield from commands(inner, (*path, name))
+
+
+COMMANDS = list(commands(root))
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_has_help_with_an_example_that_fits(cli: Cli, path: tuple[str, ...]) -> None:
+    said = cli(*path, "--help")
+    assert said.code == 0
+    assert "Example" in said.out
+    assert not said.err
+    assert max(len(line) for line in said.out.splitlines()) <= 80
+    assert cli(*path, "-h") == said
+
+
+def test_the_overview_is_what_the_command_line_library_would_print(cli: Cli) -> None:
+    """It is laid out by hand, so that `--help` loads nothing."""
+    assert cli("--help").out == overview()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "near"),
+    [
+        (["jbo"], "'job'"),
+        (["staus"], "'status'"),
+        (["job", "rnu"], "'run'"),
+        (["status", "--jsn"], "'--json'"),
+    ],
+)
+def test_a_slip_gets_a_suggestion(cli: Cli, arguments: list[str], near: str) -> None:
+    said = cli(*arguments)
+    assert said.code == 2
+    assert f"did you mean {near}" in said.err.lower()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nothing"],
+        ["job"],
+        ["job", "run"],
+        ["job", "run", "--var"],
+        ["status", "extra"],
+        ["token", "create", "--uses", "many"],
+        ["node", "eligibility", "n1"],
+        ["node", "eligibility", "n1", "--enable", "--disable"],
+        ["join"],
+        ["init", "--port", "x"],
+        ["--address"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_exits_with_2(cli: Cli, arguments: list[str]) -> None:
+    said = cli(*arguments)
+    assert said.code == 2
+    assert said.err
+    assert not said.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["status"], "no agent answers at"),
+        (["job", "status"], "no agent answers at"),
+        (["job", "run", "missing.hcl"], "missing.hcl: No such file"),
+        (["job", "run", "--var", "x", "missing.hcl"], "missing.hcl: No such file"),
+        (["token", "create", "--ttl", "soon"], "'soon' is not a duration"),
+        (["node", "drain", "n1", "--deadline", "5"], "no agent answers at"),
+        (["--address", "host:port", "status"], "expected HOST:PORT"),
+        (["--address", "ftp://x", "status"], "expected HOST:PORT"),
+        (["--address", "http://", "status"], "expected HOST:PORT"),
+        (["--token", "a\nb", "status"], "the token holds characters"),
+        (["agent", "--data-dir", "/nonexistent/x"], "holds no node"),
+        (["agent", "--config", "/nonexistent/x", "--data-dir", "/nonexistent/x"], "holds no node"),
+        (["init", "--config", "/nonexistent/x"], "/nonexistent/x: No such file"),
+        (["init", "--meta", "x"], "expected KEY=VALUE"),
+        (["init", "--host-volume", "x"], "expected NAME=DIR"),
+        (["init", "--port", "0"], "mesh port 0"),
+        (["init", "--api-port", "-7"], "API port -7"),
+        (["join", "x"], "begins with swl1-"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_refusal_exits_with_1_and_one_sentence(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str
+) -> None:
+    monkeypatch.setenv("SWARMLET_ADDR", NOBODY)
+    said = cli(*arguments)
+    assert said.code == 1, said
+    assert said.err.startswith("error: ")
+    assert says in said.err
+    assert said.err.count("\n") == 1
+
+
+def test_one_dash_is_two_for_long_names_alone() -> None:
+    assert single_dash_to_double(["-json", "-ttl=1h", "-d", "-", "--x", "-5", "--", "-json"]) == [
+        *("--json", "--ttl=1h", "-d", "-", "--x", "-5", "--", "-json")
+    ]
+
+
+#: These would start an agent where the arguments happen to be right.
+_STARTERS = {"init", "agent", "dev", "join"}
+_WORDS = st.sampled_from(
+    sorted({word for path in COMMANDS for word in path} - _STARTERS)
+    + [
+        "--json",
+        "-json",
+        "--wide",
+        "--tail",
+        "-f",
+        "--var",
+        "x=1",
+        "-1",
+        "",
+        "é",
+        "\x00",
+        "/",
+        "..",
+        "%2F",
+        "*",
+    ]
+)
+
+
+@given(st.lists(_WORDS | st.text(max_size=8).filter(lambda text: text not in _STARTERS), max_size=5))
+@settings(deadline=None, max_examples=150)
+def test_no_arguments_end_in_a_traceback(arguments: list[str]) -> None:
+    out, err = io.TextIOWrapper(io.BytesIO(), "utf-8", "surrogateescape"), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = run(["--address", NOBODY, *arguments])
+    assert code in {0, 1, 2}
+    assert "Traceback" not in err.getvalue()
+    assert "internal error" not in err.getvalue(), err.getvalue()
+
+
+def test_a_defect_is_a_sentence_too(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("swarmlet.cli.status.client", broken)
+    said = cli("status")
+    assert said.code == 1
+    assert said.err.startswith("error: internal error (ZeroDivisionError: division by zero)")
