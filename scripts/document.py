@@ -69,7 +69,11 @@ def cli_page() -> str:
 
 def _describe(command: click.Command, name: str, parts: list[str]) -> None:
     context = click.Context(
-        command, info_name=name, terminal_width=WIDTH, max_content_width=WIDTH, help_option_names=["-h", "--help"]
+        command,
+        info_name=name,
+        terminal_width=WIDTH,
+        max_content_width=WIDTH,
+        help_option_names=["-h", "--help"],
     )
     text = "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
     parts.append(f"## {name}\n\n```text\n{text}\n```\n")
@@ -92,7 +96,9 @@ def _row(route: Route) -> str:
     found = SUMMARY.fullmatch(summary)
     ours, body, text = found.groups() if found else (None, None, None)
     notes = "; ".join(filter(None, (ours and "ours", body and f"body `{body}`", text))).replace("|", "\\|")
-    needs = f"`{route.capability.value}`" + (", no token" if route.capability in capabilities(ANONYMOUS) else "")
+    needs = f"`{route.capability.value}`" + (
+        ", no token" if route.capability in capabilities(ANONYMOUS) else ""
+    )
     return f"| {', '.join(route.methods)} | `{route.path}` | {needs} | {notes} |"
 
 

@@ -81,7 +81,9 @@ def _allocation(allocation: Allocation, view: View) -> dict[str, Any]:
         "PreviousAllocation": allocation.previous_allocation or "",
         "Events": reasons,
         "Restarts": [
-            sentence for name, state in sorted(allocation.task_states.items()) if (sentence := restarts(name, state))
+            sentence
+            for name, state in sorted(allocation.task_states.items())
+            if (sentence := restarts(name, state))
         ],
     }
 

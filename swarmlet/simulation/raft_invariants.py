@@ -148,9 +148,7 @@ class Invariants:
         before = self._marks.get(peer.number, Marks())
         term = int(peer.core.term)
         if term < before.term and term < peer.durable.hard.term:
-            raise self.fail(
-                f"{peer.name} comes back in term {term}, its disk had {peer.durable.hard.term}"
-            )
+            raise self.fail(f"{peer.name} comes back in term {term}, its disk had {peer.durable.hard.term}")
         self._marks[peer.number] = Marks(term=term, commit=int(peer.core.commit), applied=peer.applied)
 
     def check(self, peer: Observed) -> None:

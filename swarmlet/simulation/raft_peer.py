@@ -130,7 +130,9 @@ class RaftPeer:
 
     # -- life
 
-    def format(self, voters: tuple[PeerId, ...], bootstrap: Callable[[DiskLog, tuple[PeerId, ...]], None]) -> None:
+    def format(
+        self, voters: tuple[PeerId, ...], bootstrap: Callable[[DiskLog, tuple[PeerId, ...]], None]
+    ) -> None:
         """Make this a founding voter."""
         log = DiskLog.open(f"/{self.name}", CLUSTER, segment_bytes=SEGMENT_BYTES, files=self.files)
         bootstrap(log, voters)
@@ -327,7 +329,9 @@ class RaftPeer:
         if ready.snapshot is not None:
             log.save_snapshot(ready.snapshot.meta, ready.snapshot.data)
             last = int(log.last_index())
-            self.durable.last_index = max(last, self.durable.last_index) if last > ready.snapshot.meta.index else last
+            self.durable.last_index = (
+                max(last, self.durable.last_index) if last > ready.snapshot.meta.index else last
+            )
         if ready.entries:
             first = int(ready.entries[0].index)
             if first - 1 > log.last_index():

@@ -38,7 +38,9 @@ def test_a_network_that_loses_a_tenth_of_all_packets_moves_nothing(cluster: Clus
         assert set(ids) <= set(cluster.container_ids()[name])
 
 
-def test_a_follower_that_cannot_reach_the_leader_alone_still_gets_and_tells_its_work(cluster: Cluster) -> None:
+def test_a_follower_that_cannot_reach_the_leader_alone_still_gets_and_tells_its_work(
+    cluster: Cluster,
+) -> None:
     bed = cluster.testbed
     leader = cluster.wait_leader()
     apart, between = bed.others(leader)

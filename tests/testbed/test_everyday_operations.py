@@ -89,7 +89,9 @@ def test_stop_and_restart_of_one_allocation_do_just_that(cluster: Cluster) -> No
     stopped = before["web.web[0]"]["ID"]
     cluster.cli(bed[2], "alloc", "stop", stopped[:8], check=True)
     cluster.wait_until(
-        lambda: _by_name(cluster, bed[1], "web")["web.web[0]"]["ID"] != stopped, WAIT_SECONDS, "its replacement"
+        lambda: _by_name(cluster, bed[1], "web")["web.web[0]"]["ID"] != stopped,
+        WAIT_SECONDS,
+        "its replacement",
     )
     cluster.wait_running("web", 3)
 
@@ -104,7 +106,7 @@ def test_stop_and_restart_of_one_allocation_do_just_that(cluster: Cluster) -> No
     cluster.wait_running("web", 3)
     after = _by_name(cluster, bed[1], "web")
     assert after["web.web[1]"]["ID"] == restarted["ID"]
-    assert after["web.web[2]"] ["TaskStates"] == before["web.web[2]"]["TaskStates"]
+    assert after["web.web[2]"]["TaskStates"] == before["web.web[2]"]["TaskStates"]
     assert any("asked for a restart" in each for each in _task_events(after["web.web[1]"]))
 
 
@@ -140,7 +142,9 @@ def test_a_node_that_leaves_hands_its_work_over_and_is_forgotten_by_consensus(cl
     print(f"the leader left in {time.monotonic() - began:.1f} s")
     assert cluster.containers(leaving, "web") == []
     cluster.wait_until(
-        lambda: sum(len(cluster.containers(host, "web")) for host in others) == 3, WAIT_SECONDS, "its work elsewhere"
+        lambda: sum(len(cluster.containers(host, "web")) for host in others) == 3,
+        WAIT_SECONDS,
+        "its work elsewhere",
     )
     cluster.wait_until(
         lambda: cluster.ready_nodes(others[0]) == [host.name for host in others], WAIT_SECONDS, "two nodes"
