@@ -354,6 +354,7 @@ class Daemon:
             agent_facts=self._facts,
             identify=self._identify,
             check_driver=validate_driver,
+            replacement_pause=self.leader.replacement_pause,
         )
         socket_path = self.config.api_socket or str(data / SOCKET_FILE)
         return ApiServer(

@@ -48,6 +48,8 @@ class ApiContext:
     identify: Callable[[web.Request], Identity]
     #: What is wrong with a driver's configuration: (driver, config) -> sentences.
     check_driver: Callable[[str, dict[str, Any]], list[str]]
+    #: Why the leader replaces nothing now; empty when it does, and on every other node.
+    replacement_pause: Callable[[], str] = lambda: ""
 
 
 CONTEXT: web.AppKey[ApiContext] = web.AppKey("swarmlet", ApiContext)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from swarmlet.api.context import ApiContext
 from swarmlet.errors import Unavailable
 from swarmlet.gossip.effect import MemberState
+from swarmlet.ids import NodeId
 from swarmlet.model.allocation import ClientStatus
 from swarmlet.model.evaluation import PlacementFailure
 from swarmlet.model.node import NodeStatus
@@ -26,7 +28,8 @@ async def cluster_status(context: ApiContext) -> dict[str, Any]:
     except Unavailable:
         view, is_current = context.replica.view, False
     config = context.raft_status().config
-    alive = {member.id for member in context.members() if member.state is MemberState.ALIVE}
+    members = {member.id: member.state for member in context.members()}
+    alive = {node_id for node_id, state in members.items() if state is MemberState.ALIVE}
     nodes = list(view.nodes())
     voters = [node for node in nodes if node.peer in config.voters]
     voters_alive = sum(node.id in alive for node in voters)
@@ -62,7 +65,7 @@ async def cluster_status(context: ApiContext) -> dict[str, Any]:
         "Running": counted[ClientStatus.RUNNING],
         "Pending": counted[ClientStatus.PENDING] + _queued(view),
         "Unknown": counted[ClientStatus.UNKNOWN],
-        "Problems": _problems(view)[:PROBLEMS_MAX],
+        "Problems": problems(view, members, context.replacement_pause())[:PROBLEMS_MAX],
     }
 
 
@@ -70,11 +73,17 @@ def _queued(view: View) -> int:
     return sum(sum(item.queued.values()) for item in view.open_evaluations())
 
 
-def _problems(view: View) -> list[dict[str, str]]:
+def problems(view: View, members: Mapping[NodeId, MemberState], pause: str) -> list[dict[str, str]]:
+    """What is not as it should be. `members`: as gossip sees them here; `pause`: why nothing is replaced, if so."""
     found = []
+    if pause:
+        found.append({"Subject": "cluster", "Problem": pause})
     for node in view.nodes():
         if node.status in {NodeStatus.DOWN, NodeStatus.DISCONNECTED}:
             found.append({"Subject": node.name, "Problem": f"{node.status.value}: {node.status_description}"})
+        elif node.status is NodeStatus.READY and members.get(node.id, MemberState.DEAD) is MemberState.DEAD:
+            sentence = "silent: no answer by any path; not counted as down yet"
+            found.append({"Subject": node.name, "Problem": sentence})
     for evaluation in view.open_evaluations():
         for group, failure in sorted(evaluation.failed_groups.items()):
             found.append({"Subject": evaluation.job_id, "Problem": f"{group}: {summarize(failure)}"})

@@ -68,12 +68,17 @@ class LeaderService:
         self._outbox: deque[Body] = deque(maxlen=OUTBOX_MAX)
         self._outbox_wake = asyncio.Event()
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scheduler")
-        self.node_failures: NodeFailures | None = None
+        self._failures: NodeFailures | None = None
         replica.on_leadership(self._on_leadership)
 
     def on_member_event(self) -> None:
         """Gossip saw a change: look at once."""
         self._look.set()
+
+    def replacement_pause(self) -> str:
+        """Why nothing is replaced now, for people; empty when that is not so, or when this node does not lead."""
+        pause = self._failures.pause if self._failures is not None else None
+        return "" if pause is None else str(pause)
 
     async def run(self) -> None:
         """Lead whenever this node is elected, until cancelled."""
@@ -117,6 +122,7 @@ class LeaderService:
                     task.cancel()
         finally:
             unsubscribe()
+            self._failures = None
             self._outbox.clear()
             log.info("leader.stopped")
 
@@ -210,18 +216,21 @@ class LeaderService:
     async def _look_loop(self) -> None:
         now = self._clock.wall_ns()
         is_cold = self._clock.boot_seconds() - self._started_at < COLD_START_SECONDS
-        failures = self.node_failures = NodeFailures(now, is_cold_start=is_cold)
+        failures = self._failures = NodeFailures(now, is_cold_start=is_cold)
         deployments = DeploymentWatch()
         garbage = Garbage(now)
         autopilot = Autopilot(peer_id(self._replica.node_id))
         while True:
             self._look.clear()
             view, now = self._replica.view, self._clock.wall_ns()
+            before = failures.pause
             outcomes = [
                 failures.look(view, self._seen(), now),
                 deployments.look(view, now),
                 drain_nodes(view, now),
             ]
+            if failures.pause is not None and failures.pause is not before:
+                log.warning("replacement.paused", reason=str(failures.pause))
             wake = min((item.wake_ns for item in outcomes if item.wake_ns is not None), default=None)
             for outcome in outcomes:
                 for command in outcome.commands:

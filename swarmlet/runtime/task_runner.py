@@ -127,7 +127,7 @@ class TaskRunner:
             self.send(Vanished(message="the machine was restarted"))
             self.send(Begin())
         else:
-            found = Presence.GONE
+            found: TaskExit | Presence = Presence.GONE
             if (handle := record.handle) is not None:
                 found = await self._recover(handle)
             if handle is not None and found is Presence.RUNNING:

@@ -305,8 +305,9 @@ class MuteDriver(FakeDriver):
     """Starts tasks, and is never heard to say so: the agent dies while it waits."""
 
     async def start(self, spec: TaskSpec, notice: Notice) -> TaskHandle:
-        await super().start(spec, notice)
-        return await asyncio.get_running_loop().create_future()
+        handle = await super().start(spec, notice)
+        await asyncio.Event().wait()
+        return handle
 
 
 @pytest.mark.parametrize("is_stopped_before", [False, True])

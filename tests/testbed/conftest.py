@@ -68,7 +68,7 @@ def shown_when_failed(cluster: Cluster, request: pytest.FixtureRequest) -> Itera
         cluster.stop()
         if request.node.stash.get(failed, True):
             for host in cluster.testbed:
-                print(f"--- the agent's log on {host.name}:\n{cluster.agent_log(host)[-LOG_CHARACTERS:]}")  # noqa: T201
+                print(f"--- the agent's log on {host.name}:\n{cluster.agent_log(host)[-LOG_CHARACTERS:]}")
 
 
 @pytest.fixture

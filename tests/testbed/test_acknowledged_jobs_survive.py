@@ -125,7 +125,8 @@ class WriteStream:
         except unix_http.NoAnswer:
             return
         except unix_http.Refused as refused:
-            assert " 404 " not in str(refused), f"{host.name} does not know what was acknowledged: {refused}"
+            if " 404 " in str(refused):
+                raise AssertionError(f"{host.name} does not know what was acknowledged") from refused
             return
         self.reads += 1
         assert holds(found), f"{host.name} answered {path} with an older state"

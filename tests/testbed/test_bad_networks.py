@@ -93,9 +93,15 @@ def test_when_two_of_five_are_parted_with_the_leader_the_three_go_on_and_replace
             five.submit(other, jobs.service("unheard"))
         time.sleep(PARTED_SECONDS)
         # Two of five dead at once is not two dead machines: replacement waits a minute, and status says so.
-        status = five.cli(majority[0], "status", check=True).stdout
+        now_leads = five.leader(majority)
+        assert now_leads is not None
+        status = five.cli(now_leads, "status").stdout
         print(status)
         assert "nothing is replaced yet" in status
+        for host in majority:
+            problems = five.status(host)["Problems"]
+            silent = [each["Subject"] for each in problems if "silent" in each["Problem"]]
+            assert sorted(silent) == sorted(each.name for each in minority)
         bed.network.heal()
         five.wait_until(
             lambda: all(len(five.ready_nodes(host)) == 5 for host in bed), WAIT_SECONDS, "five nodes again"
