@@ -22,6 +22,7 @@ from swarmlet.leader.deployment_watch import DeploymentWatch
 from swarmlet.leader.drain import drain_nodes
 from swarmlet.leader.garbage import Garbage
 from swarmlet.leader.node_failure import NodeFailures, Seen
+from swarmlet.leader.reach import Reach
 from swarmlet.model.evaluation import Evaluation, EvaluationStatus
 from swarmlet.replica.replica import Clock, Replica
 from swarmlet.scheduler.schedule import schedule
@@ -220,6 +221,7 @@ class LeaderService:
         deployments = DeploymentWatch()
         garbage = Garbage(now)
         autopilot = Autopilot(peer_id(self._replica.node_id))
+        reach = Reach(peer_id(self._replica.node_id), self._clock.boot_seconds())
         while True:
             self._look.clear()
             view, now = self._replica.view, self._clock.wall_ns()
@@ -239,6 +241,7 @@ class LeaderService:
             if collected is not None:
                 await self._lead(collected)
             self._steer(autopilot)
+            self._step_aside(reach)
             await asyncio.sleep(LOOK_SECONDS_MIN)
             timeout = LOOK_SECONDS_MAX
             if wake is not None:
@@ -267,6 +270,24 @@ class LeaderService:
             )
             with contextlib.suppress(Unavailable, NotLeader):
                 self._replica.propose_config(change)
+
+    def _step_aside(self, reach: Reach) -> None:
+        """Let another voter lead when a node that lives is out of this one's reach."""
+        consensus = self._replica.consensus
+        status = consensus.core.status()
+        better = reach.look(
+            status.config,
+            status.progress,
+            status.last_index,
+            {peer_id(member.id): member.state for member in self._members()},
+            self._clock.boot_seconds(),
+        )
+        if better is None or status.transferee:
+            return
+        log.warning("leader.steps_aside", peer=better, reason="a node that lives is out of reach")
+        with contextlib.suppress(SwarmletError):
+            consensus.core.transfer(better)
+            consensus.pump()
 
     def _seen(self) -> dict[NodeId, Seen]:
         now, wall = self._gossip_clock(), self._clock.wall_ns()
