@@ -39,6 +39,8 @@ log = structlog.get_logger()
 NAME = "docker"
 #: One engine starts no more containers per second with more of them at once (measured), and calls get slower.
 STARTS_MAX = 4
+#: A look at a container is believed for so long: a start that pulled or queued meanwhile looks again.
+FRESH_SECONDS = 0.5
 #: A start waits so long for an engine that is away, before it counts as a failed attempt.
 ENGINE_SECONDS_MAX = 60.0
 PULL_TRIES = 3
@@ -160,14 +162,15 @@ class Docker:
             raise DriverError("; ".join(problems), temporary=False)
         body = docker_config.container(spec, is_privileged_allowed=self._is_privileged_allowed)
         name = docker_config.container_name(spec)
-        await self._wait_for_engine(notice)
-        found = await self._inspect(name)
+        found = await self._inspect_when_there(name, notice)
+        looked_at = time.monotonic()
         if found is None or (
             not found["State"]["Running"] and docker_config.is_true(spec.config.get("force_pull", False))
         ):
             await self._provide_image(spec, notice)
         async with self._starts:
-            found = await self._inspect(name)
+            if time.monotonic() - looked_at > FRESH_SECONDS:
+                found = await self._inspect(name)
             if found is not None and not self._is_same(found, spec):
                 owner = found["Config"]["Labels"].get(
                     LABEL + "allocation_name", "a container that is not ours"
@@ -196,10 +199,10 @@ class Docker:
             started_at_ns=time.time_ns(),
         )
 
-    async def _wait_for_engine(self, notice: Notice) -> None:
+    async def _inspect_when_there(self, name: str, notice: Notice) -> dict[str, Any] | None:
         """An engine that is being restarted is not the task's failure: it is waited for, for a while."""
         try:
-            await self._engine.knock()
+            return await self._inspect(name)
         except EngineAwayError as error:
             notice("Driver", f"Waiting for the engine: {error}")
             try:
@@ -207,6 +210,7 @@ class Docker:
                     await self._connected.wait()
             except TimeoutError:
                 raise error from None
+        return await self._inspect(name)
 
     def _is_same(self, found: dict[str, Any], spec: TaskSpec) -> bool:
         labels = found["Config"]["Labels"] or {}

@@ -73,15 +73,6 @@ class Engine:
         if self._session is not None:
             await self._session.close()
 
-    async def knock(self) -> None:
-        """Raises EngineAwayError when nobody listens on the socket."""
-        try:
-            async with asyncio.timeout(CONNECT_SECONDS_MAX):
-                _, writer = await asyncio.open_unix_connection(self._socket)
-        except (OSError, TimeoutError) as error:
-            raise self._away(error) from error
-        writer.close()
-
     async def version(self) -> dict[str, Any]:
         """Who it is."""
         found: dict[str, Any] = await self._call("GET", "/version")
