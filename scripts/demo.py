@@ -20,9 +20,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from demo_engine import Engine, Image, NoEngine
-from demo_node import DemoNode, Task, free_mesh_port
-
+from scripts.demo_engine import Engine, Image, NoEngine
+from scripts.demo_node import DemoNode, Task, free_mesh_port
 from swarmlet.api.client import Client
 from swarmlet.errors import SwarmletError
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from demo_node import Task
+from scripts.demo_node import Task
 
 SOCKETS = ("/var/run/docker.sock", "/run/docker.sock")
 IMAGE = "swarmlet-demo:busybox"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from document import PAGES
 
+from scripts.document import PAGES
 from swarmlet.config import DriverSwitches, HostVolume, NodeConfig
 
 ROOT = Path(__file__).resolve().parent.parent
