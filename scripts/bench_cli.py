@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import signal
 import socket
 import statistics
@@ -22,7 +21,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+import benchmark
 
 ROOT = Path(__file__).resolve().parent.parent
 BARE, VERSION, HELP, STATUS = "bare_python", "version", "help", "status"
@@ -45,7 +45,11 @@ def main() -> int:
             f"{name:<12} median {statistics.median(times):6.1f} ms  min {min(times):6.1f}  max {max(times):6.1f}{bar}"
         )
     if options.json:
-        options.json.write_text(json.dumps(report(seen), indent=2) + "\n")
+        cases = [
+            benchmark.case(name, "milliseconds", "ms", times, None if name == BARE else (BARE, seen[BARE]))
+            for name, times in seen.items()
+        ]
+        options.json.write_text(json.dumps(benchmark.report(cases), indent=2) + "\n")
     return int(any(statistics.median(seen[name]) >= bar for name, bar in BARS_MS.items()))
 
 
@@ -101,46 +105,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def report(seen: dict[str, list[float]]) -> dict[str, Any]:
-    """The results in the form that all benchmarks share."""
-    bare = statistics.median(seen[BARE])
-    return {
-        "commit": commit(),
-        "machine": machine(),
-        "cases": [
-            {
-                "case": name,
-                "metric": "milliseconds",
-                "unit": "ms",
-                "n": len(times),
-                "median": round(statistics.median(times), 2),
-                "min": round(min(times), 2),
-                "max": round(max(times), 2),
-                "p99": None,
-                "peer": None if name == BARE else {"name": BARE, "median": round(bare, 2)},
-            }
-            for name, times in seen.items()
-        ],
-    }
-
-
-def commit() -> str:
-    """The commit that is measured; "+" when the tree has changes on top."""
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    changed = subprocess.run(
-        ["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
-
-
-def machine() -> str:
-    """What it ran on, and how busy that was."""
-    return (
-        f"{platform.machine()}, {os.cpu_count()} CPUs, Linux {platform.release()}, "
-        f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}"
-    )
 
 
 if __name__ == "__main__":
