@@ -37,8 +37,9 @@ from swarmlet.gossip.shell import Gossip
 from swarmlet.ids import ClusterId, NodeId, PeerId, RequestId, peer_id
 from swarmlet.joining.enrolment import ReplicatedEnrolment
 from swarmlet.joining.founding import new_join_token
-from swarmlet.joining.identity import DataDirectory, Identity, write_atomically
+from swarmlet.joining.identity import DataDirectory, Identity, save, write_atomically
 from swarmlet.joining.probe import MAGIC, Prober
+from swarmlet.joining.renewal import Renewal
 from swarmlet.joining.server import JoinServer
 from swarmlet.leader.service import LeaderService
 from swarmlet.model.cluster import ClusterSettings
@@ -63,7 +64,7 @@ from swarmlet.runtime.log_service import LogService
 from swarmlet.runtime.replica_link import ReplicaReporter, ReplicaSource
 from swarmlet.security.access import ADMIN, identify
 from swarmlet.security.access import Identity as Caller
-from swarmlet.security.contexts import client_context, server_context
+from swarmlet.security.contexts import client_context, load_identity, server_context
 from swarmlet.security.sealing import ClusterKey
 from swarmlet.state.apply import StateMachine
 from swarmlet.state.command import CreateJoinToken, InitializeCluster, RegisterNode
@@ -174,12 +175,11 @@ class Daemon:
 
         data = directory.path
         context = (identity.authority, directory.pem_file, directory.pem_file)
-        self.mesh = MeshClient(
-            client_context(*context), identity.cluster, identity.node, rng=self._fork("mesh")
-        )
+        self._contexts = (client_context(*context), server_context(*context))
+        self.mesh = MeshClient(self._contexts[0], identity.cluster, identity.node, rng=self._fork("mesh"))
         self.handlers = Handlers()
         self.server = MeshServer(
-            server_context(*context),
+            self._contexts[1],
             (config.bind, config.mesh_port),
             self.handlers,
             cluster=identity.cluster,
@@ -327,6 +327,15 @@ class Daemon:
             feature_level=1,
         )
 
+        self.renewal = Renewal(
+            self.identity,
+            targets=self._renewal_targets,
+            install=self._install_identity,
+            now=lambda: self.clock.wall_ns() / 1e9,
+            rng=self._fork("renewal"),
+            host=self.address[0],
+        )
+
     def _register_handlers(self) -> None:
         handlers, replica = self.handlers, self.replica
         handlers.register(SUBMIT_METHOD, replica.on_submission)
@@ -394,6 +403,7 @@ class Daemon:
                         self._register_loop(),
                         self._contact_loop(),
                         self._seeds_loop(),
+                        self.renewal.run(),
                     )
                 ]
                 self._find_cluster()
@@ -614,6 +624,25 @@ class Daemon:
         log.error("storage.failed", reason=str(error))
         self._failure = error
         self._stop.set()
+
+    # This node's certificate.
+
+    def _renewal_targets(self) -> list[Address]:
+        """Others first: where this node's certificate has ended, only they still reach the leader."""
+        alive = [
+            member.address
+            for member in self.gossip.members()
+            if member.state is MemberState.ALIVE and member.id != self.identity.node
+        ]
+        self._rng.shuffle(alive)
+        return list(dict.fromkeys([*alive[:2], *self._seeds[:2], self.address]))
+
+    def _install_identity(self, identity: Identity) -> None:
+        """On disk first; then new connections show it. Those that are up go on."""
+        save(self.directory.path, identity)
+        self.identity = identity
+        for context in self._contexts:
+            load_identity(context, self.directory.pem_file, self.directory.pem_file)
 
     # Seeds.
 

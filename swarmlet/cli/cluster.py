@@ -194,7 +194,7 @@ def init(detach: bool, foreground: bool, as_json: bool, **options: Any) -> int:
             )
         config = msgspec.structs.replace(config, name=config.name or _host_name())
         address = advertised_address(config, [])
-        founded = found(config.name, address[0], now=time.time_ns() / 1e9, random_bytes=os.urandom)
+        founded = found(config.name, address[0], now=_wall_seconds(), random_bytes=os.urandom)
         _check_ports(config)
         save(directory.path, founded.identity)
         from swarmlet.daemon import write_config
@@ -375,7 +375,7 @@ def dev(api_port: int, mesh_port: int, no_docker: bool) -> int:
             drivers=DriverSwitches(docker=not no_docker, raw_exec=True, docker_privileged=True),
             ephemeral=True,
         )
-        founded = found(config.name, "127.0.0.1", now=time.time_ns() / 1e9, random_bytes=os.urandom)
+        founded = found(config.name, "127.0.0.1", now=_wall_seconds(), random_bytes=os.urandom)
         save(directory.path, founded.identity)
         from swarmlet.daemon import Founding
 

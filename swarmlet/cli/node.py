@@ -10,7 +10,6 @@ import click
 from swarmlet.api.client import Client
 from swarmlet.cli.connection import client, json_option, wide_option
 from swarmlet.cli.output import age, mib, paint, say, say_json, say_now, short, table
-from swarmlet.errors import InvalidInput
 
 
 @click.group()

@@ -162,15 +162,16 @@ class LocalCluster:
 
     def init(self, name: str = "n1") -> Node:
         node = self.new_node(name)
-        self._started(node, process("init", *node.flags(), "--json"))
+        self.started(node, process("init", *node.flags(), "--json"))
         return node
 
     def join(self, token: str, name: str) -> Node:
         node = self.new_node(name)
-        self._started(node, process("join", token, *node.flags(), "--json"))
+        self.started(node, process("join", token, *node.flags(), "--json"))
         return node
 
-    def _started(self, node: Node, said: Said) -> None:
+    def started(self, node: Node, said: Said) -> None:
+        """Take over a node whose agent was started in the background."""
         assert said.code == 0, said.err
         node.pid = node.api.get("/v1/agent/self")["stats"]["pid"]
         self.nodes.append(node)

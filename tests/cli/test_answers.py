@@ -8,7 +8,6 @@ import pty
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ def job_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def talker(ask: Cli, node: Node, job_file: Path) -> Iterator[dict[str, Any]]:
+def talker(ask: Cli, node: Node, job_file: Path) -> dict[str, Any]:
     """A running job of two tasks; one of its allocations."""
     if not [item for item in node.api.get("/v1/jobs") if item["ID"] == "talker" and not item["Stop"]]:
         said = ask("job", "run", str(job_file))
@@ -40,7 +39,7 @@ def talker(ask: Cli, node: Node, job_file: Path) -> Iterator[dict[str, Any]]:
             item for item in node.api.get("/v1/job/talker/allocations") if item["ClientStatus"] == "running"
         ]
     )
-    yield found[0]
+    return dict(found[0])
 
 
 READS = [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,17 @@ from typing import Any
 import pytest
 
 from swarmlet.cli import cluster as commands
-from tests.agents.cluster import Cli, LocalCluster, Node, Said, free_port, local_cluster, process, wait_until
+from tests.agents.cluster import (
+    Cli,
+    LocalCluster,
+    Node,
+    Said,
+    clean_environment,
+    free_port,
+    local_cluster,
+    process,
+    wait_until,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -249,3 +261,44 @@ def test_init_on_a_path_too_long_for_a_socket_says_so(cli: Cli, tmp_path: Path) 
     said = cli("init", "--data-dir", str(tmp_path / ("x" * 120)), "--detach")
     assert said.code == 1
     assert "at most 107 B" in said.err
+
+
+#: `init` by a clock that was right that many days ago; the agent that it starts has today's.
+_LONG_AGO = """
+import sys
+from swarmlet.cli import cluster, main
+real = cluster._wall_seconds
+cluster._wall_seconds = lambda: real() - int(sys.argv[1]) * 86_400
+sys.exit(main.run(["init", *sys.argv[2:]]))
+"""
+
+
+@pytest.mark.parametrize("days", [70, 100], ids=["due", "ended"])
+def test_an_agent_renews_its_certificate_by_itself(days: int) -> None:
+    """A cluster that was made long ago: its node's certificate is due, or has ended, when the agent starts."""
+    from swarmlet.joining.identity import load
+    from swarmlet.security.certificate import load_certificate
+
+    now = commands._wall_seconds()
+    cluster = LocalCluster()
+    try:
+        node = cluster.new_node("n1")
+        done = subprocess.run(
+            [sys.executable, "-c", _LONG_AGO, str(days), *node.flags(), "--json"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=clean_environment(),
+        )
+        cluster.started(node, Said(done.returncode, done.stdout, done.stderr))
+
+        def issued() -> float:
+            identity = load(node.data)
+            assert identity is not None
+            return load_certificate(identity.certificate).not_before
+
+        # (A certificate begins a day before it was issued.)
+        wait_until(lambda: issued() > now - 2 * 86_400)
+        assert process("status", SWARMLET_DATA_DIR=str(node.data)).code == 0
+    finally:
+        cluster.close()

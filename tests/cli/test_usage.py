@@ -130,23 +130,25 @@ def test_one_dash_is_two_for_long_names_alone() -> None:
 #: These would start an agent where the arguments happen to be right.
 _STARTERS = {"init", "agent", "dev", "join"}
 _WORDS = st.sampled_from(
-    sorted({word for path in COMMANDS for word in path} - _STARTERS)
-    + [
-        "--json",
-        "-json",
-        "--wide",
-        "--tail",
-        "-f",
-        "--var",
-        "x=1",
-        "-1",
-        "",
-        "é",
-        "\x00",
-        "/",
-        "..",
-        "%2F",
-        "*",
+    [
+        *sorted({word for path in COMMANDS for word in path} - _STARTERS),
+        *(
+            "--json",
+            "-json",
+            "--wide",
+            "--tail",
+            "-f",
+            "--var",
+            "x=1",
+            "-1",
+            "",
+            "é",
+            "\x00",
+            "/",
+            "..",
+            "%2F",
+            "*",
+        ),
     ]
 )
 
