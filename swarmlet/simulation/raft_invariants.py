@@ -226,9 +226,11 @@ class Invariants:
 
     def _has_durably(self, voter: PeerId, term: int, index: int) -> bool:
         peer = self._peers.get(voter)
-        if peer is None or peer.log is None or peer.durable.last_index < index:
+        if peer is None or peer.durable.last_index < index:
             return False
         log = peer.log
+        if log is None:
+            return True  # its disk is gone since, its answers are still under way
         if index < log.first_index() or index <= log.snapshot_meta().index:
             return True
         return index <= log.last_index() and int(log.term(Index(index))) == term

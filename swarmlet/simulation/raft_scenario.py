@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from swarmlet.errors import Conflict, StorageError, Unavailable, WireError
+from swarmlet.errors import Conflict, CorruptLog, Unavailable, WireError
 from swarmlet.ids import Index, PeerId
 from swarmlet.raft.bootstrap import bootstrap
 from swarmlet.raft.message import (
@@ -116,7 +116,7 @@ class Cluster:
         refusal = peer.start()
         if refusal is None:
             return
-        if isinstance(refusal, StorageError):
+        if not isinstance(refusal, CorruptLog):
             self.world.stop(peer.name, Power.CRASHED)
             self.restart_later(peer, self.rng.uniform(0.05, 1.0))
             return
