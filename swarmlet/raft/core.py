@@ -130,12 +130,19 @@ class Raft:
         """
         return self._membership.apply(change)
 
-    def read_index(self, context: bytes) -> None:
+    def read_index(self, context: bytes, now: float | None = None) -> None:
         """Ask for an index at which a read is linearizable; it comes as a `ReadState` with `context`.
 
-        May never be answered (leadership lost): the reader retries. Raises NoLeader's kin: NotLeader, Overloaded.
+        A lease is used only where `now` was read for this very call. May never be answered (leadership lost): the
+        reader retries. Raises NotLeader, Overloaded.
         """
-        self._step(Message(kind=_K.READ_INDEX, to=self._id, sender=self._id, context=context))
+        if now is not None:
+            self._peer.now = max(self._peer.now, now)
+        self._reads.is_clock_fresh = now is not None
+        try:
+            self._step(Message(kind=_K.READ_INDEX, to=self._id, sender=self._id, context=context))
+        finally:
+            self._reads.is_clock_fresh = True
 
     def transfer(self, peer: PeerId) -> None:
         """Hand leadership to `peer`: it is caught up, proposals are refused meanwhile; given up after a timeout."""
@@ -173,6 +180,7 @@ class Raft:
         snapshot = log.unstable_snapshot()
         committed = log.next_committed(allow_unstable=allow_unstable)
         self._ready_number += 1
+        must_sync = bool(entries) or (hard.term, hard.vote) != (self._last_hard.term, self._last_hard.vote)
         ready = Ready(
             number=self._ready_number,
             soft_state=None if soft == self._last_soft else soft,
@@ -183,10 +191,11 @@ class Raft:
             messages=tuple(peer.outbox.messages),
             messages_after_persist=peer.outbox.others_after_persist(),
             reads=tuple(peer.read_states),
-            must_sync=bool(entries) or (hard.term, hard.vote) != (self._last_hard.term, self._last_hard.vote),
+            must_sync=must_sync,
         )
         log.hand_out()
-        peer.outbox.hand_out(ready.number, self._storage_response(snapshot))
+        since = peer.now if must_sync or snapshot is not None else None
+        peer.outbox.hand_out(ready.number, self._storage_response(snapshot), since)
         if committed:
             log.hand_out_committed(committed, allow_unstable=allow_unstable)
         self._last_soft, self._last_hard = soft, hard
@@ -313,12 +322,25 @@ class Raft:
             if self._config.check_quorum:
                 self._step(Message(kind=_K.CHECK_QUORUM, sender=self._id))
             if peer.role is Role.LEADER:
+                if peer.is_disk_stalled and (peer.transferee != NOBODY or self._replication.heir() is None):
+                    # Nobody took over: silence lets the others elect somebody.
+                    peer.become_follower(peer.term, NOBODY)
                 peer.transferee = NOBODY
         if peer.role is not Role.LEADER:
             return
         if peer.now >= peer.heartbeat_due:
             peer.heartbeat_reset_at = peer.now
+            self._hand_over_if_stalled()
             self._step(Message(kind=_K.BEAT, sender=self._id))
+
+    def _hand_over_if_stalled(self) -> None:
+        """A leader whose disk stands still would keep the others from electing one whose disk works."""
+        peer = self._peer
+        if peer.transferee != NOBODY or not peer.is_disk_stalled:
+            return
+        heir = self._replication.heir()
+        if heir is not None:
+            self._replication.start_transfer(heir, peer.peers.progress[heir])
 
     # -- messages
 
@@ -456,6 +478,7 @@ class Raft:
             raise NotLeader(None)
         if message.kind in FROM_LEADER:
             peer.become_follower(message.term, message.sender)
+            peer.note_leader(message.sender)
             self._following.take(message)
         elif message.kind is own_answer and self._elections.count(message):
             peer.become_leader()
@@ -468,8 +491,7 @@ class Raft:
         peer = self._peer
         match message.kind:
             case MessageKind.APPEND | MessageKind.HEARTBEAT | MessageKind.SNAPSHOT:
-                peer.election_reset_at = peer.now
-                peer.leader = message.sender
+                peer.note_leader(message.sender)
                 self._following.take(message)
             case MessageKind.PROPOSE | MessageKind.READ_INDEX:
                 if peer.leader == NOBODY:

@@ -25,6 +25,8 @@ class Elections:
     def stand(self, *, pre_vote: bool, is_transfer: bool) -> None:
         """Stand for election, unless this peer may not."""
         peer = self._peer
+        if peer.has_promised and not is_transfer:
+            return
         if peer.role is Role.LEADER or not peer.is_promotable or self._has_unapplied_config_change():
             return
         self._campaign(pre_vote=pre_vote, is_transfer=is_transfer)

@@ -24,7 +24,8 @@ class Following:
                 self._append(message)
             case MessageKind.HEARTBEAT:
                 peer.log.commit_to(message.commit)
-                peer.send(_K.HEARTBEAT_RESPONSE, message.sender, context=message.context)
+                fields = {"round": message.round} if message.round else {}
+                peer.send(_K.HEARTBEAT_RESPONSE, message.sender, context=message.context, **fields)
             case _:
                 restored = message.snapshot is not None and self._restore(message.snapshot)
                 index = peer.log.last_index if restored else peer.log.committed

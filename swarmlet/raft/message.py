@@ -149,6 +149,8 @@ class Message(Record):
     context: bytes = b""
     #: Asynchronous storage only: what to step, and where, once the storage has done its part.
     responses: tuple[Message, ...] = ()
+    #: Lease reads only: the round of a heartbeat, given back in its answer.
+    round: int = 0
 
 
 class Packet(Record):

@@ -18,7 +18,8 @@ class ReadMode(Enum):
 
     #: It asks a quorum, in one round of heartbeats (dissertation section 6.4).
     QUORUM = "quorum"
-    #: It trusts the clock: sound only while clock drift stays below the election timeout.
+    #: It trusts its lease (`lease.Lease`), and asks a quorum where it has none: sound only while the clocks of any
+    #: two peers run at rates that differ by no more than `RaftConfig.clock_drift_max`.
     LEASE = "lease"
 
 
@@ -39,6 +40,12 @@ class RaftConfig(msgspec.Struct, frozen=True, kw_only=True):
     #: A leader that is removed or demoted becomes a follower at once, not at the next election.
     step_down_on_removal: bool = True
     read_mode: ReadMode = ReadMode.QUORUM
+    #: Lease reads only: how much faster, as a fraction, one peer's clock may run than another's. Quartz drifts by
+    #: 0.0001, a disciplined clock slews by 0.0005; 0.05 leaves room for virtual machines.
+    clock_drift_max: float = 0.05
+    #: A leader whose disk has not finished a write for this long hands over, and stands down where it can't; and
+    #: nobody stands for election meanwhile. Several times the worst fsync of a disk that is only busy.
+    disk_stall_seconds: float = 2.0
     #: One append carries at most this much; 1 MiB keeps a heartbeat's wait behind it short on slow links.
     append_bytes_max: int = 1024 * 1024
     #: Appends in flight per peer; 256 fill a link of 100 ms at 1,000 batches per second twice over.
@@ -65,6 +72,7 @@ class RaftConfig(msgspec.Struct, frozen=True, kw_only=True):
         assert self.peer != 0, "peer 0 means nobody"
         assert 0 < self.heartbeat_seconds < self.election_seconds, "heartbeats come faster than elections"
         assert self.inflight_messages_max > 0, "at least one append must be in flight"
+        assert 0 <= self.clock_drift_max < 1, "the clocks' rates differ by a fraction"
         assert self.read_mode is not ReadMode.LEASE or self.check_quorum, "leases need the quorum check"
 
 

@@ -51,6 +51,8 @@ class _Awaiting(msgspec.Struct):
 
     number: int
     responses: tuple[Message, ...]
+    #: When the disk got it, on the core's clock; None when it asks for no sync.
+    since: float | None
 
 
 class Outbox:
@@ -83,10 +85,18 @@ class Outbox:
         """The messages to others that wait for the disk."""
         return tuple(message for message in self.after_persist if message.to != self._id)
 
-    def hand_out(self, number: int, own: Message | None) -> None:
-        """Ready `number` took the messages; `own` is what its durable write means to the core."""
+    @property
+    def waiting_since(self) -> float | None:
+        """When the oldest write was handed out that is not durable yet; None when there is none."""
+        return next((item.since for item in self._awaiting if item.since is not None), None)
+
+    def hand_out(self, number: int, own: Message | None, since: float | None) -> None:
+        """Ready `number` took the messages; `own` is what its durable write means to the core.
+
+        `since` is now if the Ready has to be synced, else None.
+        """
         responses = self.after_persist if own is None else [*self.after_persist, own]
-        self._awaiting.append(_Awaiting(number, tuple(responses)))
+        self._awaiting.append(_Awaiting(number, tuple(responses), since))
         self.messages, self.after_persist = [], []
 
     def persisted(self, number: int) -> Iterator[Message]:

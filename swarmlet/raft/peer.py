@@ -10,9 +10,10 @@ import random
 from typing import Any
 
 from swarmlet.ids import Index, PeerId, Term
+from swarmlet.raft.lease import Lease
 from swarmlet.raft.log import Log, Storage, initial_config
 from swarmlet.raft.message import NOBODY, HardState, MessageKind
-from swarmlet.raft.options import RaftConfig
+from swarmlet.raft.options import RaftConfig, ReadMode
 from swarmlet.raft.outbox import WITHOUT_TERM, Outbox, compose
 from swarmlet.raft.peers import Peers
 from swarmlet.raft.read_index import PendingReads
@@ -43,6 +44,11 @@ class Peer:
         self.randomized_timeout = config.election_seconds
         self.election_reset_at = now
         self.heartbeat_reset_at = now
+        #: Lease reads only: no vote, not even for itself, before. A voter that starts again may have promised so.
+        self.promised_until = now
+        if config.read_mode is ReadMode.LEASE and hard.term > 0:
+            self.promised_until = now + config.election_seconds
+        self.lease = Lease()
         self.peers = Peers(config)
         self.peers.restore(initial_config(storage), self.log.last_index)
         self._rng = rng
@@ -71,7 +77,26 @@ class Peer:
     @property
     def is_in_lease(self) -> bool:
         """A leader was heard of so recently that it may still lead."""
+        if self.has_promised:
+            return True
         return self.config.check_quorum and self.leader != NOBODY and self.now < self.lease_end
+
+    @property
+    def has_promised(self) -> bool:
+        """A leader counts on this peer not to vote (lease reads only)."""
+        return self.config.read_mode is ReadMode.LEASE and self.now < self.promised_until
+
+    @property
+    def is_disk_stalled(self) -> bool:
+        """The oldest write has not ended for too long."""
+        since = self.outbox.waiting_since
+        return since is not None and self.now - since >= self.config.disk_stall_seconds
+
+    def note_leader(self, leader: PeerId) -> None:
+        """`leader` was heard of in this term."""
+        self.leader = leader
+        self.election_reset_at = self.now
+        self.promised_until = self.lease_end
 
     # -- roles
 
@@ -88,6 +113,7 @@ class Peer:
         self.pending_config_index = 0
         self.uncommitted_bytes = 0
         self.reads = PendingReads()
+        self.lease = Lease()
 
     def become_follower(self, term: int, leader: PeerId) -> None:
         """Follow `leader`, or whoever turns out to lead, in `term`."""
@@ -124,9 +150,11 @@ class Peer:
 
     @property
     def is_promotable(self) -> bool:
-        """It may stand for election: a voter, and not amid a snapshot."""
+        """It may stand for election: a voter, not amid a snapshot, and with a disk that works."""
         own = self.peers.own
-        return own is not None and not own.is_learner and not self.log.has_snapshot
+        return (
+            own is not None and not own.is_learner and not self.log.has_snapshot and not self.is_disk_stalled
+        )
 
     @property
     def has_committed_in_term(self) -> bool:

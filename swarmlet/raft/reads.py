@@ -22,6 +22,9 @@ class Reads:
         self._replication = replication
         #: Never starts again: a context must not come twice in one life, and terms tell the lives apart.
         self._counter = 0
+        #: The peer's clock was read for what is being done now. Without that a lease is worth nothing: the process
+        #: may have slept since.
+        self.is_clock_fresh = True
 
     def take(self, message: Message) -> None:
         """Answer a read, now or when a quorum has confirmed. Raises Overloaded."""
@@ -40,7 +43,7 @@ class Reads:
     def confirm(self, message: Message) -> None:
         """A heartbeat's answer confirms this leader to the reads that asked with it."""
         peer = self._peer
-        if peer.config.read_mode is not ReadMode.QUORUM or not message.context:
+        if not message.context:
             return
         acknowledged = peer.reads.acknowledge(message.sender, message.context)
         if peer.peers.configuration.vote_result(acknowledged) is not VoteResult.WON:
@@ -50,7 +53,7 @@ class Reads:
 
     def _start(self, message: Message) -> None:
         peer = self._peer
-        if peer.peers.is_alone() or peer.config.read_mode is ReadMode.LEASE:
+        if peer.peers.is_alone() or self._has_lease():
             self._answer(message, peer.log.committed)
             return
         self._counter += 1
@@ -58,6 +61,14 @@ class Reads:
         peer.reads.add(context, message, peer.log.committed)
         peer.reads.acknowledge(peer.id, context)
         self._replication.broadcast_heartbeat(context)
+
+    def _has_lease(self) -> bool:
+        peer = self._peer
+        if peer.config.read_mode is not ReadMode.LEASE or not self.is_clock_fresh:
+            return False
+        start = peer.lease.start(peer.id, peer.peers.configuration.vote_result)
+        lasts = peer.config.election_seconds * (1.0 - peer.config.clock_drift_max)
+        return start is not None and peer.now < start + lasts
 
     def _answer(self, request: Message, index: int) -> None:
         if request.sender in (NOBODY, self._peer.id):

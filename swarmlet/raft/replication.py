@@ -5,6 +5,7 @@ from __future__ import annotations
 from swarmlet.ids import Index, PeerId, Term
 from swarmlet.raft.log import Compacted, Unavailable, payload_bytes
 from swarmlet.raft.message import Entry, Message, MessageKind
+from swarmlet.raft.options import ReadMode
 from swarmlet.raft.peer import Peer
 from swarmlet.raft.progress import Progress, ProgressState
 
@@ -60,11 +61,14 @@ class Replication:
     def broadcast_heartbeat(self, context: bytes) -> None:
         """To everybody; `context` comes back in the answers."""
         peer = self._peer
+        fields = {}
+        if peer.config.read_mode is ReadMode.LEASE:
+            fields["round"] = peer.lease.begin_round(peer.now)
         for other in peer.peers.others():
             progress = peer.peers.progress[other]
             # Never beyond what the peer is known to have: it could not know which entries are meant.
             commit = min(progress.match, peer.log.committed)
-            peer.send(_K.HEARTBEAT, other, commit=commit, context=context)
+            peer.send(_K.HEARTBEAT, other, commit=commit, context=context, **fields)
             progress.sent_commit = commit
 
     def send_append(self, to: PeerId) -> None:
@@ -155,6 +159,8 @@ class Replication:
         peer = self._peer
         progress.is_recently_active = True
         progress.is_send_paused = False
+        if message.round:
+            peer.lease.note_answer(message.sender, message.round)
         waited = peer.now - progress.snapshot_sent_at
         if progress.state is ProgressState.SNAPSHOT and waited >= peer.config.snapshot_retry_seconds:
             progress.pending_snapshot = 0
@@ -172,6 +178,16 @@ class Replication:
         # The peer's own append response, or the next heartbeat's answer, resumes it.
         progress.is_send_paused = True
 
+    def heir(self) -> PeerId | None:
+        """Who could lead instead: the voter with the longest log that was heard of lately; None when there is none."""
+        peer = self._peer
+        heirs = [
+            (progress.match, other)
+            for other, progress in peer.peers.progress.items()
+            if other != peer.id and not progress.is_learner and progress.is_recently_active
+        ]
+        return max(heirs)[1] if heirs else None
+
     def start_transfer(self, to: PeerId, progress: Progress) -> None:
         """Hand leadership to `to`; it has one election timeout to succeed."""
         peer = self._peer
@@ -179,6 +195,7 @@ class Replication:
             return
         peer.election_reset_at = peer.now
         peer.transferee = to
+        peer.lease.is_dropped = True
         if progress.match == peer.log.last_index:
             peer.send(_K.TIMEOUT_NOW, to)
         else:

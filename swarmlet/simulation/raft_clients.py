@@ -12,8 +12,10 @@ from swarmlet.simulation.raft_peer import RaftPeer
 from swarmlet.simulation.world import WORLD, World
 
 KEYS = ("a", "b", "c")
-#: After this many seconds without an answer a client asks another peer, and then gives the operation up.
-ATTEMPT_SECONDS = 0.7
+#: After one of these times without an answer a client asks another peer. The long one outlasts an election, so that a
+#: leader that was paused meanwhile still finds somebody to mislead.
+ATTEMPT_SECONDS = (0.3, 0.7, 2.5)
+#: A write without an answer is given up after this long.
 OPERATION_SECONDS = 4.0
 _OPEN = "open"
 
@@ -83,7 +85,7 @@ class Client:
         liked = [peer for peer in peers if peer.name == self._favourite]
         use_favourite = liked and self._rng.random() < 0.85 and self._command.kind != Kind.READ
         target = liked[0] if use_favourite else self._rng.choice(peers)
-        self._world.after(ATTEMPT_SECONDS, WORLD, lambda: self._no_answer(attempt))
+        self._world.after(self._rng.choice(ATTEMPT_SECONDS), WORLD, lambda: self._no_answer(attempt))
         self._world.after(self._rng.uniform(0.0005, 0.005), target.name, lambda: self._ask(target, attempt))
 
     def _ask(self, target: RaftPeer, attempt: int) -> None:

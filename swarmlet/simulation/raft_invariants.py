@@ -15,6 +15,7 @@ from swarmlet.errors import SwarmletError
 from swarmlet.ids import Index, PeerId, Term
 from swarmlet.raft.core import Raft
 from swarmlet.raft.disk_log import DiskLog
+from swarmlet.raft.log import NO_LIMIT
 from swarmlet.raft.message import Entry, EntryKind, HardState, Message, MessageKind
 from swarmlet.raft.ready import Role
 from swarmlet.simulation.world import World
@@ -103,7 +104,23 @@ class Invariants:
                 raise self.fail(f"log matching: {peer.name} writes another entry at term/index {place}")
             if place[1] <= peer.durable.last_index and self.committed.get(place[1], place[0]) != place[0]:
                 self._check_replaced(peer, place[1])
+            if entry.kind is not EntryKind.NORMAL:
+                self._check_change(peer, entry)
             previous = place[0]
+
+    def _check_change(self, peer: Observed, entry: Entry) -> None:
+        """A leader makes one membership change at a time (dissertation section 4.1, and the correction of 2015)."""
+        core, log = peer.core, peer.log
+        if core is None or log is None or core.role is not Role.LEADER or entry.term != core.term:
+            return
+        first = Index(max(peer.applied + 1, int(log.first_index())))
+        end = Index(min(int(entry.index), int(log.last_index()) + 1))
+        if first < end and any(
+            item.kind is not EntryKind.NORMAL for item in log.entries(first, end, NO_LIMIT)
+        ):
+            raise self.fail(
+                f"{peer.name} changes members at {entry.index} before an earlier change is applied"
+            )
 
     def _check_replaced(self, peer: Observed, index: int) -> None:
         """An entry on disk is being replaced: it must not be the committed one."""
@@ -183,6 +200,14 @@ class Invariants:
         if known != peer.number:
             raise self.fail(f"peers {known} and {peer.number} both lead in term {term}")
         self._world.trace("leader", peer.name, term)
+        votes = {
+            voter for (at, voter), candidate in self._votes.items() if (at, candidate) == (term, peer.number)
+        }
+        for half in (core.configuration.voters, core.configuration.outgoing):
+            if half and 2 * len(half & votes) <= len(half):
+                raise self.fail(
+                    f"{peer.name} leads term {term} by the votes of {sorted(votes)} of {sorted(half)}"
+                )
         for index in range(self.last_committed, 0, -1):
             committed_term = self.committed.get(index)
             if committed_term is None or committed_term > term:
@@ -214,6 +239,10 @@ class Invariants:
         term = core.term_of(Index(index))
         if term is None:
             return
+        if term != core.term:
+            raise self.fail(
+                f"{peer.name} leads term {core.term} and commits entry {index} of term {term} by counting"
+            )
         configuration = core.configuration
         for half in (configuration.voters, configuration.outgoing):
             holders = [voter for voter in sorted(half) if self._has_durably(voter, term, index)]
@@ -224,9 +253,11 @@ class Invariants:
 
     def _has_durably(self, voter: PeerId, term: int, index: int) -> bool:
         peer = self._peers.get(voter)
-        if peer is None or peer.log is None or peer.durable.last_index < index:
+        if peer is None or peer.durable.last_index < index:
             return False
         log = peer.log
+        if log is None:
+            return True  # its disk is gone since, its answers are still under way
         if index < log.first_index() or index <= log.snapshot_meta().index:
             return True
         return index <= log.last_index() and int(log.term(Index(index))) == term

@@ -124,7 +124,8 @@ class RaftPeer:
         self._is_applying = False
         self._snapshot_index = 0
         self._proposals: dict[tuple[str, int], tuple[Reply, int]] = {}
-        self._reads: dict[bytes, tuple[str, Reply]] = {}
+        #: context -> what was committed when the read began, key, reply.
+        self._reads: dict[bytes, tuple[int, str, Reply]] = {}
         self._ready_reads: list[tuple[int, str, Reply]] = []
         self._read_number = 0
 
@@ -203,9 +204,9 @@ class RaftPeer:
         assert core is not None
         self._read_number += 1
         context = f"{self.name}/{self._life}/{self._read_number}".encode()
-        self._reads[context] = (key, reply)
+        self._reads[context] = (self._invariants.last_committed, key, reply)
         try:
-            core.read_index(context)
+            core.read_index(context, self.clock.now())
         except Unavailable:
             del self._reads[context]
             reply(None, None)
@@ -327,7 +328,12 @@ class RaftPeer:
         log = self.log
         assert log is not None
         if ready.snapshot is not None:
-            log.save_snapshot(ready.snapshot.meta, ready.snapshot.data)
+            meta = ready.snapshot.meta
+            if log.first_index() <= meta.index < log.last_index() and log.term(meta.index) == meta.term:
+                raise self._invariants.fail(
+                    f"{self.name} takes a snapshot at {meta.index} though its log holds that and goes on"
+                )
+            log.save_snapshot(meta, ready.snapshot.data)
             last = int(log.last_index())
             self.durable.last_index = (
                 max(last, self.durable.last_index) if last > ready.snapshot.meta.index else last
@@ -409,6 +415,10 @@ class RaftPeer:
         if meta.index <= self.applied:
             return
         self._invariants.note_state(self, int(meta.index), snapshot.data)
+        if self.core is not None and self.core.configuration.state() != meta.config:
+            raise self._invariants.fail(
+                f"{self.name} restored {meta.config}, its core has {self.core.configuration.state()}"
+            )
         self.machine = Machine(snapshot.data)
         self.config = meta.config
         self.applied = self._snapshot_index = int(meta.index)
@@ -427,7 +437,12 @@ class RaftPeer:
     def _note_read(self, read: ReadState) -> None:
         waiting = self._reads.pop(read.context, None)
         if waiting is not None:
-            self._ready_reads.append((int(read.index), *waiting))
+            floor, key, reply = waiting
+            if read.index < floor:
+                raise self._invariants.fail(
+                    f"a read at {self.name} sees {read.index}; {floor} was committed before it began"
+                )
+            self._ready_reads.append((int(read.index), key, reply))
             self._answer_reads()
 
     def _answer_reads(self) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from swarmlet.errors import Conflict, StorageError, Unavailable, WireError
+from swarmlet.errors import Conflict, CorruptLog, Unavailable, WireError
 from swarmlet.ids import Index, PeerId
 from swarmlet.raft.bootstrap import bootstrap
 from swarmlet.raft.message import (
@@ -26,7 +26,7 @@ from swarmlet.raft.message import (
     Packet,
     packet_codec,
 )
-from swarmlet.raft.options import RaftConfig, Status
+from swarmlet.raft.options import RaftConfig, ReadMode, Status
 from swarmlet.raft.ready import Role
 from swarmlet.simulation.linearizability import check
 from swarmlet.simulation.network import Faults, Network
@@ -76,6 +76,7 @@ class Cluster:
         self.invariants = Invariants(self.world, self.peers)  # type: ignore[arg-type] # a dict of a subtype
         self.rng = self.world.rng("scenario")
         self._settings = Settings(raft=self._raft_config)
+        self._read_mode = self.rng.choice([ReadMode.QUORUM, ReadMode.QUORUM, ReadMode.LEASE])
         self._clients: list[Client] = []
         for _ in range(nodes):
             self.add_peer()
@@ -91,6 +92,8 @@ class Cluster:
             inflight_messages_max=8,
             applying_bytes_max=4096,
             snapshot_retry_seconds=1.0,
+            read_mode=self._read_mode,
+            disk_stall_seconds=0.6,
         )
 
     # -- machines
@@ -116,7 +119,7 @@ class Cluster:
         refusal = peer.start()
         if refusal is None:
             return
-        if isinstance(refusal, StorageError):
+        if not isinstance(refusal, CorruptLog):
             self.world.stop(peer.name, Power.CRASHED)
             self.restart_later(peer, self.rng.uniform(0.05, 1.0))
             return
@@ -397,14 +400,14 @@ class _Faults:
         ]
         match rng.randrange(6):
             case 0 if learners:
-                cluster.change_members((_K.ADD_VOTER, rng.choice(learners)))
+                cluster.change_members((_K.ADD_VOTER, rng.choice(learners)), joint=rng.random() < 0.3)
             case 1 if len(voters) > 3 or (len(voters) > 1 and rng.random() < 0.2):
                 cluster.change_members((_K.REMOVE, rng.choice([victim.number, *voters])))
             case 2 if learners and len(voters) > 1:
                 steps = [(_K.ADD_VOTER, rng.choice(learners)), (_K.REMOVE, rng.choice(voters))]
                 cluster.change_members(*steps)
             case 3 if len(voters) > 3:
-                steps = [(_K.ADD_LEARNER, rng.choice(voters))]
+                steps = [(_K.ADD_LEARNER, number) for number in rng.sample(voters, rng.randint(1, 2))]
                 cluster.change_members(*steps, joint=rng.random() < 0.5)
             case _ if len(cluster.peers) - len(cluster.lost) < PEERS_MAX or outside:
                 number = rng.choice(outside) if outside and rng.random() < 0.7 else cluster.add_peer().number

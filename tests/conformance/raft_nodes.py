@@ -151,6 +151,7 @@ class Nodes:
                 inflight_bytes_max=0,
                 uncommitted_bytes_max=NO_LIMIT,
                 snapshot_retry_seconds=float("inf"),
+                disk_stall_seconds=float("inf"),
                 applying_bytes_max=int(directive.one("max-committed-size-per-ready", str(NO_LIMIT))),
                 pipelined=is_async,
                 disable_config_change_validation=directive.flag("disable-conf-change-validation"),
