@@ -27,13 +27,14 @@ from typing import Any
 
 import msgspec
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from scripts import gossip_agents
 from swarmlet.gossip.config import GossipConfig
 from swarmlet.simulation import gossip_scale, lifeguard
 from swarmlet.simulation.lifeguard import Cell, Tally
 
+ROOT = Path(__file__).resolve().parent.parent
 #: The paper's table: false positives and those at healthy members in percent of SWIM's, messages in percent.
 PAPER = {
     "swim": (100.0, 100.0, 100.0),
@@ -47,6 +48,8 @@ STALLS_SECONDS = (1.0, 5.0, 15.0, 29.0)
 SCALE = (10, 100, 1000)
 SCALE_LARGE = (5000,)
 SIZES = (3, 10, 30, 100)
+#: Real agents listen from here on.
+FIRST_PORT = 21000
 
 
 class Figure(msgspec.Struct, kw_only=True):
@@ -278,6 +281,42 @@ def run_detection(options: argparse.Namespace) -> list[Figure]:
     return figures
 
 
+# --- real agents --------------------------------------------------------------------------------------------
+
+
+def run_agents(options: argparse.Namespace) -> list[Figure]:
+    print(
+        "\nReal agents on this machine (gossip and its shell alone); a kill -9 is known to all as agent down, or failed"
+    )
+    metrics = {
+        "convergence_seconds": "s",
+        "detection_seconds": "s",
+        "cpu_percent": "%",
+        "rss_mib": "MiB",
+    }
+    figures = []
+    for count in options.agents or [30]:
+        results: dict[str, list[gossip_agents.Figures]] = {"swarmlet": [], options.peer: []}
+        for run in range(options.agent_runs):
+            for position, kind in enumerate(results):
+                port = FIRST_PORT + (run * 2 + position) * 2 * 100 % 1000
+                results[kind].append(gossip_agents.measure(kind, count, port))
+        for metric, unit in metrics.items():
+            ours = [getattr(each, metric) for each in results["swarmlet"]]
+            theirs = [getattr(each, metric) for each in results[options.peer]]
+            print(
+                f"agents {count:3} {metric:20} swarmlet {statistics.median(ours):7.2f} {unit:4}"
+                f" {options.peer} {statistics.median(theirs):7.2f} {unit:4}"
+                f" ratio {statistics.median(ours) / statistics.median(theirs):.2f} (n={len(ours)})"
+            )
+            figures.append(
+                Figure(
+                    case=f"agents_{count}", metric=metric, unit=unit, values=ours, peer=(options.peer, theirs)
+                )
+            )
+    return figures
+
+
 # --- reporting ----------------------------------------------------------------------------------------------
 
 
@@ -358,6 +397,9 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--detection", action="store_true", help="detection of a dead host by size")
     parser.add_argument("--runs", type=int, default=20, help="deaths per size (20)")
+    parser.add_argument("--peer", choices=["serf"], help="real agents of ours beside those of this peer")
+    parser.add_argument("--agents", type=int, action="append", help="with --peer: how many (30; repeatable)")
+    parser.add_argument("--agent-runs", type=int, default=3, help="with --peer: clusters of each kind (3)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
     return parser.parse_args()
@@ -372,8 +414,10 @@ def main() -> int:
         figures += run_scale(options)
     if options.detection:
         figures += run_detection(options)
-    if not (options.lifeguard or options.scale or options.detection):
-        print("nothing to measure: name --lifeguard, --scale or --detection", file=sys.stderr)
+    if options.peer:
+        figures += run_agents(options)
+    if not (options.lifeguard or options.scale or options.detection or options.peer):
+        print("nothing to measure: name --lifeguard, --scale, --detection or --peer", file=sys.stderr)
         return 2
     if options.json:
         options.json.write_text(json.dumps(report(figures), indent=2) + "\n")

@@ -156,6 +156,27 @@ class Swim:
         """After `leave`: whether the news has been sent as often as it will be."""
         return self._is_leaving and not self._outbox.is_spreading(self.me)
 
+    # What checks and the operator's view read
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether `leave` was called."""
+        return self._is_leaving
+
+    @property
+    def view(self) -> View:
+        """What this member holds about all, for reading."""
+        return self._view
+
+    @property
+    def queued(self) -> int:
+        """Updates that still ride on packets."""
+        return self._outbox.queued
+
+    def suspicion(self, node: NodeId) -> Suspicion | None:
+        """What is held against a member that is suspected or whose agent is down, for reading."""
+        return self._suspicions.get(node)
+
     # What the shell feeds
 
     def join(self, now: float, seeds: list[Address]) -> None:

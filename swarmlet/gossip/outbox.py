@@ -37,6 +37,11 @@ class Outbox:
         #: Where this member's periodic gossip lies within the interval.
         self._phase = zlib.crc32(me.encode()) / 2**32 * config.gossip_interval
 
+    @property
+    def queued(self) -> int:
+        """Updates that still have transmissions left."""
+        return len(self._queue)
+
     def drain(self) -> list[Effect]:
         """The effects so far; each is handed out once."""
         effects, self.effects = self.effects, []

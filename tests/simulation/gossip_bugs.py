@@ -1,0 +1,237 @@
+"""Bugs to be found by the simulator: each changes one member's core as a plausible mistake would have.
+
+They are patched onto an instance, so that production code holds no switch for them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from swarmlet.gossip.core import Swim
+from swarmlet.gossip.effect import Address, EventKind, MemberState, Send, StreamAnswer
+from swarmlet.gossip.packet import Evidence, Message, Update, updates_budget
+from swarmlet.gossip.view import Claim, Record, claim_of
+
+Bug = Callable[[Swim], Swim]
+BUGS: dict[str, Bug] = {}
+
+
+def bug(function: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Register a bug under its function's name."""
+
+    def inject(core: Swim) -> Swim:
+        function(core)
+        return core
+
+    BUGS[function.__name__] = inject
+    return function
+
+
+@bug
+def suspicions_never_end(core: Any) -> None:
+    core._dead_at = lambda node, suspicion, scale: math.inf
+
+
+@bug
+def accusations_are_not_refuted(core: Any) -> None:
+    core._on_claim_about_me = lambda now, update: None
+
+
+@bug
+def refutes_without_raising_the_incarnation(core: Any) -> None:
+    def restate(now: float, content: Any, accused: int) -> None:
+        me = core._own()
+        core._outbox.broadcast(now, core._statement(me, now))
+
+    core._restate = restate
+
+
+@bug
+def raises_the_incarnation_of_others(core: Any) -> None:
+    accuse = core._on_accusation
+
+    def raised(now: float, record: Record, update: Update) -> None:
+        if update.accuser == core.me:
+            update = msgspec.structs.replace(update, incarnation=update.incarnation + 1)
+        accuse(now, record, update)
+
+    core._on_accusation = raised
+
+
+@bug
+def a_refuted_suspicion_runs_on(core: Any) -> None:
+    class Sticky(dict[Any, Any]):
+        def pop(self, key: Any, default: Any = None) -> Any:
+            record = core._view.get(key)
+            if record is not None and record.state is MemberState.ALIVE:
+                return default
+            return super().pop(key, default)
+
+    core._suspicions = core._prober._suspicions = Sticky()
+
+
+@bug
+def a_late_alive_raises_the_dead(core: Any) -> None:
+    on_update = core._on_update
+
+    def believing(now: float, update: Update, *, synced: bool) -> None:
+        record = core._view.get(update.id)
+        if (
+            record is not None
+            and update.id != core.me
+            and update.state is MemberState.ALIVE
+            and update.content
+        ):
+            core._view.set_claim(record, claim_of(update))
+            core._suspicions.pop(record.id, None)
+        on_update(now, update, synced=synced)
+
+    core._on_update = believing
+    core._exchange._merge = lambda now, update: believing(now, update, synced=True)
+
+
+@bug
+def the_dead_are_never_tried_again(core: Any) -> None:
+    core._prober.ping_the_dead = lambda now: setattr(core._prober, "next_dead_ping", now + 1.0)
+
+
+@bug
+def news_are_repeated_for_ever(core: Any) -> None:
+    core._outbox._queue.limit = lambda members: 10**9
+
+
+@bug
+def a_refused_connection_is_silence(core: Any) -> None:
+    on_result = core._prober.on_stream_result
+
+    def silent(now: float, probe: int, answer: StreamAnswer) -> None:
+        on_result(now, probe, StreamAnswer.ACK if answer is StreamAnswer.ACK else StreamAnswer.SILENT)
+
+    core._prober.on_stream_result = silent
+
+
+@bug
+def a_pause_is_not_noticed(core: Any) -> None:
+    def advance(now: float) -> None:
+        core._deadline = None
+
+    core._advance = advance
+
+
+@bug
+def new_metadata_is_dropped(core: Any) -> None:
+    core._take_content = lambda now, record, update: None
+    on_alive = core._on_alive
+
+    def without(now: float, record: Record, update: Update) -> None:
+        on_alive(now, record, msgspec.structs.replace(update, content=0, metadata=b""))
+
+    core._on_alive = without
+
+
+@bug
+def packets_ignore_what_sealing_adds(core: Any) -> None:
+    def send(address: Address, messages: tuple[Message, ...], first: tuple[bytes, ...] = ()) -> None:
+        outbox = core._outbox
+        budget = updates_budget(core.me, messages, -60) - sum(map(len, first))
+        updates = [*first, *outbox._queue.take(budget, core._view.alive)]
+        plain = msgspec.msgpack.encode((1, core.me, messages, [msgspec.Raw(data) for data in updates]))
+        outbox.effects.append(Send(address, core._sealer.seal(plain)))
+
+    core._outbox.send = send
+
+
+@bug
+def every_update_is_an_event(core: Any) -> None:
+    on_alive = core._on_alive
+
+    def loud(now: float, record: Record, update: Update) -> None:
+        on_alive(now, record, update)
+        core.event(EventKind.ALIVE_AGAIN, record)
+
+    core._on_alive = loud
+
+
+@bug
+def a_leaving_member_refutes_its_leave(core: Any) -> None:
+    leave = core.leave
+
+    def half_hearted(now: float) -> None:
+        leave(now)
+        core._restate(now, core._own().claim.content, core._own().claim.incarnation)
+
+    core.leave = half_hearted
+
+
+@bug
+def who_comes_back_does_not_outbid_its_past(core: Any) -> None:
+    on_claim = core._on_claim_about_me
+
+    def trusting(now: float, update: Update) -> None:
+        if update.state is not MemberState.ALIVE:
+            on_claim(now, update)
+
+    core._on_claim_about_me = trusting
+
+
+@bug
+def nobody_is_probed(core: Any) -> None:
+    core._view.next_to_probe = lambda me, now: None
+
+
+@bug
+def digests_are_always_equal(core: Any) -> None:
+    core._exchange._marks = lambda count: [0] * count
+
+
+@bug
+def the_dead_are_forgotten_at_once(core: Any) -> None:
+    settle = core._settle
+
+    def forgetful(now: float, record: Record, update: Update) -> None:
+        settle(now, record, update)
+        if record.state is MemberState.DEAD:
+            core._view.remove(record.id)
+
+    core._settle = forgetful
+
+
+@bug
+def the_prober_spins(core: Any) -> None:
+    begin = core._prober._begin
+
+    def eager(now: float) -> None:
+        begin(now)
+        core._prober.next_probe = now
+        core._prober._probe = None
+
+    core._prober._begin = eager
+
+
+@bug
+def the_count_of_the_living_drifts(core: Any) -> None:
+    set_claim = core._view.set_claim
+
+    def drifting(record: Record, claim: Claim) -> None:
+        if claim.state is MemberState.LEFT:
+            record.claim = claim
+        else:
+            set_claim(record, claim)
+
+    core._view.set_claim = drifting
+
+
+@bug
+def one_word_makes_a_death(core: Any) -> None:
+    accuse = core._on_accusation
+
+    def hasty(now: float, record: Record, update: Update) -> None:
+        accuse(now, record, update)
+        if update.evidence is Evidence.PENDING and record.state is MemberState.SUSPECT:
+            core._settle(now, record, core._verdict(record, MemberState.DEAD))
+
+    core._on_accusation = hasty
