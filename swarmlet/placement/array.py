@@ -12,9 +12,8 @@ from swarmlet.ids import NodeId
 from swarmlet.placement.cluster import Cluster
 from swarmlet.placement.columns import Columns, Demand, Ints, Mask
 from swarmlet.placement.feasibility import Ask, dynamic_ports_free
-from swarmlet.placement.group import Order, Request
+from swarmlet.placement.group import DEFAULT_ORDER, Order, Request, place_group
 from swarmlet.placement.spread import Level, place_spread
-from swarmlet.placement.group import place_group
 
 #: Masks kept: one per distinct set of constraints in use; 10 KB each at 10,000 nodes.
 MASKS_MAX = 1_000
@@ -93,7 +92,7 @@ def runs_of(
     *,
     avoid: frozenset[NodeId] = frozenset(),
     only: NodeId | None = None,
-    order: Order = Order(),
+    order: Order = DEFAULT_ORDER,
     levels: tuple[Level, ...] = (),
 ) -> tuple[tuple[int, int], ...]:
     """(slot, how many), by slot: where `count` identical allocations go. Takes nothing."""

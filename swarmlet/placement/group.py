@@ -51,6 +51,9 @@ class Order:
     collision: int = 0
 
 
+DEFAULT_ORDER = Order()
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """`count` identical allocations. `fits`: the nodes that may take one and have room for it.
@@ -62,7 +65,7 @@ class Request:
     demand: Demand
     count: int
     fits: Mask
-    order: Order = Order()
+    order: Order = DEFAULT_ORDER
     held: Ints | None = None
     bound: Ints | None = None
     last: Mask | None = None
