@@ -24,6 +24,7 @@ from swarmlet.leader.garbage import Garbage
 from swarmlet.leader.node_failure import NodeFailures, Seen
 from swarmlet.leader.reach import Reach
 from swarmlet.model.evaluation import Evaluation, EvaluationStatus
+from swarmlet.placement.cluster import Fleet
 from swarmlet.replica.replica import Clock, Replica
 from swarmlet.scheduler.schedule import schedule
 from swarmlet.state.command import ApplyPlan, Body, Noop
@@ -68,6 +69,9 @@ class LeaderService:
         self._look = asyncio.Event()
         self._outbox: deque[Body] = deque(maxlen=OUTBOX_MAX)
         self._outbox_wake = asyncio.Event()
+        #: The cluster as the scheduler's thread keeps it, and the nodes that changed since it looked (in order).
+        self._fleet = Fleet()
+        self._changed_nodes: dict[NodeId, None] = {}
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scheduler")
         self._failures: NodeFailures | None = None
         replica.on_leadership(self._on_leadership)
@@ -107,6 +111,7 @@ class LeaderService:
         await self._replica.lead(Noop())
         log.info("leader.started")
         self._broker = Broker()
+        self._fleet, self._changed_nodes = Fleet(), {}
         unsubscribe = self._replica.watches.subscribe(self._on_changes)
         try:
             self._post(self._broker.restore(self._replica.view.open_evaluations(), self._clock.wall_ns()))
@@ -140,11 +145,13 @@ class LeaderService:
                     self._work.set()
             elif change.table is Table.ALLOCATIONS:
                 self._look.set()
+                self._changed_nodes[_node_of(change)] = None
                 allocation = view.allocation(change.key)  # type: ignore[arg-type]
                 if allocation is not None and allocation.is_client_terminal():
                     freed |= _class_of(view, allocation.node_id)
             elif change.table is Table.NODES:
                 self._look.set()
+                self._changed_nodes[NodeId(change.key)] = None
                 node = view.node(NodeId(change.key))
                 if node is not None and node.is_placeable():
                     freed.add(node.computed_class)
@@ -177,7 +184,10 @@ class LeaderService:
         view = self._replica.view
         try:
             loop = asyncio.get_running_loop()
-            plan = await loop.run_in_executor(self._pool, schedule, view, evaluation, self._clock.wall_ns())
+            changed, self._changed_nodes = self._changed_nodes, {}
+            plan = await loop.run_in_executor(
+                self._pool, schedule, view, evaluation, self._clock.wall_ns(), self._fleet, changed
+            )
             applied = await self._replica.lead(ApplyPlan(plan=plan))
         except (NotLeader, Unavailable):
             raise
@@ -324,6 +334,11 @@ class LeaderService:
 
 def _evaluation(view: View, key: str) -> Evaluation | None:
     return view.evaluation(key)  # type: ignore[arg-type]
+
+
+def _node_of(change: Change) -> NodeId:
+    """Whose allocation changed: the first scope is its node."""
+    return NodeId(change.scopes[0].partition(":")[2])
 
 
 def _class_of(view: View, node_id: NodeId) -> set[str]:

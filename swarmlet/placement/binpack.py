@@ -19,9 +19,9 @@ from swarmlet.model.evaluation import REFUSALS_MAX, NodeRefusal, PlacementFailur
 from swarmlet.model.resources import DIMENSIONS, Quantity
 from swarmlet.placement.cluster import Cluster
 from swarmlet.placement.feasibility import Ask, dynamic_ports_free, unready
-from swarmlet.placement.score import POWERS, STEPS, UNBOUNDED, emptiness
+from swarmlet.placement.score import UNBOUNDED, emptiness
 
-#: From this many candidate nodes on NumPy pays for its import (15 MiB, 60 ms).
+#: From this many nodes on NumPy pays for its import (15 MiB, 60 ms).
 NUMPY_NODES = 32
 #: Added to the level of a node to avoid: above any real count, so that it is taken last.
 AVOID_LEVEL = 10_000_000
@@ -53,6 +53,24 @@ def place(
 
     `avoid`: nodes taken only if nothing else is left. `only`: the one node that is allowed.
     """
+    if len(cluster.nodes) >= numpy_nodes:
+        from swarmlet.placement.array import runs_of
+
+        runs = runs_of(cluster, ask, count, avoid=avoid, only=only)
+    else:
+        runs = _runs(cluster, ask, count, avoid, only)
+    demand = (ask.demand.cpu, ask.demand.memory, ask.demand.disk)
+    for slot, number in runs:
+        cluster.ports_promised[slot] += number * ask.dynamic_ports
+        cluster.take(ask.group, slot, number, demand, ask.static_ports)
+    missing = count - sum(number for _, number in runs)
+    return Placed(runs, explain(cluster, ask, missing, only=only) if missing else None)
+
+
+def _runs(
+    cluster: Cluster, ask: Ask, count: int, avoid: frozenset[NodeId], only: NodeId | None
+) -> tuple[tuple[int, int], ...]:
+    """Slot by slot, in plain Python."""
     rooms = [_room(cluster, ask, slot, only) for slot in range(len(cluster.nodes))]
     candidates = [slot for slot, room in enumerate(rooms) if room > 0]
     levels = {slot: cluster.of_group.get(ask.group, {}).get(slot, 0) for slot in candidates}
@@ -60,14 +78,8 @@ def place(
         if cluster.nodes[slot].id in avoid:
             levels[slot] += AVOID_LEVEL
     demand = (ask.demand.cpu, ask.demand.memory, ask.demand.disk)
-    fill = _fill_numpy if len(candidates) >= numpy_nodes else _fill_python
-    taken = fill(cluster, candidates, rooms, levels, demand, count)
-    runs = tuple((slot, taken[slot]) for slot in sorted(taken))
-    for slot, number in runs:
-        cluster.take(ask.group, slot, number, demand, ask.static_ports)
-        cluster.ports_promised[slot] += number * ask.dynamic_ports
-    missing = count - sum(taken.values())
-    return Placed(runs, explain(cluster, ask, missing, only=only) if missing else None)
+    taken = _fill_python(cluster, candidates, rooms, levels, demand, count)
+    return tuple((slot, taken[slot]) for slot in sorted(taken))
 
 
 def _room(cluster: Cluster, ask: Ask, slot: int, only: NodeId | None) -> int:
@@ -136,50 +148,6 @@ def _fill_python(
             if taken[slot] < rooms[slot]:
                 by_level.setdefault(level + 1, []).append(slot)
     return taken
-
-
-def _fill_numpy(
-    cluster: Cluster,
-    candidates: Sequence[int],
-    rooms: Sequence[int],
-    levels: dict[int, int],
-    demand: tuple[int, int, int],
-    count: int,
-) -> dict[int, int]:
-    """The same as `_fill_python`, over arrays. NumPy is imported here only: small clusters do without."""
-    import numpy as np
-
-    slots = np.array(candidates, dtype=np.int64)
-    room = np.array([rooms[slot] for slot in candidates], dtype=np.int64)
-    level_of = np.array([levels[slot] for slot in candidates], dtype=np.int64)
-    powers = np.array(POWERS, dtype=np.int64)
-    free_cpu, free_memory = (
-        np.array([column[slot] for slot in candidates], dtype=np.int64)
-        for column in (cluster.free_cpu, cluster.free_memory)
-    )
-    capacity_cpu, capacity_memory = (
-        np.array([column[slot] for slot in candidates], dtype=np.int64)
-        for column in (cluster.capacity_cpu, cluster.capacity_memory)
-    )
-    taken = np.zeros(len(slots), dtype=np.int64)
-
-    def shares(free: np.ndarray, capacity: np.ndarray) -> np.ndarray:
-        positive = (capacity > 0) & (free > 0)
-        return np.where(positive, np.minimum(free * STEPS // np.maximum(capacity, 1), STEPS), 0)
-
-    while count > 0:
-        open_ones = np.flatnonzero(taken < room)
-        if len(open_ones) == 0:
-            break
-        current = (level_of + taken)[open_ones]
-        rows = open_ones[current == current.min()]
-        cpu = free_cpu[rows] - (taken[rows] + 1) * demand[0]
-        memory = free_memory[rows] - (taken[rows] + 1) * demand[1]
-        empty = powers[shares(cpu, capacity_cpu[rows])] + powers[shares(memory, capacity_memory[rows])]
-        chosen = rows[np.lexsort((slots[rows], empty))[:count]]
-        taken[chosen] += 1
-        count -= len(chosen)
-    return {int(slots[row]): int(taken[row]) for row in np.flatnonzero(taken)}
 
 
 def explain(cluster: Cluster, ask: Ask, missing: int, *, only: NodeId | None = None) -> PlacementFailure:

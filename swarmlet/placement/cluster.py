@@ -1,15 +1,21 @@
-"""The nodes and what is taken on them, as columns: what the packer works on. Mutable scratch of one evaluation."""
+"""The nodes and what is taken on them, as columns: what the packer works on.
+
+Scratch of one evaluation, or kept up to date by a `Fleet` from one to the next.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from swarmlet.ids import JobId, Namespace, NodeId
 from swarmlet.model.allocation import Allocation
 from swarmlet.model.fit import Usage
 from swarmlet.model.node import Node
+
+if TYPE_CHECKING:
+    from swarmlet.placement.array import ArrayView
 
 
 class Source(Protocol):
@@ -18,8 +24,11 @@ class Source(Protocol):
     def nodes(self, prefix: str = "") -> Iterator[Node]:
         """All nodes, by id."""
 
-    def allocations_on_node(self, node_id: NodeId) -> Iterator[Allocation]:
-        """What a node holds or held."""
+    def node(self, node_id: NodeId) -> Node | None:
+        """A node by id."""
+
+    def usage(self, node: Node) -> Usage:
+        """What is taken on a node, its reserved ports included: a scratch copy for the caller."""
 
 
 @dataclass
@@ -41,40 +50,55 @@ class Cluster:
     of_group: dict[str, dict[int, int]] = field(default_factory=dict)
     of_job: dict[int, int] = field(default_factory=dict)
 
+    #: The same as NumPy columns, masks and all, once a packing asked for it (`array.ArrayView`).
+    arrays: ArrayView | None = None
+    #: Slots that `take` changed.
+    taken: set[int] = field(default_factory=set)
+
     @classmethod
     def build(cls, nodes: Iterable[Node], allocations: Iterable[Allocation]) -> Cluster:
         """From nodes and every allocation that may hold something on them."""
         ordered = sorted(nodes, key=lambda node: node.id)
-        slots = {node.id: slot for slot, node in enumerate(ordered)}
-        usages = [Usage(ports=node.reserved_ports) for node in ordered]
+        usages = {node.id: Usage(ports=node.reserved_ports) for node in ordered}
         for allocation in allocations:
-            slot = slots.get(allocation.node_id)
-            if slot is not None and allocation.holds_resources():
-                usages[slot].add(allocation)
-        available = [node.available() for node in ordered]
-        return cls(
-            nodes=ordered,
-            slots=slots,
-            capacity_cpu=[each.cpu for each in available],
-            capacity_memory=[each.memory for each in available],
-            free_cpu=[each.cpu - usage.quantity.cpu for each, usage in zip(available, usages, strict=True)],
-            free_memory=[
-                each.memory - usage.quantity.memory for each, usage in zip(available, usages, strict=True)
-            ],
-            free_disk=[
-                each.disk - usage.quantity.disk for each, usage in zip(available, usages, strict=True)
-            ],
-            ports=[usage.ports for usage in usages],
-            ports_promised=[0] * len(ordered),
-        )
+            if allocation.node_id in usages and allocation.holds_resources():
+                usages[allocation.node_id].add(allocation)
+        return cls._of_usages(ordered, [usages[node.id] for node in ordered])
 
     @classmethod
     def of(cls, view: Source) -> Cluster:
         """All nodes of `view`, with what their allocations hold."""
-        nodes = list(view.nodes())
-        return cls.build(
-            nodes, (allocation for node in nodes for allocation in view.allocations_on_node(node.id))
+        nodes = sorted(view.nodes(), key=lambda node: node.id)
+        return cls._of_usages(nodes, [view.usage(node) for node in nodes])
+
+    @classmethod
+    def _of_usages(cls, nodes: list[Node], usages: list[Usage]) -> Cluster:
+        available = [node.available() for node in nodes]
+        free = [each.minus(usage.quantity) for each, usage in zip(available, usages, strict=True)]
+        return cls(
+            nodes=nodes,
+            slots={node.id: slot for slot, node in enumerate(nodes)},
+            capacity_cpu=[each.cpu for each in available],
+            capacity_memory=[each.memory for each in available],
+            free_cpu=[each.cpu for each in free],
+            free_memory=[each.memory for each in free],
+            free_disk=[each.disk for each in free],
+            ports=[usage.ports for usage in usages],
+            ports_promised=[0] * len(nodes),
         )
+
+    def refresh(self, slot: int, node: Node, usage: Usage) -> None:
+        """Replace what is known of one node."""
+        available = node.available()
+        free = available.minus(usage.quantity)
+        is_changed = node is not self.nodes[slot]
+        self.nodes[slot] = node
+        self.capacity_cpu[slot], self.capacity_memory[slot] = available.cpu, available.memory
+        self.free_cpu[slot], self.free_memory[slot] = free.cpu, free.memory
+        self.free_disk[slot] = free.disk
+        self.ports[slot], self.ports_promised[slot] = usage.ports, 0
+        if self.arrays is not None:
+            self.arrays.refresh(self, slot, is_changed=is_changed)
 
     def count_job(
         self, namespace: Namespace, job_id: JobId, allocations: Iterable[Allocation], ignore: set[str]
@@ -98,9 +122,40 @@ class Cluster:
         self.free_memory[slot] -= count * memory
         self.free_disk[slot] -= count * disk
         self.ports[slot].update(ports)
+        self.taken.add(slot)
+        if self.arrays is not None:
+            self.arrays.take(self, slot, count, demand)
         self._count(group, slot, count)
 
     def _count(self, group: str, slot: int, count: int) -> None:
         per_slot = self.of_group.setdefault(group, {})
         per_slot[slot] = per_slot.get(slot, 0) + count
         self.of_job[slot] = self.of_job.get(slot, 0) + count
+
+
+class Fleet:
+    """The cluster kept from one evaluation to the next: only nodes that changed are read again.
+
+    Owned by the thread that schedules; what reaches it from outside is an immutable view and the ids of nodes
+    that changed, so nothing is copied that did not change.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is known yet."""
+        self._cluster: Cluster | None = None
+
+    def cluster(self, view: Source, changed: Iterable[NodeId]) -> Cluster:
+        """As in `view`. `changed`: at least the nodes whose row or allocations changed since the last call."""
+        cluster = self._cluster
+        rows = {node_id: view.node(node_id) for node_id in changed}
+        if cluster is None or any((row is None) == (key in cluster.slots) for key, row in rows.items()):
+            self._cluster = cluster = Cluster.of(view)
+            return cluster
+        for slot in sorted(cluster.taken):
+            rows.setdefault(cluster.nodes[slot].id, view.node(cluster.nodes[slot].id))
+        cluster.taken.clear()
+        cluster.of_group, cluster.of_job = {}, {}
+        for node_id, row in rows.items():
+            if row is not None:
+                cluster.refresh(cluster.slots[node_id], row, view.usage(row))
+        return cluster

@@ -40,7 +40,7 @@ class Columns:
         self.slots: Ints = np.arange(self.free.shape[1], dtype=np.int64)
 
     def __len__(self) -> int:
-        return self.free.shape[1]
+        return int(self.free.shape[1])
 
     def subset(self, rows: Ints) -> Columns:
         """A copy of some nodes; slot n is then the n-th of `rows`."""
@@ -55,7 +55,7 @@ class Columns:
     def fitting(self, demand: Demand) -> Mask:
         """Which nodes have room for one more."""
         free = self.free
-        fits = free[0] >= demand[0]
+        fits: Mask = free[0] >= demand[0]
         fits &= free[1] >= demand[1]
         fits &= free[2] >= demand[2]
         return fits

@@ -70,6 +70,15 @@ class Ask:
         """Whether a computed class alone decides (no constraint looks at what is unique to a node)."""
         return not any(constraint.is_unique for constraint in self.constraints)
 
+    @property
+    def places_key(self) -> tuple[object, ...]:
+        """The same for asks that the same nodes may take, quantities and ports aside."""
+        return (self.node_pool, self.datacenters, self.drivers, self.volumes, self._sources)
+
+    @property
+    def _sources(self) -> tuple[Constraint, ...]:
+        return tuple(each.source for each in self.constraints)
+
     def in_datacenter(self, node: Node) -> bool:
         """Whether the job names the node's datacenter."""
         return self._datacenter_pattern.fullmatch(node.datacenter) is not None

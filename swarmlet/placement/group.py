@@ -29,7 +29,7 @@ LAST = np.iinfo(np.int64).max
 #: Nodes looked at first; four times as many whenever they do not suffice.
 FIRST_NODES = 64
 #: Allocations per node looked at first, in the same way.
-FIRST_DEPTH = 4
+FIRST_DEPTH = 16
 #: The highest price per allocation of the group on a node: ten allocations outweigh any fullness.
 COLLISION_MAX = EMPTINESS_MAX // 10
 
@@ -51,6 +51,9 @@ class Order:
     collision: int = 0
 
 
+DEFAULT_ORDER = Order()
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """`count` identical allocations. `fits`: the nodes that may take one and have room for it.
@@ -62,7 +65,7 @@ class Request:
     demand: Demand
     count: int
     fits: Mask
-    order: Order = Order()
+    order: Order = DEFAULT_ORDER
     held: Ints | None = None
     bound: Ints | None = None
     last: Mask | None = None
@@ -183,8 +186,8 @@ def _place_priced(columns: Columns, request: Request, fits: Mask, count: int) ->
     keys = sort_keys(columns, request, fits)
     available = min(count, int(np.count_nonzero(fits)))
     depth = FIRST_DEPTH
-    # Enough to hold `count`, with a quarter to spare.
-    width = min(available, max(FIRST_NODES, count * 5 // (4 * depth)))
+    # Enough to hold `count` twice.
+    width = min(available, max(FIRST_NODES, count * 2 // depth))
     while True:
         best = _smallest(keys, width + 1)
         # The cost of the first node that is left out.
@@ -209,6 +212,9 @@ def _place_priced(columns: Columns, request: Request, fits: Mask, count: int) ->
             break
         if is_shallow:
             depth = min(4 * depth, int(room.max()))
+        elif threshold < LAST - 1:
+            # As deep as the nodes looked at go; others may go deeper, which shows.
+            depth = min(depth, 1 + int((cost <= threshold).sum(axis=0).max()))
         if threshold < LAST - 1:
             # More entries can only lower the threshold: no other node can matter.
             width = min(available, int(np.count_nonzero(keys < (threshold + 1) << SLOT_BITS)))

@@ -48,7 +48,8 @@ def share_out(count: int, used: Ints, room: Ints, step: Ints) -> Ints:
         return room.copy()
 
     def up_to(weight: int) -> Ints:
-        return np.clip(weight // step - used, 0, room)
+        level: Ints = np.clip(weight // step - used, 0, room)
+        return level
 
     low, high = 0, int(step.min())
     while int(up_to(high).sum()) < count:

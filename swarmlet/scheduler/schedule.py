@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -14,7 +15,7 @@ from swarmlet.model.job import Job, TaskGroup
 from swarmlet.model.plan import GroupPlacement, IndexRange, Mark, Plan, Replacement, Run, Stop
 from swarmlet.model.resources import Quantity
 from swarmlet.placement.binpack import place
-from swarmlet.placement.cluster import Cluster
+from swarmlet.placement.cluster import Cluster, Fleet
 from swarmlet.placement.feasibility import Ask
 from swarmlet.scheduler.reconcile import PlaceRequest, Reconciliation, follow_ups_pending, reconcile
 from swarmlet.state.view import View
@@ -23,9 +24,16 @@ from swarmlet.state.view import View
 PLACEMENTS_MAX = 20_000
 
 
-def schedule(view: View, evaluation: Evaluation, now_ns: int) -> Plan:
+def schedule(
+    view: View,
+    evaluation: Evaluation,
+    now_ns: int,
+    fleet: Fleet | None = None,
+    changed: Iterable[NodeId] = (),
+) -> Plan:
     """What should be done about `evaluation`, from the state in `view`. `now_ns` is wall time.
 
+    `fleet` keeps the cluster from one call to the next; `changed`: the nodes of which anything changed since.
     The plan ends the evaluation as complete; what could not be placed waits in a blocked evaluation that the
     plan creates, what must wait for its time in a delayed one. The same inputs give the same plan.
     """
@@ -33,6 +41,8 @@ def schedule(view: View, evaluation: Evaluation, now_ns: int) -> Plan:
     job = view.job(evaluation.namespace, evaluation.job_id)
     is_cut = _cut(difference)
     work = _Placement(view, difference)
+    if fleet is not None:
+        work.cluster = fleet.cluster(view, changed)
     if job is not None and difference.requests:
         work.place_job(job)
     evaluations: list[Evaluation] = []
@@ -93,10 +103,11 @@ class _Placement:
     #: What was asked for by groups that are not whole: decides which node classes can end the wait.
     unmet: list[Ask] = field(default_factory=list)
     is_holding: bool = False
+    cluster: Cluster | None = None
 
     def place_job(self, job: Job) -> None:
         """Place every group's requests on one scratch copy of the cluster."""
-        cluster = Cluster.of(self.view)
+        cluster = self.cluster or Cluster.of(self.view)
         cluster.count_job(
             job.namespace,
             job.id,

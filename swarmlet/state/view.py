@@ -17,6 +17,7 @@ from swarmlet.model.allocation import Allocation
 from swarmlet.model.cluster import ClusterSettings, JoinToken, NamespaceRecord
 from swarmlet.model.deployment import Deployment
 from swarmlet.model.evaluation import Evaluation
+from swarmlet.model.fit import Usage
 from swarmlet.model.job import Job, JobStatus
 from swarmlet.model.node import Node
 
@@ -97,6 +98,9 @@ class View(Protocol):
 
     def allocations_on_node(self, node_id: NodeId) -> Iterator[Allocation]:
         """By creation index."""
+
+    def usage(self, node: Node) -> Usage:
+        """What is taken on a node, its reserved ports included: a scratch copy for the caller. O(1)."""
 
     def port_cursor(self, node_id: NodeId) -> int:
         """Where `fit.assign_ports` begins for this node."""

@@ -45,7 +45,7 @@ def greedy(world: World, demand: Demand, count: int, order: Order) -> dict[int, 
 
         def cost(slot: int) -> tuple[Any, ...]:
             cpu, memory = (free[slot][d] - demand[d] for d in (0, 1))
-            empty = emptiness(cpu, memory, *world.capacity[slot][:2])
+            empty = emptiness(cpu, memory, world.capacity[slot][0], world.capacity[slot][1])
             if order.policy is Policy.APART:
                 return world.last[slot], held[slot], empty, slot
             return world.last[slot], empty + order.collision * held[slot], slot

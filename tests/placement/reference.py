@@ -7,8 +7,8 @@ from swarmlet.model.fit import assign_ports, shortages
 from swarmlet.model.job import TaskGroup
 from swarmlet.model.node import Node
 from swarmlet.model.resources import Quantity
-from swarmlet.placement.score import POWERS, STEPS
 from swarmlet.placement.feasibility import unready
+from swarmlet.placement.score import POWERS, STEPS
 
 
 def sequential(

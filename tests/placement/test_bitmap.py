@@ -29,7 +29,10 @@ def test_the_choice_fits_and_nothing_that_fits_is_fuller_by_more_than_a_bucket(
             for slot, have in enumerate(free)
             if mask >> slot & 1 and all(a >= b for a, b in zip(have, demand, strict=True))
         ]
-        before = [emptiness(*have[:2], *node[0][:2]) for have, node in zip(free, nodes, strict=True)]
+        before = [
+            emptiness(have[0], have[1], node[0][0], node[0][1])
+            for have, node in zip(free, nodes, strict=True)
+        ]
         chosen = index.place(demand, mask)
         if not fitting:
             assert chosen == -1

@@ -85,7 +85,7 @@ def test_the_group_engine_chooses_what_the_sequential_greedy_chooses(
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.integers(1, 3).flatmap(lambda levels: worlds(levels)), demands, counts, orders)
+@given(st.integers(1, 3).flatmap(worlds), demands, counts, orders)
 def test_spreading_chooses_what_the_sequential_greedy_chooses(
     world: World, demand: Demand, count: int, order: Order
 ) -> None:

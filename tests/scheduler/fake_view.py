@@ -281,6 +281,9 @@ class FakeView:
             if each.node_id == node_id
         )
 
+    def usage(self, node: Node) -> Usage:
+        return Usage.of(node, self.allocations_on_node(node.id))
+
     def port_cursor(self, node_id: NodeId) -> int:
         return self.cursors.get(node_id, 0)
 

@@ -1,0 +1,81 @@
+"""A fleet that catches up from changes is the same as a cluster read anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from swarmlet.ids import NodeId
+from swarmlet.model.fit import Usage
+from swarmlet.model.job import Constraint
+from swarmlet.model.node import Eligibility, Node
+from swarmlet.model.resources import Port, Quantity
+from swarmlet.placement.binpack import place
+from swarmlet.placement.cluster import Cluster, Fleet
+from swarmlet.placement.feasibility import Ask
+from tests.scheduler.builders import a_group, a_job, a_node
+
+
+@dataclass
+class Room:
+    """A source of nodes and of what is taken on them."""
+
+    table: dict[NodeId, Node] = field(default_factory=dict)
+    used: dict[NodeId, Usage] = field(default_factory=dict)
+
+    def nodes(self, prefix: str = "") -> Iterator[Node]:
+        return (self.table[key] for key in sorted(self.table))
+
+    def node(self, node_id: NodeId) -> Node | None:
+        return self.table.get(node_id)
+
+    def usage(self, node: Node) -> Usage:
+        known = self.used.get(node.id, Usage())
+        return Usage(known.quantity, known.ports)
+
+
+steps = st.tuples(
+    st.sampled_from("abcd"), st.sampled_from(["use", "drain", "grow", "leave", "port"]), st.integers(0, 9)
+)
+job = a_job(
+    a_group(cpu=300, ports=(Port(label="http", static=80), Port(label="any"))),
+    a_group("batch", cpu=200, constraints=(Constraint(left="${attr.arch}", right="amd64"),)),
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.lists(steps, max_size=4), max_size=6))
+def test_a_fleet_that_catches_up_places_like_a_cluster_read_anew(
+    rounds: list[list[tuple[str, str, int]]],
+) -> None:
+    room, fleet = Room(), Fleet()
+    for name in "abcd":
+        room.table[NodeId(name)] = a_node(name, attributes={"arch": "amd64"}, computed_class="one")
+    for changes in rounds:
+        for name, what, amount in changes:
+            change(room, NodeId(name), what, amount)
+        kept = fleet.cluster(room, [NodeId(name) for name, _, _ in changes])
+        fresh = Cluster.of(room)
+        for group in job.groups:
+            ask = Ask.of(job, group)
+            runs = place(kept, ask, 7, numpy_nodes=1)
+            assert runs == place(fresh, ask, 7, numpy_nodes=1_000)
+
+
+def change(room: Room, name: NodeId, what: str, amount: int) -> None:
+    node = room.table.get(name) or a_node(name, computed_class="two")
+    match what:
+        case "use":
+            room.used[name] = Usage(Quantity(cpu=amount * 400, memory=amount * 100))
+        case "port":
+            room.used[name] = Usage(ports=range(78 + amount, 82))
+        case "drain":
+            room.table[name] = replace(node, eligibility=Eligibility.INELIGIBLE)
+        case "grow":
+            room.table[name] = replace(node, resources=Quantity(cpu=amount * 900, memory=9000, disk=10**6))
+        case _:
+            room.table.pop(name, None)
