@@ -41,6 +41,8 @@ PACKET_BYTES_MAX = 2 * 1024 * 1024
 READYS_IN_FLIGHT_MAX = 256
 
 
+#: The timer never fires sooner: sums of floats may put a deadline a hair before the moment the core sees as due.
+TIMER_SECONDS_MIN = 0.001
 STOPPING = "this node is stopping: it takes no part in the cluster's consensus any more"
 
 
@@ -330,7 +332,7 @@ class Consensus:
                 return
             self._timer.cancel()
         self._armed_for = deadline
-        delay = max(0.0, deadline - self._clock())
+        delay = max(TIMER_SECONDS_MIN, deadline - self._clock())
         self._timer = asyncio.get_running_loop().call_later(delay, self._on_timer)
 
     def _on_timer(self) -> None:

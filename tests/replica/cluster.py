@@ -391,12 +391,16 @@ class Cluster:
     # What tests wait for.
 
     async def leader(self, seconds: float = SETTLE_SECONDS) -> Replica:
-        """The leader, once there is exactly one that a barrier confirms."""
+        """The leader of the highest term, once it has committed something in it."""
         async with asyncio.timeout(seconds):
             while True:
-                for replica in self.up:
-                    if replica.is_leader and replica.consensus.core.status().is_settled:
-                        return replica
+                leading = [
+                    (replica.consensus.core.term, replica)
+                    for replica in self.up
+                    if replica.is_leader and replica.consensus.core.status().is_settled
+                ]
+                if leading:
+                    return max(leading, key=lambda each: each[0])[1]
                 await asyncio.sleep(0.01)
 
     def followers(self, leader: Replica) -> list[Replica]:
