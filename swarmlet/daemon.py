@@ -351,6 +351,7 @@ class Daemon:
             leave=self.leave,
             agent_facts=self._facts,
             identify=self._identify,
+            replacement_pause=lambda: str(self.leader.pause or ""),
         )
         socket_path = self.config.api_socket or str(data / SOCKET_FILE)
         return ApiServer(

@@ -46,6 +46,8 @@ class ApiContext:
     #: Facts about this agent for `/v1/agent/self`.
     agent_facts: Callable[[], dict[str, Any]]
     identify: Callable[[web.Request], Identity]
+    #: Where this node leads and holds replacement back because too much died at once: the sentence for people.
+    replacement_pause: Callable[[], str] = lambda: ""
 
 
 CONTEXT: web.AppKey[ApiContext] = web.AppKey("swarmlet", ApiContext)

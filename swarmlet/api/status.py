@@ -62,12 +62,17 @@ async def cluster_status(context: ApiContext) -> dict[str, Any]:
         "Running": counted[ClientStatus.RUNNING],
         "Pending": counted[ClientStatus.PENDING] + _queued(view),
         "Unknown": counted[ClientStatus.UNKNOWN],
-        "Problems": _problems(view)[:PROBLEMS_MAX],
+        "Problems": [*_pause(context), *_problems(view)][:PROBLEMS_MAX],
     }
 
 
 def _queued(view: View) -> int:
     return sum(sum(item.queued.values()) for item in view.open_evaluations())
+
+
+def _pause(context: ApiContext) -> list[dict[str, str]]:
+    sentence = context.replacement_pause()
+    return [{"Subject": "cluster", "Problem": sentence}] if sentence else []
 
 
 def _problems(view: View) -> list[dict[str, str]]:
