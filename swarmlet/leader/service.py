@@ -8,26 +8,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import structlog
 
-from swarmlet.errors import NotLeader, Overloaded, PlanRejected, SwarmletError, Unavailable
+from swarmlet.errors import Overloaded, PlanRejected, StorageError, SwarmletError, Unavailable
 from swarmlet.gossip.effect import Member, MemberState
-from swarmlet.ids import NodeId, peer_id
+from swarmlet.ids import EvaluationId, NodeId, peer_id
 from swarmlet.leader.autopilot import Autopilot
-from swarmlet.leader.broker import Broker
-from swarmlet.leader.deployment_watch import DeploymentWatch
+from swarmlet.leader.batch import BATCH_MAX, schedule_batch
+from swarmlet.leader.broker import BROKER_MAX, Broker
+from swarmlet.leader.deployment_watch import DeploymentWatch, Outcome
 from swarmlet.leader.drain import drain_nodes
 from swarmlet.leader.garbage import Garbage
-from swarmlet.leader.node_failure import NodeFailures, Seen
+from swarmlet.leader.node_failure import NodeFailures, Pause, Seen
 from swarmlet.leader.reach import Reach
 from swarmlet.model.evaluation import Evaluation, EvaluationStatus
+from swarmlet.model.plan import Plan
 from swarmlet.placement.cluster import Fleet
-from swarmlet.replica.replica import Clock, Replica
-from swarmlet.scheduler.schedule import schedule
-from swarmlet.state.command import ApplyPlan, Body, Noop
+from swarmlet.replica.mesh import Clock
+from swarmlet.replica.replica import Replica
+from swarmlet.replica.submission import raise_if_refused
+from swarmlet.state.command import Applied, ApplyPlan, Body, Noop
 from swarmlet.state.view import Change, Table, View
 
 log = structlog.get_logger(__name__)
@@ -36,9 +40,15 @@ log = structlog.get_logger(__name__)
 LOOK_SECONDS_MAX = 2.0
 #: And not more often than this while changes stream in: one look covers them all.
 LOOK_SECONDS_MIN = 0.02
-#: Commands of the cores that wait to be proposed. More than this means that nothing gets through; the cores
-#: will say it again at their next look.
+#: Commands of the cores that wait to be proposed. More than this means that nothing gets through: leading begins
+#: again, from the state.
 OUTBOX_MAX = 10_000
+#: Commands proposed at once; together they stay far below what may be under way.
+OUTBOX_BATCH = 256
+#: After a refusal for overload.
+OVERLOAD_SECONDS = 0.1
+#: Before leading again after a failure that is a bug: not a circle that burns a processor and fills the log.
+FAILURE_SECONDS = 1.0
 #: An agent younger than this may be part of a cold start of the whole cluster.
 COLD_START_SECONDS = 60.0
 NS = 1_000_000_000
@@ -67,36 +77,50 @@ class LeaderService:
         self._broker = Broker()
         self._work = asyncio.Event()
         self._look = asyncio.Event()
-        self._outbox: deque[Body] = deque(maxlen=OUTBOX_MAX)
+        self._outbox: deque[Body] = deque()
         self._outbox_wake = asyncio.Event()
         #: The cluster as the scheduler's thread keeps it, and the nodes that changed since it looked (in order).
         self._fleet = Fleet()
         self._changed_nodes: dict[NodeId, None] = {}
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scheduler")
-        self._failures: NodeFailures | None = None
+        self._node_failures: NodeFailures | None = None
         replica.on_leadership(self._on_leadership)
+        self._on_leadership(replica.is_leader)
 
     def on_member_event(self) -> None:
         """Gossip saw a change: look at once."""
         self._look.set()
 
+    @property
+    def pause(self) -> Pause | None:
+        """Why nothing is replaced right now, on the leader; None: nothing is held back, or another node leads."""
+        return self._node_failures.pause if self._node_failures is not None else None
+
     def replacement_pause(self) -> str:
         """Why nothing is replaced now, for people; empty when that is not so, or when this node does not lead."""
-        pause = self._failures.pause if self._failures is not None else None
-        return "" if pause is None else str(pause)
+        return str(self.pause or "")
 
     async def run(self) -> None:
-        """Lead whenever this node is elected, until cancelled."""
+        """Lead whenever this node is elected, until cancelled.
+
+        What one leadership knows is dropped with it, so every interruption, a bug included, ends the same way: lead
+        again, from the state.
+        """
         try:
             while True:
                 await self._is_leader.wait()
                 self._lost.clear()
+                pause = LOOK_SECONDS_MIN
                 try:
                     await self._lead_until_lost()
-                except* (Unavailable, NotLeader) as errors:
+                except* Unavailable as errors:
                     log.warning("leader.interrupted", reason=str(errors.exceptions[0]))
-                await asyncio.sleep(LOOK_SECONDS_MIN)
+                except* Exception:
+                    log.exception("leader.failed")
+                    pause = FAILURE_SECONDS
+                await asyncio.sleep(pause)
         finally:
+            # A plan that is being made ends by itself; nobody takes it.
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _on_leadership(self, is_leader: bool) -> None:
@@ -105,6 +129,11 @@ class LeaderService:
         else:
             self._is_leader.clear()
             self._lost.set()
+
+    def _begin_again(self, why: str) -> None:
+        """What this leadership remembers is not whole any more: it ends, and the next one reads the state."""
+        log.warning("leader.begins_again", reason=why)
+        self._lost.set()
 
     async def _lead_until_lost(self) -> None:
         # Committed in our own term: from here on the view holds everything acknowledged by earlier leaders.
@@ -128,21 +157,30 @@ class LeaderService:
                     task.cancel()
         finally:
             unsubscribe()
-            self._failures = None
             self._outbox.clear()
+            self._node_failures = None
             log.info("leader.stopped")
 
     # What changes feed.
 
     def _on_changes(self, view: View, changes: tuple[Change, ...]) -> None:
+        try:
+            self._take_changes(view, changes)
+        except Exception:
+            log.exception("leader.changes_failed", index=view.index)
+            self._begin_again("a change could not be followed")
+
+    def _take_changes(self, view: View, changes: tuple[Change, ...]) -> None:
         now = self._clock.wall_ns()
         freed: set[str] = set()
         for change in changes:
             if change.table is Table.EVALUATIONS:
                 evaluation = _evaluation(view, change.key)
-                if evaluation is not None:
+                if evaluation is None:
+                    self._broker.forget(EvaluationId(change.key))
+                else:
                     self._post(self._broker.enqueue(evaluation, now))
-                    self._work.set()
+                self._work.set()
             elif change.table is Table.ALLOCATIONS:
                 self._look.set()
                 self._changed_nodes[_node_of(change)] = None
@@ -164,44 +202,67 @@ class LeaderService:
         for command in commands:
             self._outbox.append(command)
             self._outbox_wake.set()
+        if len(self._outbox) > OUTBOX_MAX:
+            self._outbox.clear()
+            self._begin_again(f"{OUTBOX_MAX} commands wait to be proposed")
 
     # Evaluations.
 
     async def _schedule_loop(self) -> None:
         while True:
             now = self._clock.wall_ns()
-            evaluation = self._broker.dequeue(now)
-            if evaluation is None:
+            batch = self._due(now)
+            if not batch:
                 wake = self._broker.wake_time_ns()
                 timeout = LOOK_SECONDS_MAX if wake is None else max(0.0, (wake - now) / NS)
                 await _wait(self._work, min(timeout, LOOK_SECONDS_MAX))
-                if self._broker.overflowed and len(self._broker) == 0:
+                # What did not fit into the broker is still in the state.
+                if self._broker.overflowed and len(self._broker) <= BROKER_MAX // 2:
                     self._post(self._broker.restore(self._replica.view.open_evaluations(), now))
                 continue
-            await self._evaluate(evaluation)
+            await self._evaluate(batch)
 
-    async def _evaluate(self, evaluation: Evaluation) -> None:
-        view = self._replica.view
+    def _due(self, now: int) -> list[Evaluation]:
+        """Evaluations of different jobs: those that share one round trip of the log."""
+        batch: list[Evaluation] = []
+        while len(batch) < BATCH_MAX and (evaluation := self._broker.dequeue(now)) is not None:
+            batch.append(evaluation)
+        return batch
+
+    async def _evaluate(self, batch: list[Evaluation]) -> None:
+        loop = asyncio.get_running_loop()
+        now = self._clock.wall_ns()
+        changed, self._changed_nodes = self._changed_nodes, {}
+        outcomes = await loop.run_in_executor(
+            self._pool, schedule_batch, self._replica.fork(), batch, now, self._fleet, changed
+        )
+        planned: list[tuple[Evaluation, Plan]] = []
+        for evaluation, outcome in zip(batch, outcomes, strict=True):
+            if outcome is None:
+                # Not looked at: the time of the batch was over.
+                self._broker.requeue(evaluation.id, now)
+            elif isinstance(outcome, Plan):
+                planned.append((evaluation, outcome))
+            else:
+                # One job that the scheduler cannot handle must not stop the others.
+                self._failed(evaluation, outcome)
+        if not planned:
+            return
+        answers = await self._lead_all([ApplyPlan(plan=plan) for _, plan in planned])
+        for (evaluation, _), applied in zip(planned, answers, strict=True):
+            self._planned(evaluation, applied)
+
+    def _failed(self, evaluation: Evaluation, error: Exception) -> None:
+        log.error("scheduler.failed", evaluation_id=evaluation.id, job_id=evaluation.job_id, exc_info=error)
+        self._post(self._broker.nack(evaluation.id, self._clock.wall_ns(), f"internal error: {error!r}"))
+
+    def _planned(self, evaluation: Evaluation, applied: Applied) -> None:
         try:
-            loop = asyncio.get_running_loop()
-            changed, self._changed_nodes = self._changed_nodes, {}
-            plan = await loop.run_in_executor(
-                self._pool, schedule, view, evaluation, self._clock.wall_ns(), self._fleet, changed
-            )
-            applied = await self._replica.lead(ApplyPlan(plan=plan))
-        except (NotLeader, Unavailable):
-            raise
+            raise_if_refused(applied)
         except PlanRejected as error:
             log.info("plan.rejected", evaluation_id=evaluation.id, reason=str(error))
-            self._after(evaluation)
-            return
         except SwarmletError as error:
             self._post(self._broker.nack(evaluation.id, self._clock.wall_ns(), str(error)))
-            return
-        except Exception as error:
-            # One job that the scheduler cannot handle must not stop the others.
-            log.exception("scheduler.failed", evaluation_id=evaluation.id, job_id=evaluation.job_id)
-            self._post(self._broker.nack(evaluation.id, self._clock.wall_ns(), f"internal error: {error!r}"))
             return
         if applied.placed or applied.dropped:
             log.info(
@@ -227,7 +288,7 @@ class LeaderService:
     async def _look_loop(self) -> None:
         now = self._clock.wall_ns()
         is_cold = self._clock.boot_seconds() - self._started_at < COLD_START_SECONDS
-        failures = self._failures = NodeFailures(now, is_cold_start=is_cold)
+        failures = self._node_failures = NodeFailures(now, is_cold_start=is_cold)
         deployments = DeploymentWatch()
         garbage = Garbage(now)
         autopilot = Autopilot(peer_id(self._replica.node_id))
@@ -235,21 +296,19 @@ class LeaderService:
         while True:
             self._look.clear()
             view, now = self._replica.view, self._clock.wall_ns()
-            before = failures.pause
-            outcomes = [
-                failures.look(view, self._seen(), now),
-                deployments.look(view, now),
-                drain_nodes(view, now),
+            paused = failures.pause
+            looks: list[partial[Outcome]] = [
+                partial(failures.look, view, self._seen(), now),
+                partial(deployments.look, view, now),
+                partial(drain_nodes, view, now),
+                partial(_collected, garbage, now),
             ]
-            if failures.pause is not None and failures.pause is not before:
-                log.warning("replacement.paused", reason=str(failures.pause))
+            outcomes = [outcome for look in looks if (outcome := _outcome_of(look)) is not None]
+            self._tell_pause(paused, failures.pause)
             wake = min((item.wake_ns for item in outcomes if item.wake_ns is not None), default=None)
-            for outcome in outcomes:
-                for command in outcome.commands:
-                    await self._lead(command)
-            collected = garbage.look(now)
-            if collected is not None:
-                await self._lead(collected)
+            commands = [command for outcome in outcomes for command in outcome.commands]
+            for applied in await self._lead_all(commands):
+                _log_refusal(applied)
             self._steer(autopilot)
             self._step_aside(reach)
             await asyncio.sleep(LOOK_SECONDS_MIN)
@@ -278,8 +337,18 @@ class LeaderService:
             log.info(
                 "autopilot.changes", steps=[(step.kind.name.lower(), step.peer) for step in change.steps]
             )
-            with contextlib.suppress(Unavailable, NotLeader):
+            try:
                 self._replica.propose_config(change)
+            except StorageError:
+                raise
+            except SwarmletError as error:
+                log.info("autopilot.refused", reason=str(error))
+
+    def _tell_pause(self, before: Pause | None, now: Pause | None) -> None:
+        if now is not None and before is None:
+            log.warning("replacement.paused", reason=str(now), until_ns=now.until_ns)
+        elif now is None and before is not None:
+            log.info("replacement.resumed")
 
     def _step_aside(self, reach: Reach) -> None:
         """Let another voter lead when a node that lives is out of this one's reach."""
@@ -315,21 +384,43 @@ class LeaderService:
     async def _outbox_loop(self) -> None:
         while True:
             while self._outbox:
-                await self._lead(self._outbox.popleft())
+                batch = [self._outbox.popleft() for _ in range(min(OUTBOX_BATCH, len(self._outbox)))]
+                for applied in await self._lead_all(batch):
+                    _log_refusal(applied)
             self._outbox_wake.clear()
             if not self._outbox:
                 await self._outbox_wake.wait()
 
-    async def _lead(self, command: Body) -> None:
-        """Propose one command of a core; a refusal is the state having moved on, and the core looks again."""
-        try:
-            await self._replica.lead(command)
-        except (NotLeader, Unavailable) as error:
-            if isinstance(error, Overloaded):
-                return
-            raise
-        except SwarmletError as error:
-            log.info("leader.command_refused", command=type(command).__name__, reason=str(error))
+    async def _lead_all(self, commands: Sequence[Body]) -> list[Applied]:
+        """Propose commands of the cores, all of them, however long that takes. Raises NotLeader, UnknownOutcome."""
+        answers: list[Applied] = []
+        while len(answers) < len(commands):
+            try:
+                following = commands[len(answers) : len(answers) + OUTBOX_BATCH]
+                answers += await self._replica.lead_all(following)
+            except Overloaded:
+                await asyncio.sleep(OVERLOAD_SECONDS)
+        return answers
+
+
+def _log_refusal(applied: Applied) -> None:
+    """A refusal is the state having moved on; the core looks again."""
+    if applied.error:
+        log.info("leader.command_refused", error=applied.error, reason=applied.message)
+
+
+def _outcome_of(look: partial[Outcome]) -> Outcome | None:
+    """One core that fails must not keep the others from their work."""
+    try:
+        return look()
+    except Exception:
+        log.exception("leader.core_failed", core=look.func.__qualname__)
+        return None
+
+
+def _collected(garbage: Garbage, now: int) -> Outcome:
+    collected = garbage.look(now)
+    return Outcome((collected,) if collected is not None else (), None)
 
 
 def _evaluation(view: View, key: str) -> Evaluation | None:

@@ -143,11 +143,19 @@ class Fleet:
     def __init__(self) -> None:
         """Nothing is known yet."""
         self._cluster: Cluster | None = None
+        #: Nodes to read again at the next call, in order.
+        self._doubted: dict[NodeId, None] = {}
 
-    def cluster(self, view: Source, changed: Iterable[NodeId]) -> Cluster:
-        """As in `view`. `changed`: at least the nodes whose row or allocations changed since the last call."""
+    def doubt(self, nodes: Iterable[NodeId]) -> None:
+        """Anything of these nodes may have changed: read them again before they are used."""
+        self._doubted.update(dict.fromkeys(nodes))
+
+    def cluster(self, view: Source, changed: Iterable[NodeId] = ()) -> Cluster:
+        """As in `view`. `changed`, and what was doubted: at least the nodes whose row or allocations changed."""
         cluster = self._cluster
-        rows = {node_id: view.node(node_id) for node_id in changed}
+        self.doubt(changed)
+        doubted, self._doubted = self._doubted, {}
+        rows = {node_id: view.node(node_id) for node_id in doubted}
         if cluster is None or any((row is None) == (key in cluster.slots) for key, row in rows.items()):
             self._cluster = cluster = Cluster.of(view)
             return cluster

@@ -43,6 +43,8 @@ READYS_IN_FLIGHT_MAX = 256
 TIMER_SLACK_SECONDS = 0.002
 
 
+#: The timer never fires sooner: sums of floats may put a deadline a hair before the moment the core sees as due.
+TIMER_SECONDS_MIN = 0.001
 STOPPING = "this node is stopping: it takes no part in the cluster's consensus any more"
 
 
@@ -332,8 +334,7 @@ class Consensus:
                 return
             self._timer.cancel()
         self._armed_for = deadline
-        delay = deadline - self._clock()
-        delay = delay + TIMER_SLACK_SECONDS if delay > 0.0 else 0.0
+        delay = max(TIMER_SECONDS_MIN, deadline - self._clock() + TIMER_SLACK_SECONDS)
         self._timer = asyncio.get_running_loop().call_later(delay, self._on_timer)
 
     def _on_timer(self) -> None:

@@ -189,6 +189,10 @@ class Replica:
         """The state as applied here: may be behind the leader's. See `barrier`."""
         return self._view
 
+    def fork(self) -> StateMachine:
+        """The state as applied here, to try commands on: nothing of it reaches anyone."""
+        return self._machine.fork()
+
     @property
     def is_leader(self) -> bool:
         """Whether this node believes that it leads."""

