@@ -229,7 +229,7 @@ class _Mesh:
         method: str,
         body: bytes,
         *,
-        timeout: float,
+        timeout: float,  # noqa: ASYNC109
         idle_timeout: float | None = None,
     ) -> AsyncGenerator[bytes, None]:
         assert node is not None
