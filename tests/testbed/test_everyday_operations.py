@@ -184,3 +184,41 @@ def test_work_that_found_no_room_starts_when_room_comes(cluster: Cluster) -> Non
     cluster.cli(bed[3], "job", "stop", "first", check=True)
     cluster.wait_running("second", 1)
     print(f"the blocked job ran {time.monotonic() - began:.1f} s after room came")
+
+
+def test_a_rollout_and_a_drain_go_on_when_the_leader_is_killed_in_their_midst(cluster: Cluster) -> None:
+    bed = cluster.testbed
+    cluster.submit(bed[1], jobs.service("web", count=6, meta="one"))
+    cluster.wait_healthy("web")
+    before = {each for ids in cluster.container_ids("web").values() for each in ids}
+    leader = cluster.wait_leader()
+    drained, asked = bed.others(leader)
+
+    fewest = 6
+    with RunningWatch([host.engine for host in bed], f"{JOB_LABEL}=web") as watch:
+
+        def has_begun(running: list[set[str]]) -> bool:
+            nonlocal fewest
+            fewest = min(fewest, sum(map(len, running)))
+            return bool(watch.ended)
+
+        def is_over(running: list[set[str]]) -> bool:
+            nonlocal fewest
+            fewest = min(fewest, sum(map(len, running)))
+            on_drained = running[list(bed).index(drained)]
+            return before <= watch.ended and not on_drained and sum(map(len, running)) == 6
+
+        cluster.submit(asked, jobs.service("web", count=6, meta="two", script=f"true; {jobs.SLEEPER}"))
+        cluster.cli(asked, "node", "drain", "--detach", drained.name, check=True)
+        watch.wait(has_begun, WAIT_SECONDS)
+        killed_at = time.monotonic()
+        cluster.kill_agent(leader)
+        cluster.wait_until(
+            lambda: cluster.leader([asked, drained]) not in {None, leader}, WAIT_SECONDS, "a leader"
+        )
+        cluster.start_agent(leader)
+        watch.wait(is_over, 2 * WAIT_SECONDS)
+        print(f"done {time.monotonic() - killed_at:.1f} s after the leader was killed; at least {fewest} ran")
+    assert fewest == 6
+    cluster.wait_running("web", 6)
+    assert {each["JobVersion"] for each in cluster.allocations(asked, "web")} == {1}
