@@ -415,14 +415,17 @@ class _Group:
             return replacement
         node = self.view.node(original.node_id)
         is_back = node is not None and node.status is NodeStatus.READY
-        original_since, replacement_since = all_run_since_ns(original), all_run_since_ns(replacement)
-        if is_back and original_since is not None:
-            if replacement_since is None or original_since <= replacement_since:
+        if is_back and original.client_status is ClientStatus.RUNNING:
+            original_since, replacement_since = all_run_since_ns(original), all_run_since_ns(replacement)
+            if replacement_since is not None and (
+                original_since is None or original_since > replacement_since
+            ):
+                # Its machine was restarted, and its tasks with it: moving back would only interrupt the service.
+                self.result.stop(original, "its replacement has run for longer")
+                return replacement
+            if original_since is not None:
                 self.result.stop(replacement, "the original is back")
                 return original
-            # Its machine was restarted, and its tasks with it: moving back would only interrupt the service.
-            self.result.stop(original, "its replacement runs, and has run for longer")
-            return replacement
         # Its node has not reported yet (or its agent is down): decide when one of the two is known to run.
         self.result.look_again(self.now_ns + LOOK_AGAIN_NS)
         return replacement
