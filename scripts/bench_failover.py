@@ -25,8 +25,7 @@ from typing import Any, Protocol
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import benchmark
-
+from scripts import benchmark
 from tests.testbed import cluster as cluster_module
 from tests.testbed import unix_http
 from tests.testbed.cluster import Cluster, CommandRefused
@@ -373,6 +372,7 @@ def main() -> int:
     own = None if options.peer_only else Results()
     peer = (options.peer, Results()) if options.peer else None
     golden = GoldenData()
+    status = 0
     try:
         for run in range(1, options.runs + 1):
             with Testbed(hosts=3, golden=golden) as testbed:
@@ -384,9 +384,10 @@ def main() -> int:
                             keep_logs(testbed, options.logs / f"run{run}")
                 if peer is not None:
                     measure(Swarm(testbed), testbed, run, cases, peer[1])
-    except (CommandRefused, TimeoutError, unix_http.NoAnswer, unix_http.Refused) as error:
-        print(f"the measurement ended early: {error}", file=sys.stderr)
-        return 1
+    except (CommandRefused, TimeoutError, KeyboardInterrupt, unix_http.NoAnswer, unix_http.Refused) as error:
+        # What was measured until then is worth having; the exit code says that it is not all.
+        print(f"the measurement ended early: {error!r}", file=sys.stderr)
+        status = 1
     finally:
         golden.close()
     if own is not None:
@@ -395,7 +396,7 @@ def main() -> int:
         print_table(*peer)
     if options.json:
         options.json.write_text(json.dumps(report(own, peer), indent=2) + "\n")
-    return 0
+    return status
 
 
 if __name__ == "__main__":

@@ -189,7 +189,7 @@ class Agent:
             runner = self._runners.get(allocation.id)
             if runner is not None:
                 runner.update(allocation, job)
-                if not allocation.is_client_terminal() and is_news(runner, allocation):
+                if runner.is_known() and not allocation.is_client_terminal() and is_news(runner, allocation):
                     self._reports.add(allocation.id, runner.report)
             elif allocation.is_server_terminal() and not allocation.is_client_terminal():
                 # Nothing of it is here: the leader waits for somebody to say so.
@@ -223,7 +223,8 @@ class Agent:
         for state in self._state.load():
             runner = AllocationRunner.restored(state, self._site, self._changed)
             self._runners[state.allocation.id] = runner
-            self._reports.add(state.allocation.id, runner.report)
+            if runner.is_known():
+                self._reports.add(state.allocation.id, runner.report)
             if not runner.is_dead():
                 self._begin(runner, group)
 
@@ -256,7 +257,8 @@ class Agent:
         except StorageError as error:
             # The tasks run on; without the file the next agent finds them by their labels.
             log.exception("allocation.not_kept", allocation_id=runner.allocation.id, reason=str(error))
-        self._reports.add(runner.allocation.id, runner.report)
+        if runner.is_known():
+            self._reports.add(runner.allocation.id, runner.report)
 
     async def _watch_contact(self) -> None:
         """Stop what must not run on a node that the cluster cannot reach (`disconnect.stop_on_client_after`)."""

@@ -136,6 +136,7 @@ class AllocationRunner:
         for record in state.tasks:
             if record.name in runner.tasks:
                 runner.tasks[record.name].machine.record = record
+                runner.tasks[record.name].is_known = record.phase in {Phase.PENDING, Phase.DEAD}
         return runner
 
     def local(self) -> LocalAllocation:
@@ -171,6 +172,10 @@ class AllocationRunner:
             task_states=states,
             is_healthy=self.is_healthy,
         )
+
+    def is_known(self) -> bool:
+        """Whether what it reports is what is, and not what an earlier agent last knew."""
+        return all(runner.is_known for runner in self.tasks.values())
 
     def is_dead(self) -> bool:
         """Whether every task has ended for good."""

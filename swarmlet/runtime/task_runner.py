@@ -22,6 +22,7 @@ from swarmlet.runtime.task_machine import (
     Exited,
     Finish,
     Phase,
+    RestartRequested,
     Start,
     Started,
     StartFailed,
@@ -68,6 +69,8 @@ class TaskRunner:
         self._start: asyncio.Task[None] | None = None
         self._delay: asyncio.Task[None] | None = None
         self._is_gated = False
+        #: What an earlier agent knew of a task says nothing about now, until the driver has been asked.
+        self.is_known = True
 
     def send(self, event: Event) -> None:
         """Something happened. A full inbox drops requests that repeat themselves anyway."""
@@ -83,6 +86,7 @@ class TaskRunner:
             while self.machine.record.phase is not Phase.DEAD:
                 event = await self._inbox.get()
                 actions = self.machine.step(self._now_ns(), event)
+                self.is_known = self.is_known or not isinstance(event, (StopRequested, RestartRequested))
                 self._changed()
                 activities = [activity for activity in activities if not activity.done()]
                 activities += [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from swarmlet.model.allocation import Allocation, ClientStatus
+from swarmlet.model.allocation import Allocation, ClientStatus, TaskStatus
 
 
 def is_running_well(allocation: Allocation, min_healthy_ns: int, now_ns: int) -> bool:
@@ -12,6 +12,15 @@ def is_running_well(allocation: Allocation, min_healthy_ns: int, now_ns: int) ->
     if allocation.health is not None:
         return allocation.health.is_healthy
     return now_ns >= running_since_ns(allocation) + min_healthy_ns
+
+
+def all_run_since_ns(allocation: Allocation) -> int | None:
+    """Since when every task of it runs; None while one does not, be it between two attempts only."""
+    if allocation.client_status is not ClientStatus.RUNNING:
+        return None
+    if any(state.status is not TaskStatus.RUNNING for state in allocation.task_states.values()):
+        return None
+    return running_since_ns(allocation)
 
 
 def running_since_ns(allocation: Allocation) -> int:

@@ -19,7 +19,7 @@ from swarmlet.model.plan import DeploymentUpdate, InPlaceUpdate, Mark, Stop
 from swarmlet.placement.feasibility import Ask
 from swarmlet.scheduler import reschedule
 from swarmlet.scheduler.definition import Difference, difference
-from swarmlet.scheduler.health import is_running_well
+from swarmlet.scheduler.health import all_run_since_ns, is_running_well
 from swarmlet.state.view import View
 
 #: How long gossip gives an agent that is down (design, "What counts as dead"); for the sentence only.
@@ -416,8 +416,16 @@ class _Group:
         node = self.view.node(original.node_id)
         is_back = node is not None and node.status is NodeStatus.READY
         if is_back and original.client_status is ClientStatus.RUNNING:
-            self.result.stop(replacement, "the original is back")
-            return original
+            original_since, replacement_since = all_run_since_ns(original), all_run_since_ns(replacement)
+            if replacement_since is not None and (
+                original_since is None or original_since > replacement_since
+            ):
+                # Its machine was restarted, and its tasks with it: moving back would only interrupt the service.
+                self.result.stop(original, "its replacement has run for longer")
+                return replacement
+            if original_since is not None:
+                self.result.stop(replacement, "the original is back")
+                return original
         # Its node has not reported yet (or its agent is down): decide when one of the two is known to run.
         self.result.look_again(self.now_ns + LOOK_AGAIN_NS)
         return replacement

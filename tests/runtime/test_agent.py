@@ -10,7 +10,8 @@ import pytest
 from swarmlet.errors import DriverError
 from swarmlet.model.allocation import ClientStatus
 from swarmlet.model.job import DisconnectStrategy, EphemeralDisk, JobType
-from swarmlet.runtime.drivers.driver import Notice, TaskExit, TaskHandle, TaskSpec
+from swarmlet.runtime.drivers.driver import Notice, Presence, TaskExit, TaskHandle, TaskSpec
+from swarmlet.runtime.reporting import BATCH_SECONDS
 from tests.runtime.world import (
     FakeDriver,
     Machine,
@@ -195,6 +196,14 @@ async def test_a_cut_off_node_stops_what_must_not_run_twice(tmp_path: Path) -> N
     assert machine.running == {}
 
 
+class SlowToRecover(FakeDriver):
+    """Takes its time to say what became of a task: longer than a batch of reports waits."""
+
+    async def recover(self, handle: TaskHandle) -> TaskExit | Presence:
+        await asyncio.sleep(2 * BATCH_SECONDS)
+        return await super().recover(handle)
+
+
 @pytest.mark.slow
 async def test_reports_are_retried_until_they_are_accepted(tmp_path: Path) -> None:
     machine, source, reports = Machine(), Source(), Reports(failures=1)
@@ -230,6 +239,21 @@ async def test_an_allocation_that_the_cluster_forgot_is_garbage(tmp_path: Path) 
         source.publish(job, second)
         await reports.wait_until(lambda report: report.id == second.id)
         assert agent.garbage() == [allocation.id]
+
+
+async def test_an_agent_that_returns_reports_nothing_before_its_driver_was_asked(tmp_path: Path) -> None:
+    """An old "running" would end the replacement elsewhere, of work that ended here with the machine."""
+    machine, source, reports = Machine(), Source(), Reports()
+    job = job_of(fake_task())
+    source.publish(job, allocation_of(job))
+    async with RunningAgent(tmp_path, FakeDriver(machine), source, reports):
+        await reports.wait_until(lambda report: report.client_status is RUNNING)
+    await machine.end(allocation_of(job).id, "server", TaskExit(exit_code=255))
+    again = Reports()
+    async with RunningAgent(tmp_path, SlowToRecover(machine), source, again):
+        await again.wait_until(lambda report: True)
+    [first, *_] = again.batches[0]
+    assert "Terminated" in [event.kind for event in first.task_states["server"].events]
 
 
 async def test_what_an_unconfirmed_state_does_not_know_runs_on(tmp_path: Path) -> None:

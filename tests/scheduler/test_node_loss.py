@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from msgspec.structs import replace
 
-from swarmlet.model.allocation import Allocation, ClientStatus
+from swarmlet.model.allocation import Allocation, ClientStatus, TaskState, TaskStatus
 from swarmlet.model.deployment import DeploymentStatus
 from swarmlet.model.job import DisconnectStrategy, Job, JobType, ReschedulePolicy, TaskGroup
 from swarmlet.model.node import DrainStrategy, NodeStatus
@@ -46,6 +47,44 @@ def test_a_returning_original_survives_where_its_replacement_is_not_healthy() ->
     view.run(original)
     view.evaluate(job)
     assert [each.id for each in view.wanted() if each.index == original.index] == [original.id]
+
+
+def test_a_replacement_survives_an_original_whose_tasks_started_after_its_own() -> None:
+    """Its machine was restarted: what has run for longer is what its users have connections to."""
+    view = three_nodes()
+    job = running(a_group(count=3), view)
+    original = on(view, "n2")
+    view.change_node("n2", status=NodeStatus.DOWN)
+    view.evaluate(job)
+    (replacement,) = [
+        each for each in view.wanted() if each.index == original.index and each.id != original.id
+    ]
+    view.time_ns += SECOND
+    view.run(replacement)
+    view.time_ns += SECOND
+    view.change_node("n2", status=NodeStatus.READY)
+    view.run(original)
+    view.evaluate(job)
+    assert [each.id for each in view.wanted() if each.index == original.index] == [replacement.id]
+
+
+@pytest.mark.parametrize("is_replacement_up", [False, True])
+def test_a_replacement_is_not_stopped_for_an_original_between_two_attempts(is_replacement_up: bool) -> None:
+    """Such an allocation counts as running, and nothing of it runs."""
+    view = three_nodes()
+    job = running(a_group(count=3), view)
+    original = on(view, "n2")
+    view.change_node("n2", status=NodeStatus.DOWN)
+    view.evaluate(job)
+    view.change_node("n2", status=NodeStatus.READY)
+    (replacement,) = [each for each in view.wanted() if each.client_status is ClientStatus.PENDING]
+    if is_replacement_up:
+        view.run(replacement)
+    pending = TaskState(status=TaskStatus.PENDING, started_at_ns=view.time_ns)
+    view.change_allocation(original, client_status=ClientStatus.RUNNING, task_states={"main": pending})
+    view.evaluate(job)
+    left = [each.id for each in view.wanted() if each.index == original.index]
+    assert left == ([replacement.id] if is_replacement_up else [original.id, replacement.id])
 
 
 def test_a_returning_original_ends_where_its_replacement_is_healthy() -> None:
