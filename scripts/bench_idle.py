@@ -25,8 +25,7 @@ from typing import Protocol
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import benchmark
-
+from scripts import benchmark
 from tests.testbed import unix_http
 from tests.testbed.cluster import Cluster, CommandRefused
 from tests.testbed.host import wait_for
