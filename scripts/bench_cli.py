@@ -22,7 +22,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import benchmark
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from scripts import benchmark
 
 ROOT = Path(__file__).resolve().parent.parent
 BARE, VERSION, HELP, STATUS = "bare_python", "version", "help", "status"
