@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from swarmlet.api.client import Client
 from swarmlet.cli.connection import client, find_job, json_option, wide_option
 from swarmlet.cli.output import age, paint, say, say_json, short, table, warn
 from swarmlet.cli.rollout import watch_rollout
-from swarmlet.errors import InvalidInput, InvalidJob
+from swarmlet.errors import InvalidInput, InvalidJob, NotFound
 
 if TYPE_CHECKING:
     from swarmlet.jobspec.document import Parsed
@@ -26,6 +28,8 @@ _VARIABLE_FILES = click.option(
 )
 
 JOB_BYTES_MAX = 1024 * 1024
+#: `job stop` waits this long for tasks to end, then says how many have not.
+STOP_SECONDS = 60.0
 
 
 @click.group()
@@ -197,14 +201,7 @@ def stop(ctx: click.Context, name: str, purge: bool, detach: bool, namespace: st
     found = find_job(api, name)
     # Asked before the stop: a purged job is not listed any more.
     answered = api.delete(f"/v1/job/{found['ID']}", {"purge": "true" if purge else ""})
-    deadline = time.monotonic() + 60
-    left = 0
-    while not detach and time.monotonic() < deadline:
-        allocations, index = api.get_indexed(f"/v1/job/{found['ID']}/allocations")
-        left = sum(item["ClientStatus"] in {"running", "pending", "unknown"} for item in allocations)
-        if not left:
-            break
-        api.get(f"/v1/job/{found['ID']}/allocations", {"index": index, "wait": "2s"})
+    left = 0 if detach else _wait_ended(api, found["ID"], purge=purge)
     if as_json:
         say_json({**answered, "StillRunning": left})
     elif left:
@@ -212,6 +209,23 @@ def stop(ctx: click.Context, name: str, purge: bool, detach: bool, namespace: st
     else:
         say(f"{found['ID']} stopped")
     return 0
+
+
+def _wait_ended(api: Client, job_id: str, *, purge: bool) -> int:
+    """Wait until nothing of a job runs, and with `purge` until it is forgotten; how many run on at the deadline."""
+    deadline = time.monotonic() + STOP_SECONDS
+    left = 0
+    while time.monotonic() < deadline:
+        allocations, index = api.get_indexed(f"/v1/job/{job_id}/allocations")
+        left = sum(item["ClientStatus"] in {"running", "pending", "unknown"} for item in allocations)
+        if not left:
+            break
+        api.get(f"/v1/job/{job_id}/allocations", {"index": index, "wait": "2s"})
+    with contextlib.suppress(NotFound):
+        while purge and not left and time.monotonic() < deadline:
+            _, index = api.get_indexed(f"/v1/job/{job_id}")
+            api.get("/v1/jobs", {"index": index, "wait": "1s"})
+    return left
 
 
 @job.command()

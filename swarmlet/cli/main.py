@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from typing import Any
 
 import click
 
 from swarmlet.cli.catalogue import ADDRESS_HELP, COMMANDS, EXAMPLES, SUMMARY, TOKEN_HELP
-from swarmlet.errors import SwarmletError
+from swarmlet.cli.ending import ended
 
 
 class LazyGroup(click.Group):
@@ -81,15 +80,7 @@ def single_dash_to_double(arguments: list[str]) -> list[str]:
 
 def run(arguments: list[str]) -> int:
     """Run one command; the exit code: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted."""
-    try:
-        code = _run(single_dash_to_double(arguments))
-        # Here, where a closed pipe can still be told from a failure.
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # `swarmlet logs | head`: the reader has enough. What is still buffered goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    return code
+    return ended(lambda: _run(single_dash_to_double(arguments)))
 
 
 def _run(arguments: list[str]) -> int:
@@ -105,23 +96,6 @@ def _run(arguments: list[str]) -> int:
         return error.exit_code
     except click.exceptions.Exit as error:
         return error.exit_code
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except click.exceptions.Abort:
         return 130
-    except SwarmletError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        # The user's machine: a full disk, a missing right.
-        sys.stderr.write(f"error: {error.filename or 'this machine'}: {error.strerror or error}\n")
-        return 1
-    except Exception as error:
-        if os.environ.get("SWARMLET_TRACEBACK"):
-            raise
-        sys.stderr.write(
-            f"error: internal error ({type(error).__name__}: {error}); this is a defect of swarmlet. "
-            "SWARMLET_TRACEBACK=1 shows where\n"
-        )
-        return 1
     return result if isinstance(result, int) else 0

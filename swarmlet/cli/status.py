@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from swarmlet import VERSION
+from swarmlet.cli.cluster_status import show_status
 from swarmlet.cli.connection import client, find_job, json_option
 from swarmlet.cli.explanation import failure_lines, refusal_text
 from swarmlet.cli.output import paint, say, say_json, short, span
@@ -22,33 +23,7 @@ def status(ctx: click.Context, as_json: bool) -> int:
     \b
     Example:  swarmlet status --json
     """
-    seen = client(ctx).get("/v1/swarmlet/status")
-    if as_json:
-        say_json(seen)
-        return 0 if _is_well(seen) else 1
-    tolerance = f"survives the loss of {seen['Survives']}" if seen["FaultTolerant"] else "NOT FAULT TOLERANT"
-    parts = [f"{seen['NodesReady']}/{seen['NodesTotal']} nodes, {tolerance}"]
-    parts.append(f"{seen['Jobs']} jobs")
-    parts.append(f"{seen['Running']} running, {seen['Pending']} pending")
-    if seen["Unknown"]:
-        parts.append(f"{seen['Unknown']} unknown")
-    say(" · ".join(parts))
-    if not seen["Current"]:
-        say(paint("! no leader reached: this is what this node knew last; nothing can be changed now", "red"))
-    for node in seen["Nodes"]:
-        marks = [mark for mark, is_set in (("leader", node["Leader"]), ("voter", node["Voter"])) if is_set]
-        if node["Drain"]:
-            marks.append("draining")
-        if node["Eligibility"] != "eligible":
-            marks.append("ineligible")
-        say(f"  {node['Name']}  {node['Status']}  {node['Address']}  {' '.join(marks)}".rstrip())
-    for problem in seen["Problems"]:
-        say(paint(f"! {problem['Subject']}: {problem['Problem']}", "yellow"))
-    return 0 if _is_well(seen) else 1
-
-
-def _is_well(seen: dict[str, Any]) -> bool:
-    return bool(seen["Current"]) and not seen["Problems"]
+    return show_status(client(ctx), as_json=as_json)
 
 
 @click.command()

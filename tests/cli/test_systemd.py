@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import os
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -132,8 +133,8 @@ def test_how_an_agent_is_started(
     """`agent` itself never makes a unit: it is what the unit runs."""
     seen: list[str] = []
 
-    def note(what: str) -> object:
-        return lambda *_, **__: seen.append(what) or 0
+    def note(what: str) -> Callable[..., None]:
+        return lambda *_, **__: seen.append(what)
 
     monkeypatch.setattr(systemd, "is_wanted", lambda **_: wanted)
     monkeypatch.setattr(cluster, "_as_unit", note("unit"))

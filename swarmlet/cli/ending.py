@@ -1,0 +1,54 @@
+"""How every command ends: an exit code, and a sentence where something went wrong; never a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from swarmlet.errors import SwarmletError
+
+
+def ended(command: Callable[[], int]) -> int:
+    """Run `command`; the exit code: its own, 1 refused or failed, 130 interrupted."""
+    try:
+        code = _ended(command)
+        # Here, where a closed pipe can still be told from a failure.
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # `swarmlet logs | head`: the reader has enough. What is still buffered goes nowhere.
+        _discard_output()
+        return 0
+    except OSError as error:
+        _discard_output()
+        sys.stderr.write(f"error: cannot write the answer: {error.strerror or error}\n")
+        return 1
+    return code
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _ended(command: Callable[[], int]) -> int:
+    try:
+        return command()
+    except KeyboardInterrupt:
+        return 130
+    except SwarmletError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # The user's machine: a full disk, a missing right.
+        sys.stderr.write(f"error: {error.filename or 'this machine'}: {error.strerror or error}\n")
+        return 1
+    except Exception as error:
+        if os.environ.get("SWARMLET_TRACEBACK"):
+            raise
+        sys.stderr.write(
+            f"error: internal error ({type(error).__name__}: {error}); this is a defect of swarmlet. "
+            "SWARMLET_TRACEBACK=1 shows where\n"
+        )
+        return 1
