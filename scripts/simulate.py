@@ -79,9 +79,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--nodes", type=int, help="default: 5; raft draws them from the seed")
-    parser.add_argument("--seconds", type=float, help="virtual seconds of faults per seed; default: 180, raft 12")
+    parser.add_argument(
+        "--seconds", type=float, help="virtual seconds of faults per seed; default: 180, raft 12"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument("--planted", action="store_true", help="raft: find the planted defects, print the table")
+    parser.add_argument(
+        "--planted", action="store_true", help="raft: find the planted defects, print the table"
+    )
     options = parser.parse_args(arguments)
     if options.scenario != "raft":
         options.nodes = 5 if options.nodes is None else options.nodes
@@ -116,7 +120,10 @@ def hunt_planted(options: argparse.Namespace) -> int:
     for defect in planted.DEFECTS:
         found = planted.hunt(defect, options.first_seed)
         missed += found.seeds is None
-        print(f"{found.name:<26} {found.seeds or 'NOT':>5}  {found.what}; {found.complaint or 'nothing'}", flush=True)
+        print(
+            f"{found.name:<26} {found.seeds or 'NOT':>5}  {found.what}; {found.complaint or 'nothing'}",
+            flush=True,
+        )
     print(f"planted {len(planted.DEFECTS)}, found {len(planted.DEFECTS) - missed}")
     return 1 if missed else 0
 
@@ -139,7 +146,11 @@ def main(arguments: list[str]) -> int:
         return hunt_planted(options)
     tasks = [(options.scenario, seed, options.nodes, options.seconds) for seed in seeds]
     total = Total()
-    with concurrent.futures.ProcessPoolExecutor(options.jobs) if options.jobs > 1 else contextlib.nullcontext() as pool:
+    with (
+        concurrent.futures.ProcessPoolExecutor(options.jobs)
+        if options.jobs > 1
+        else contextlib.nullcontext() as pool
+    ):
         for seed, result, violation in pool.map(run_one, tasks, chunksize=8) if pool else map(run_one, tasks):
             total.seeds += 1
             if result is None:
