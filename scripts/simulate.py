@@ -1,6 +1,9 @@
 #!/usr/bin/env python3
 """Run simulated clusters through faults: `scripts/simulate.py gossip|raft|cluster [--seed S | --first-seed S --seeds N]`.
 
+`scripts/simulate.py raft --planted` puts defects into Raft, one after another, and prints after how many seeds each
+is found. `--jobs` spreads seeds over processes; the outcome of a seed does not depend on it.
+
 Exit code 0 when nothing was violated; 1 with the command that reproduces each violation; 2 for a scenario that
 is not available. The last line sums up. Ranges can be run in pieces and added up.
 """
@@ -8,6 +11,8 @@ is not available. The last line sums up. Ranges can be run in pieces and added u
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
+import contextlib
 import importlib
 import statistics
 import sys
@@ -39,6 +44,7 @@ class Total:
         self.violations = 0
         self.false_alarms = 0
         self.detections: list[float] = []
+        self.counts: dict[str, int] = {}
 
     def add(self, result: Result) -> None:
         self.virtual_seconds += result.virtual_seconds
@@ -46,6 +52,9 @@ class Total:
         self.operations += result.operations
         self.detections += getattr(result, "detections", [])
         self.false_alarms += getattr(result, "false_alarms", 0)
+        counts = getattr(result, "counts", None)
+        for name in getattr(counts, "__struct_fields__", ()):
+            self.counts[name] = self.counts.get(name, 0) + getattr(counts, name)
 
     def print(self) -> None:
         if self.detections:
@@ -55,6 +64,8 @@ class Total:
                 f" p90={ordered[len(ordered) * 9 // 10]:.2f} s max={ordered[-1]:.2f} s;"
                 f" false alarms: {self.false_alarms}"
             )
+        if self.counts:
+            print(", ".join(f"{name.replace('_', ' ')} {count}" for name, count in self.counts.items()))
         print(
             f"seeds {self.seeds}, virtual hours {self.virtual_seconds / 3600:.2f}, faults {self.faults},"
             f" operations {self.operations}, violations {self.violations}"
@@ -67,15 +78,60 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="run this one seed and print its trace hash")
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--nodes", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=180.0, help="virtual seconds of faults per seed")
-    return parser.parse_args(arguments)
+    parser.add_argument("--nodes", type=int, help="default: 5; raft draws them from the seed")
+    parser.add_argument(
+        "--seconds", type=float, help="virtual seconds of faults per seed; default: 180, raft 12"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument(
+        "--planted", action="store_true", help="raft: find the planted defects, print the table"
+    )
+    options = parser.parse_args(arguments)
+    if options.scenario != "raft":
+        options.nodes = 5 if options.nodes is None else options.nodes
+        options.seconds = 180.0 if options.seconds is None else options.seconds
+    return options
+
+
+def run_one(task: tuple[str, int, int | None, float | None]) -> tuple[int, Result | None, str]:
+    """One seed, in whatever process: (seed, result, "") or (seed, None, what was violated)."""
+    name, seed, nodes, seconds = task
+    scenario = importlib.import_module(f"swarmlet.simulation.{name}_scenario")
+    try:
+        return seed, scenario.run(seed, nodes, seconds), ""
+    except (SwarmletError, AssertionError) as violation:
+        return seed, None, f"{type(violation).__name__}: {violation}"
+
+
+def reproduce(options: argparse.Namespace, seed: int) -> str:
+    command = f"scripts/simulate.py {options.scenario} --seed {seed}"
+    if options.nodes is not None:
+        command += f" --nodes {options.nodes}"
+    if options.seconds is not None:
+        command += f" --seconds {options.seconds:g}"
+    return command
+
+
+def hunt_planted(options: argparse.Namespace) -> int:
+    """Print a table: defect, seeds needed, what noticed it. 1 when one was not found."""
+    planted = importlib.import_module("swarmlet.simulation.planted")
+    missed = 0
+    print(f"{'defect':<26} {'seeds':>5}  what is broken; what noticed it")
+    for defect in planted.DEFECTS:
+        found = planted.hunt(defect, options.first_seed)
+        missed += found.seeds is None
+        print(
+            f"{found.name:<26} {found.seeds or 'NOT':>5}  {found.what}; {found.complaint or 'nothing'}",
+            flush=True,
+        )
+    print(f"planted {len(planted.DEFECTS)}, found {len(planted.DEFECTS) - missed}")
+    return 1 if missed else 0
 
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
     try:
-        scenario = importlib.import_module(f"swarmlet.simulation.{options.scenario}_scenario")
+        importlib.import_module(f"swarmlet.simulation.{options.scenario}_scenario")
     except ModuleNotFoundError as error:
         if error.name != f"swarmlet.simulation.{options.scenario}_scenario":
             raise
@@ -86,22 +142,25 @@ def main(arguments: list[str]) -> int:
         if options.seed is not None
         else range(options.first_seed, options.first_seed + options.seeds)
     )
+    if options.planted:
+        return hunt_planted(options)
+    tasks = [(options.scenario, seed, options.nodes, options.seconds) for seed in seeds]
     total = Total()
-    for seed in seeds:
-        total.seeds += 1
-        try:
-            result: Result = scenario.run(seed, options.nodes, options.seconds)
-        except (SwarmletError, AssertionError) as violation:
-            total.violations += 1
-            print(f"VIOLATION {type(violation).__name__}: {violation}")
-            print(
-                f"  reproduce: scripts/simulate.py {options.scenario} --seed {seed}"
-                f" --nodes {options.nodes} --seconds {options.seconds:g}"
-            )
-            continue
-        total.add(result)
-        if options.seed is not None:
-            print(f"trace {result.trace_hash}")
+    with (
+        concurrent.futures.ProcessPoolExecutor(options.jobs)
+        if options.jobs > 1
+        else contextlib.nullcontext() as pool
+    ):
+        for seed, result, violation in pool.map(run_one, tasks, chunksize=8) if pool else map(run_one, tasks):
+            total.seeds += 1
+            if result is None:
+                total.violations += 1
+                print(f"VIOLATION {violation}")
+                print(f"  reproduce: {reproduce(options, seed)}", flush=True)
+                continue
+            total.add(result)
+            if options.seed is not None:
+                print(f"trace {result.trace_hash}")
     total.print()
     return 1 if total.violations else 0
 

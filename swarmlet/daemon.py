@@ -48,7 +48,7 @@ from swarmlet.network.address import advertised_address
 from swarmlet.network.port import owner_of
 from swarmlet.raft.bootstrap import bootstrap, complete
 from swarmlet.raft.core import Raft
-from swarmlet.raft.disk_log import DiskLog
+from swarmlet.raft.disk_log import BIRTH_MARK_SUFFIX, DiskLog
 from swarmlet.raft.memory_log import MemoryLog
 from swarmlet.raft.message import SnapshotMeta
 from swarmlet.raft.options import RaftConfig
@@ -512,7 +512,7 @@ class Daemon:
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
         retired = self.directory.path / f"left-{stamp}"
         retired.mkdir(mode=0o700)
-        for name in ("identity", "node.pem", "raft", SEEDS_FILE):
+        for name in ("identity", "node.pem", "raft", f"raft{BIRTH_MARK_SUFFIX}", SEEDS_FILE):
             path = self.directory.path / name
             if path.exists():
                 path.rename(retired / name)

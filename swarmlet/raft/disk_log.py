@@ -40,6 +40,9 @@ SEGMENT_BYTES = 16 * 1024 * 1024
 #: Entries kept in memory so that followers that are nearly caught up are served without reading the disk.
 CACHE_BYTES_MAX = 32 * 1024 * 1024
 
+#: Goes with the directory wherever that is moved to on purpose.
+BIRTH_MARK_SUFFIX = ".created"
+
 _SEGMENT_NAME = re.compile(r"^(\d{16})\.log$")
 _SNAPSHOT_NAME = re.compile(r"^(\d{20})-(\d{20})\.snapshot$")
 _UNFINISHED_NAME = re.compile(r"\.new$")
@@ -109,6 +112,11 @@ class DiskLog:
             log.close()
             raise
         return log
+
+    @property
+    def _birth_mark(self) -> str:
+        """A file beside the directory that says that there was a log: an emptied directory must not vote again."""
+        return str(self._directory) + BIRTH_MARK_SUFFIX
 
     # -- Storage
 
@@ -298,6 +306,13 @@ class DiskLog:
         self._next_batch += 1
 
     def _make_durable(self) -> None:
+        """Sync, and vouch for what was synced before anybody is told."""
+        self._sync()
+        if self._end + batch_bytes(()) <= self._segments[-1].size:
+            # Reaches the disk with whatever comes next.
+            self._write((), None, reset=None)
+
+    def _sync(self) -> None:
         try:
             self._files.sync_data(self._segments[-1].descriptor)
         except OSError as error:
@@ -336,7 +351,7 @@ class DiskLog:
     def _rotate(self, needed: int) -> None:
         """Go on in a new segment; everything before it is durable from then on."""
         if self._segments:
-            self._make_durable()
+            self._sync()
         last = self.last_index()
         header = SegmentHeader(
             number=self._segments[-1].header.number + 1 if self._segments else 1,
@@ -465,7 +480,15 @@ class DiskLog:
                 raise CorruptLog(
                     f"{self._directory}: a snapshot without a log; wipe this node's Raft data and rejoin"
                 )
+            if self._files.exists(self._birth_mark):
+                raise CorruptLog(
+                    f"{self._directory}: the Raft log that was here is gone ({self._birth_mark} says that there was one);"
+                    " what this node promised with it is lost: let it leave, and join as a new node"
+                )
             self._rotate(0)
+        if not self._files.exists(self._birth_mark):
+            self._files.close(self._files.create(self._birth_mark))
+            self._files.sync_directory(str(self._directory.parent))
         self._reconcile_with_snapshot()
         self._durable_batch = self._next_batch - 1
 

@@ -1,12 +1,12 @@
 """The bytes of one log segment: a header, then batches of frames, then zeroes.
 
 A batch is what one append wrote. Its header tells its number and the number of the last batch that was durable
-when it was written; its frames carry a CRC seeded per segment; a trailer that is never zero ends it. This is
-how a torn tail (the last write was cut by a power failure: cut it off) is told from damage (refuse):
+when it was written; its frames carry a CRC seeded per segment; a trailer that is never zero ends it. After each sync,
+before anybody is told, a batch without frames is written (and not synced): it vouches for the ones before it.
+This is how a torn tail (the last write was cut or garbled by a power failure: cut it off) is told from damage (refuse):
 
 * damage at batch d, and a valid later batch that says "d was durable": damage;
-* the unreadable rest ends in a trailer and holds no sector of zeroes, so every sector was written: damage;
-* else the write did not finish, and nobody was told that it had.
+* else nobody can have been told that it was durable, or the word of it was lost together with power: a torn tail.
 
 Layouts are big-endian. Sources: etcd's WAL and hashicorp's raft-wal for what goes wrong; the format is our own.
 """
@@ -265,22 +265,4 @@ def _is_damage(data: bytes, start: int, used: int, seed: int, number: int) -> bo
         later = _batch_header(data, at, seed)
         if later is not None and later[1] > number and later[2] >= number:
             return True
-    if data[used - len(_TRAILER) : used] != _TRAILER:
-        # A flipped bit never leaves zeroes where the trailer was; a cut write does.
-        found = _batch_header(data, start, seed)
-        if found is None:
-            return False
-        end = start + _BATCH.size + found[0] + len(_TRAILER)
-        return used >= end
-    return not _has_empty_sector(data, start, used)
-
-
-def _has_empty_sector(data: bytes, start: int, end: int) -> bool:
-    """Part of [start, end) that shares one sector is all zeroes: that sector was never written."""
-    at = start
-    while at < end:
-        boundary = min((at // SECTOR_BYTES + 1) * SECTOR_BYTES, end)
-        if not data[at:boundary].strip(b"\0"):
-            return True
-        at = boundary
     return False

@@ -300,12 +300,11 @@ def _unsynced_rotation() -> Patches:
     rotate = DiskLog.__dict__["_rotate"]
 
     def hasty(self: Any, needed: int) -> None:
-        make_durable = self._make_durable
-        self._make_durable = lambda: None
+        sync, self._sync = self._sync, lambda: None
         try:
             rotate(self, needed)
         finally:
-            self._make_durable = make_durable
+            self._sync = sync
 
     return [(DiskLog, "_rotate", hasty)]
 
@@ -315,16 +314,16 @@ def _unsynced_directory() -> Patches:
 
 
 def _failed_sync_retried() -> Patches:
-    make_durable = DiskLog.__dict__["_make_durable"]
+    sync = DiskLog.__dict__["_sync"]
 
     def stubborn(self: Any) -> None:
         try:
-            make_durable(self)
+            sync(self)
         except SwarmletError:
             self._failure = None
-            make_durable(self)
+            sync(self)
 
-    return [(DiskLog, "_make_durable", stubborn)]
+    return [(DiskLog, "_sync", stubborn)]
 
 
 def _retries_repeat() -> Patches:

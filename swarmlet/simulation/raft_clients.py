@@ -48,6 +48,7 @@ class Client:
         self._favourite: str | None = None
         self._seen: dict[str, int | None] = {}
         self._attempt = 0
+        self._is_busy = False
         self._open_session()
 
     def _open_session(self) -> None:
@@ -73,6 +74,7 @@ class Client:
 
     def _begin(self, command: Command) -> None:
         self._command = command
+        self._is_busy = True
         self._invoked = self._world.now
         self._try()
 
@@ -130,7 +132,7 @@ class Client:
 
     def _end(self, returned: float, *, succeeded: bool = True, value: int | None = None) -> None:
         command = self._command
-        self._attempt = -1
+        self._attempt, self._is_busy = -1, False
         if command.kind != _OPEN:
             kind = Kind(command.kind)
             result = value if kind is Kind.READ else command.value
@@ -155,7 +157,7 @@ class Client:
     def unfinished(self) -> Operation | None:
         """The write under way when the run ends: it may have taken effect."""
         command = self._command
-        if self._attempt == -1 or command.kind in {_OPEN, Kind.READ}:
+        if not self._is_busy or command.kind in {_OPEN, Kind.READ}:
             return None
         return Operation(
             client=self._session,

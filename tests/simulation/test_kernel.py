@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from swarmlet.errors import StorageError
-from swarmlet.simulation.disk import Disk
 from swarmlet.simulation.network import Faults, Network, Outcome
 from swarmlet.simulation.world import WORLD, Power, World
 
@@ -113,24 +111,6 @@ def test_a_request_ends_as_tcp_would_end_it(power: Power, outcome: Outcome) -> N
     network.request("a", "b", b"hello", 1.0, lambda outcome, reply: seen.append(outcome))
     world.run_for(5.0)
     assert seen == [outcome]
-
-
-def test_a_crash_keeps_what_was_synced() -> None:
-    disk = Disk(World(1).rng("disk"))
-    disk.append("log", b"a" * 700)
-    disk.sync("log")
-    disk.append("log", b"b" * 4000)
-    disk.crash()
-    after = disk.read("log")
-    assert after[:700] == b"a" * 700
-    assert after != b"a" * 700 + b"b" * 4000
-
-
-def test_a_failing_disk_says_so() -> None:
-    disk = Disk(World(1).rng("disk"))
-    disk.fail_next = True
-    with pytest.raises(StorageError):
-        disk.append("log", b"x")
 
 
 def test_the_same_seed_gives_the_same_trace() -> None:

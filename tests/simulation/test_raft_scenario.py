@@ -1,81 +1,111 @@
-"""Raft clusters on virtual time: the core keeps its promises, and the harness notices when a disk does not."""
+"""Raft clusters on virtual time: nothing is violated, and the harness finds what was broken on purpose."""
 
 from __future__ import annotations
 
 import pytest
 
-from swarmlet.errors import SwarmletError
-from swarmlet.simulation import raft_scenario
+from swarmlet.simulation import planted
+from swarmlet.simulation.raft_machine import SESSIONS_MAX, Command, Machine, Outcome
 from swarmlet.simulation.raft_scenario import Cluster, run
 from swarmlet.simulation.world import Power
 
 
-def test_a_cluster_elects_a_leader_and_everybody_applies_a_write() -> None:
-    cluster = Cluster(1, 3)
-    cluster.run_for(3.0)
+def command(serial: int, value: int, client: str = "c", kind: str = "write", **fields: int) -> Command:
+    return Command(client=client, serial=serial, kind=kind, key="k", value=value, **fields)
+
+
+def write(cluster: Cluster, value: int) -> list[Outcome | None]:
+    """Ask the leader for a write; the list gets its outcome."""
+    outcomes: list[Outcome | None] = []
     leader = cluster.leader()
     assert leader is not None
-    assert cluster.propose(leader, b"hello")
+    leader.submit(command(0, 0, kind="open"), lambda outcome, _: None)
+    leader.submit(command(value, value), lambda outcome, _: outcomes.append(outcome))
+    return outcomes
+
+
+def test_a_write_is_acknowledged_and_reaches_everybody() -> None:
+    cluster = Cluster(1, 3)
+    cluster.run_for(2.0)
+    outcomes = write(cluster, 7)
     cluster.run_for(1.0)
-    assert cluster.acknowledged > 0
-    assert {peer.applied for peer in cluster.peers.values()} == {cluster.acknowledged}
+    assert outcomes == [Outcome.DONE]
+    assert [peer.machine.read("k") for peer in cluster.running()] == [7, 7, 7]
 
 
 def test_another_leader_takes_over_from_a_silent_host() -> None:
     cluster = Cluster(2, 3)
-    cluster.run_for(3.0)
+    cluster.run_for(2.0)
     first = cluster.leader()
     assert first is not None
     cluster.stop(first, Power.OFF)
-    cluster.run_for(5.0)
+    cluster.run_for(3.0)
     assert cluster.leader() not in {None, first}
 
 
-def test_a_linearizable_read_is_answered_and_sees_acknowledged_writes() -> None:
+def test_a_linearizable_read_on_any_peer_sees_what_was_acknowledged() -> None:
     cluster = Cluster(3, 3)
-    cluster.run_for(3.0)
-    leader = cluster.leader()
-    assert leader is not None
-    cluster.propose(leader, b"x")
+    cluster.run_for(2.0)
+    write(cluster, 5)
     cluster.run_for(1.0)
-    for name in cluster.names:
-        cluster.read(name)
+    seen: list[int | None] = []
+    for peer in cluster.running():
+        peer.read("k", lambda _, value: seen.append(value))
     cluster.run_for(1.0)
-    assert cluster.reads_answered == 3
+    assert seen == [5, 5, 5]
+
+
+def test_a_retry_is_answered_and_not_repeated() -> None:
+    machine = Machine()
+    machine.apply(1, command(0, 0, kind="open"))
+    assert machine.apply(2, command(1, 10)) is Outcome.DONE
+    assert machine.apply(3, command(2, 20)) is Outcome.DONE
+    assert machine.apply(4, command(2, 99)) is Outcome.DONE
+    assert machine.read("k") == 20
+    assert machine.apply(5, command(1, 10)) is Outcome.EXPIRED
+
+
+def test_a_session_that_the_log_expired_is_refused_on_every_replica() -> None:
+    machine = Machine()
+    for number in range(SESSIONS_MAX + 1):
+        machine.apply(number, command(0, 0, client=str(number), kind="open"))
+    assert Machine(machine.save()).apply(100, command(1, 1, client="0")) is Outcome.EXPIRED
+    assert machine.apply(100, command(1, 1, client="1")) is Outcome.DONE
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1, 5))
-def test_swarms_of_faults_violate_nothing_and_end_in_progress(seed: int) -> None:
-    result = run(seed, nodes=[3, 5][seed % 2], seconds=20.0)
-    assert result.operations > 0
+@pytest.mark.parametrize("first", range(0, 24, 6))
+def test_swarms_of_faults_violate_nothing_and_end_in_progress(first: int) -> None:
+    assert sum(run(seed).operations for seed in range(first, first + 6)) > 0
+
+
+#: Seeds that once showed a defect, and what it was.
+FOUND = {
+    5: "a tail that a failed sync had left in the page cache was taken for durable when the log was opened again",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", sorted(FOUND))
+def test_what_a_seed_once_showed_stays_mended(seed: int) -> None:
+    run(seed)
 
 
 @pytest.mark.slow
 def test_a_seed_gives_the_same_history_twice() -> None:
-    assert run(9, nodes=3, seconds=10.0) == run(9, nodes=3, seconds=10.0)
+    assert run(9) == run(9)
 
 
 @pytest.mark.slow
-def test_a_disk_that_forgets_what_it_synced_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A harness that finds nothing proves nothing: with a lying fsync some seed must violate a property."""
-    honest = Cluster.stop
+@pytest.mark.parametrize(
+    "name", ["forgotten-vote", "ack-before-sync", "append-truncates", "learners-count", "retried-sync"]
+)
+def test_a_planted_defect_is_found_within_a_few_seeds(name: str) -> None:
+    """The whole table: `scripts/simulate.py raft --planted`."""
+    assert planted.hunt(planted.defect(name), seeds_max=20).seeds is not None
 
-    def forgetful(cluster: Cluster, name: str, power: Power) -> None:
-        honest(cluster, name, power)
-        log = cluster.peers[name].log
-        keep = max(0, len(log._entries) - 3)
-        del log._entries[keep:]
-        cluster.peers[name].durable = log._hard = type(log._hard)(
-            term=log._hard.term, commit=log._hard.commit
-        )
 
-    monkeypatch.setattr(Cluster, "stop", forgetful)
-    monkeypatch.setattr(raft_scenario, "SNAPSHOT_EVERY", 10_000)
-    found = 0
-    for seed in range(1, 4):
-        try:
-            run(seed, nodes=3, seconds=20.0)
-        except (SwarmletError, AssertionError):
-            found += 1
-    assert found > 0
+@pytest.mark.slow
+def test_a_planted_defect_is_gone_afterwards() -> None:
+    assert planted.hunt(planted.defect("two-votes"), seeds_max=5).seeds is not None
+    run(0)
