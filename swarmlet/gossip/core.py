@@ -14,7 +14,7 @@ import math
 import random
 from collections.abc import Callable
 
-from swarmlet.errors import InvalidInput, WireError
+from swarmlet.errors import InvalidInput, NotFound, WireError
 from swarmlet.gossip.awareness import Awareness
 from swarmlet.gossip.config import GossipConfig
 from swarmlet.gossip.effect import (
@@ -58,6 +58,9 @@ FRESH_SECONDS = 2.0
 INCARNATION_JUMP_MAX = 1_000_000
 #: Suspects verified at a time; more at once is a partition, and round robin suffices.
 WITNESSED_MAX = 16
+#: Contradictions in a row to another process that speaks as this member; then one per second (consul#2430: 500,000
+#: refutations an hour).
+CONTRADICTIONS_MAX = 5.0
 #: A leaving member tells this many others directly.
 LEAVE_FANOUT = 16
 _REAP_INTERVAL = 60.0
@@ -98,6 +101,9 @@ class Swim:
         self._due_state = (0, 0, 0)
         self._is_leaving = False
         self._restarting = 0.0
+        #: Contradictions of other processes that speak as this member, less one per second, and when the last one was.
+        self._contradictions = 0.0
+        self._contradicted = now
         self._prober = Prober(
             me.id, config, rng, now, self._view, self._outbox, self.awareness, self._suspicions, self
         )
@@ -214,6 +220,19 @@ class Swim:
         self._outbox.broadcast(now, update)
         for record in self._view.pick(LEAVE_FANOUT, REACHABLE, self.me):
             self._outbox.send(record.address, (), (encode_update(update),))
+
+    def force_leave(self, now: float, node: NodeId) -> None:
+        """Declare that `node` is gone for good (an operator knows that it will not come back).
+
+        If it lives it refutes. Raises NotFound for an unknown member, InvalidInput for this one.
+        """
+        self._advance(now)
+        record = self._view.get(node)
+        if record is None:
+            raise NotFound(f"no member has the id {node!r}")
+        if node == self.me:
+            raise InvalidInput("a member cannot force itself to leave: use leave")
+        self._settle(now, record, self._verdict(record, MemberState.LEFT))
 
     def announce_restart(self, now: float, seconds: float) -> None:
         """Ask the others not to suspect this member for `seconds`: it stops and comes back."""
@@ -411,8 +430,7 @@ class Swim:
             return
         self.event(EventKind.JOINED, record)
         self._report_name_conflict(record)
-        if not (synced and self._exchange.is_joining):
-            # Whoever joins learns of all members at once; the others know them.
+        if not self._exchange.is_learning:
             self._outbox.broadcast(now, self._statement(record, now))
         if update.state is not MemberState.ALIVE:
             self._on_update(now, update, synced=True)
@@ -465,7 +483,18 @@ class Swim:
                 return
         if update.state is not MemberState.ALIVE and update.accuser != self.me:
             self.awareness.worse(1)
+        if update.state is MemberState.ALIVE and not self._may_contradict(now):
+            return
         self._restate(now, own.content, update.incarnation)
+
+    def _may_contradict(self, now: float) -> bool:
+        """Whether to answer somebody who speaks as this member: not in a storm, where two processes share one id."""
+        self._contradictions = max(0.0, self._contradictions - (now - self._contradicted)) + 1.0
+        self._contradicted = now
+        if self._contradictions > CONTRADICTIONS_MAX:
+            self._contradictions = CONTRADICTIONS_MAX
+            return False
+        return True
 
     def _restate(self, now: float, content: Content, accused: int) -> None:
         """State name, address and metadata anew, in a higher incarnation."""

@@ -54,6 +54,8 @@ class Exchange:
         #: When the next periodic exchange, and the next try to join, are due.
         self.next_sync = now + rng.random() * config.sync_interval
         self.next_join = math.inf
+        #: While the answer to a join is taken: what it tells, the others know.
+        self.is_learning = False
         #: A leaving member exchanges nothing.
         self.is_quiet = False
         self._me = me
@@ -71,11 +73,6 @@ class Exchange:
     def deadline(self) -> float:
         """When `step` has something to do."""
         return min(self.next_sync, self.next_join)
-
-    @property
-    def is_joining(self) -> bool:
-        """Whether this member still looks for its cluster, as far as it knows."""
-        return self.next_join < math.inf
 
     def postpone(self, now: float) -> None:
         """This member was not running: nothing is due before `now`."""
@@ -151,7 +148,9 @@ class Exchange:
     def conclude(self, now: float, data: bytes) -> NodeId:
         """Take a reply, and tell its sender what it lacks. Returns the sender. Raises WireError as `answer`."""
         body = decode_sync(data, self._config.cluster_id)
+        self.is_learning = self.next_join < math.inf
         self._take(now, body)
+        self.is_learning = False
         sender = NodeId(body.sender)
         peer = self._view.get(sender)
         if body.kind is SyncKind.DELTA and body.buckets and peer is not None:

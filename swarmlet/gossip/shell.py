@@ -185,6 +185,10 @@ class Gossip:
         """Change this member's metadata. Raises InvalidInput beyond 512 B."""
         self.feed(lambda now: self.core.set_metadata(now, metadata))
 
+    def force_leave(self, node: NodeId) -> None:
+        """Declare a member gone for good. Raises NotFound, InvalidInput."""
+        self.feed(lambda now: self.core.force_leave(now, node))
+
     def announce_restart(self, seconds: float) -> None:
         """Ask not to be suspected for `seconds`."""
         self.feed(lambda now: self.core.announce_restart(now, seconds))

@@ -383,7 +383,7 @@ def _one_fault(cluster: Cluster, rng: random.Random, result: Result) -> None:
                 raise Violation(f"seed {cluster.world.seed}: {name} left, and somebody forgot it")
             cluster.start(name)
         case "metadata":
-            metadata = rng.randbytes(rng.choice([1, 100, 512]))
+            metadata = rng.randbytes(rng.choice([1, 400, 512]))
             for each in rng.sample(cluster.names, min(4, len(cluster.names))):
                 cluster.act(each, lambda core: core.set_metadata(cluster.world.now, metadata))
         case "restart":

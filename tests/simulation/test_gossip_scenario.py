@@ -198,3 +198,49 @@ def test_a_scenario_that_is_not_there_is_named() -> None:
     )
     if done.returncode == 2:
         assert done.stderr == "scenario 'cluster' is not available in this version\n"
+
+
+def test_a_member_that_hears_nothing_accuses_but_kills_nobody() -> None:
+    """Its timers run on, and nothing tells it that it is the slow one (Lifeguard's anomaly)."""
+    cluster = settled(10)
+    cluster.network.withhold("n1")
+    cluster.run_for(10.0)
+    assert [event for event in cluster.events(EventKind.DIED) if event.observer == "n1"] == []
+    cluster.network.release("n1")
+    cluster.run_for(10.0)
+    assert all(cluster.agrees(name, MemberState.ALIVE) for name in cluster.names)
+
+
+def test_members_that_leave_and_come_back_together_are_all_back() -> None:
+    cluster = settled(12)
+    for name in cluster.names[2:]:
+        cluster.act(name, lambda core: core.leave(cluster.world.now))
+    cluster.run_for(0.5)
+    for name in cluster.names[2:]:
+        cluster.crash(name)
+        cluster.start(name)
+    cluster.run_for(20.0)
+    assert all(cluster.agrees(name, MemberState.ALIVE) for name in cluster.names)
+
+
+def test_a_star_where_only_the_middle_reaches_all_is_stable() -> None:
+    cluster = settled(6)
+    for one in cluster.names[1:]:
+        for other in cluster.names[1:]:
+            if one < other:
+                cluster.network.partition([one], [other])
+    cluster.run_for(60.0)
+    assert alarms(cluster) == []
+
+
+def test_a_cluster_whose_members_all_restart_finds_itself_from_what_each_knew() -> None:
+    cluster = settled(5)
+    known = cluster.cores["n4"].members()
+    for name in cluster.names:
+        cluster.crash(name)
+    cluster.run_for(1.0)
+    for name in cluster.names:
+        cluster.start(name, join=False)
+    cluster.act("n4", lambda core: core.acquaint(cluster.world.now, known))
+    cluster.run_for(20.0)
+    assert all(cluster.agrees(name, MemberState.ALIVE) for name in cluster.names)
