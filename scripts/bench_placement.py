@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import heapq
 import json
 import random
+import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from scripts import benchmark
 from swarmlet.placement.bitmap import BUCKETS, BitmapIndex, as_set
 from swarmlet.placement.columns import Columns, Demand
+from swarmlet.placement.device import WHOLE, DeviceAsk, DeviceNode, DevicePacker
 from swarmlet.placement.group import Order, Policy, Request, place_group
+from swarmlet.placement.rebalance import Hosted, plan_moves
 from swarmlet.placement.spread import Level, place_spread
 
 NODES = 10_000
@@ -155,12 +161,196 @@ def half_fill() -> Rows:
     return [benchmark.case("half_fill", "nodes_over_bound", "ratio", ratios)]
 
 
+# --- devices -----------------------------------------------------------------------------------------------
+
+
+def openb(nodes_file: Path, pods_file: Path) -> Rows:
+    """A GPU cluster's trace at 130 % load, in ten random orders, tasks drawn again until the load is reached."""
+    with nodes_file.open() as lines:
+        nodes = [
+            DeviceNode(int(row["cpu_milli"]), int(row["memory_mib"]), int(row["gpu"]), row["model"])
+            for row in csv.DictReader(lines)
+        ]
+    with pods_file.open() as lines:
+        pods = [_device_ask(row) for row in csv.DictReader(lines)]
+    total = sum(node.devices for node in nodes) * WHOLE
+    mix = list(Counter(pods).items())
+    shares, took = [], []
+    for seed in range(42, 52):
+        rng = random.Random(seed)
+        order = rng.sample(pods, len(pods))
+        load = sum(pod.count * pod.milli for pod in order)
+        while load < 1.3 * total:
+            order.append(rng.choice(pods))
+            load += order[-1].count * order[-1].milli
+        packer, allocated, begin = DevicePacker(nodes, mix), 0, time.process_time()
+        for pod in order:
+            if packer.place(pod) is not None:
+                allocated += pod.count * pod.milli
+        took.append(len(order) / (time.process_time() - begin))
+        shares.append(100 * allocated / total)
+    return [
+        benchmark.case("openb", "gpu_allocated_percent", "%", shares),
+        benchmark.case("openb", "gpu_allocated_percent_mean", "%", [statistics.mean(shares)]),
+        benchmark.case("openb", "placements_per_second", "1/s", took),
+    ]
+
+
+def _device_ask(row: dict[str, str]) -> DeviceAsk:
+    count = int(row["num_gpu"])
+    return DeviceAsk(
+        cpu=int(row["cpu_milli"]),
+        memory=int(row["memory_mib"]),
+        count=count,
+        milli=int(row["gpu_milli"]) if count == 1 else WHOLE,
+        models=frozenset(filter(None, row["gpu_spec"].split("|"))),
+    )
+
+
+# --- churn -------------------------------------------------------------------------------------------------
+
+#: Cores (quarters) and memory (quarters of a GB) of each flavour, where the map given is not that of flavours.
+FLAVOURS = [
+    "1,0.75",
+    "1,1.75",
+    "1,2",
+    "16,112",
+    "2,14",
+    "2,16",
+    "2,3.5",
+    "2,4",
+    "4,28",
+    "4,32",
+    "4,7",
+    "4,8",
+    "8,14",
+    "8,16",
+    "8,56",
+    "8,64",
+]
+HOST = (48 * 4, 128 * 4)
+HOSTS_MAX = 4096
+WARM_UP_SECONDS = 24 * 3600
+HOUR = 3600
+MOVES_PER_HOUR = 100
+
+
+def lifetime_seconds(number: int) -> int:
+    """The middle of a lifetime bin: 5 minutes each up to an hour, hours up to a day, days, 10 days and more."""
+    if number <= 12:
+        return number * 300
+    if number <= 35:
+        return (number - 12) * HOUR + HOUR // 2
+    return (number - 35) * 24 * HOUR + 12 * HOUR
+
+
+def azure_machines(trace: Path, times: Path, mapping: Path) -> list[tuple[int, int, tuple[int, int]]]:
+    """(start, end in seconds, demand) of each virtual machine, by start."""
+    sizes = {chr(ord("a") + n): size for n, size in enumerate(FLAVOURS)}
+    lines = [line.split() for line in mapping.read_text().splitlines() if line]
+    if "," in lines[0][0]:
+        sizes = {name: size for size, name in lines}
+    demands = {
+        name: (int(float(cores) * 4), round(float(memory) * 4))
+        for name, (cores, memory) in ((name, size.split(",")) for name, size in sizes.items())
+    }
+    machines = []
+    for flavours, bins in zip(trace.read_text().splitlines(), times.read_text().splitlines(), strict=True):
+        second, _, names = flavours.partition(" ")
+        start = int(second)
+        for name, life in zip(names.split(","), bins.partition(" ")[2].split(","), strict=True):
+            if name in demands:
+                # C: cut off at the trace's end; it outlives what is measured.
+                end = start + lifetime_seconds(int(life[1:])) if life[0] == "U" else 10**12
+                machines.append((start, end, demands[name]))
+    return machines
+
+
+def azure_churn(trace: Path, times: Path, mapping: Path) -> Rows:
+    """Hosts in use over the least possible, averaged over time after a day, with and without rebalancing."""
+    machines = azure_machines(trace, times, mapping)
+    rows: Rows = []
+    for name, moves in (("azure_churn_best_fit", 0), ("azure_churn", MOVES_PER_HOUR)):
+        ratio, moved = churn(machines, moves)
+        rows.append(benchmark.case(name, "hosts_over_bound", "ratio", [ratio]))
+        if moves:
+            rows.append(benchmark.case(name, "moves", "moves", [float(moved)]))
+    return rows
+
+
+def churn(machines: list[tuple[int, int, tuple[int, int]]], moves_per_hour: int) -> tuple[float, int]:
+    """(hosts over bound, moves made)."""
+    index = BitmapIndex([HOST] * HOSTS_MAX, [HOST] * HOSTS_MAX)
+    everywhere = (1 << HOSTS_MAX) - 1
+    on_host: list[dict[int, None]] = [{} for _ in range(HOSTS_MAX)]
+    host_of: dict[int, int] = {}
+    ends: list[tuple[int, int]] = []
+    used, hosts = [0, 0], 0
+    first = last = machines[0][0]
+    area = bound = 0.0
+    moved, next_look = 0, first + HOUR
+
+    def change(key: int, host: int, sign: int) -> int:
+        """Count a machine in (1) or out (-1) of a host; the change in the number of hosts in use."""
+        demand, have = machines[key][2], index.free[host]
+        index.set_free(host, (have[0] - sign * demand[0], have[1] - sign * demand[1]))
+        before = bool(on_host[host])
+        if sign > 0:
+            on_host[host][key], host_of[key] = None, host
+        else:
+            del on_host[host][key]
+        return bool(on_host[host]) - before
+
+    def until(now: int) -> None:
+        nonlocal last, area, bound
+        begin = max(last, first + WARM_UP_SECONDS)
+        if now > begin:
+            area += hosts * (now - begin)
+            bound += max(-(-used[0] // HOST[0]), -(-used[1] // HOST[1])) * (now - begin)
+        last = now
+
+    def rebalance() -> None:
+        nonlocal hosts, moved
+        hosted = {
+            host: [Hosted(key, machines[key][2]) for key in keys] for host, keys in enumerate(on_host) if keys
+        }
+        for move in plan_moves(index.capacity, index.free, hosted, moves_per_hour).moves:
+            hosts += change(move.key, move.target, 1)
+            hosts += change(move.key, move.source, -1)
+            host_of[move.key] = move.target
+            moved += 1
+
+    for key, (start, end, demand) in enumerate(machines):
+        while (ends and ends[0][0] <= start) or (moves_per_hour and next_look <= start):
+            if moves_per_hour and (not ends or next_look <= ends[0][0]):
+                until(next_look)
+                rebalance()
+                next_look += HOUR
+                continue
+            at, ended = heapq.heappop(ends)
+            until(at)
+            hosts += change(ended, host_of.pop(ended), -1)
+            used = [total - each for total, each in zip(used, machines[ended][2], strict=True)]
+        until(start)
+        host = index.best(demand, everywhere)
+        assert host >= 0, "more hosts are needed than the benchmark has"
+        hosts += change(key, host, 1)
+        used = [total + each for total, each in zip(used, demand, strict=True)]
+        heapq.heappush(ends, (end, key))
+    return area / bound, moved
+
+
 # --- the command -------------------------------------------------------------------------------------------
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--case", action="append", help="only cases whose name begins so (may be repeated)")
+    parser.add_argument("--openb-nodes", type=Path, metavar="CSV", help="nodes of a GPU trace (openb)")
+    parser.add_argument("--openb-pods", type=Path, metavar="CSV", help="tasks of a GPU trace (openb)")
+    parser.add_argument(
+        "--azure", type=Path, nargs=3, metavar=("TRACE", "TIMES", "MAP"), help="a trace of VMs"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
     return parser.parse_args()
 
@@ -173,6 +363,10 @@ def main() -> int:
         "distinct_10k": distinct_10k,
         "half_fill": half_fill,
     }
+    if options.openb_nodes and options.openb_pods:
+        cases["openb"] = lambda: openb(options.openb_nodes, options.openb_pods)
+    if options.azure:
+        cases["azure_churn"] = lambda: azure_churn(*options.azure)
     rows: Rows = []
     for name, run in cases.items():
         if options.case and not any(
