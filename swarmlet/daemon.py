@@ -53,6 +53,7 @@ from swarmlet.raft.memory_log import MemoryLog
 from swarmlet.raft.message import SnapshotMeta
 from swarmlet.raft.options import RaftConfig
 from swarmlet.replica.directory import NodeDirectory
+from swarmlet.replica.memory_writer import MemoryWriter
 from swarmlet.replica.replica import Replica
 from swarmlet.replica.submission import RAFT_METHOD, SNAPSHOT_METHOD, SUBMIT_METHOD
 from swarmlet.runtime.agent import Agent
@@ -273,6 +274,7 @@ class Daemon:
             clock=self.clock,
             mint=lambda: str(uuid.uuid4()),
             on_failure=self._on_disk_failure,
+            make_writer=MemoryWriter if self.config.ephemeral else None,
         )
         self.leader = LeaderService(
             replica=self.replica,

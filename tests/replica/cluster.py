@@ -29,7 +29,7 @@ from swarmlet.raft.message import (
     Snapshot,
 )
 from swarmlet.raft.options import RaftConfig
-from swarmlet.replica.replica import Log, Replica
+from swarmlet.replica.replica import Log, MakeWriter, Replica
 from swarmlet.replica.submission import SNAPSHOT_METHOD, SUBMIT_METHOD
 from swarmlet.state.apply import StateMachine
 from swarmlet.transport.failure import pack_error, unpack_error
@@ -270,6 +270,8 @@ class Cluster:
     streams_to_break: int = 0
     packets: int = 0
     requests: int = 0
+    #: Another writer than the slow disk.
+    make_writer: MakeWriter | None = None
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
@@ -366,7 +368,7 @@ class Cluster:
             clock=_Clock(self),
             mint=lambda: f"{name}-{rng.getrandbits(64):016x}",
             on_failure=fail,
-            make_writer=make_writer,
+            make_writer=self.make_writer or make_writer,
         )
         host.task = self._group.create_task(host.replica.run())
         return host.replica

@@ -18,6 +18,7 @@ from swarmlet.replica import consensus as consensus_module
 from swarmlet.replica import replica as replica_module
 from swarmlet.replica import snapshots as snapshots_module
 from swarmlet.replica.consensus import PACKET_BYTES_MAX, _batches
+from swarmlet.replica.memory_writer import MemoryWriter
 from swarmlet.replica.replica import Replica
 from swarmlet.state.apply import StateMachine
 from swarmlet.state.command import UpsertNamespace
@@ -238,6 +239,22 @@ def test_a_full_writer_delays_and_breaks_nothing() -> None:
                 await fill(leader, number * 5, 5)
             assert len(set(await cluster.wait_quiet())) == 1
             assert sum(1 for _ in leader.view.namespaces()) == 100
+
+    run(main())
+
+
+@pytest.mark.usefixtures("_small_snapshots")
+def test_a_log_in_memory_is_written_without_a_thread() -> None:
+    async def main() -> None:
+        async with Cluster(1).running() as cluster:
+            await cluster.kill("n1")
+            cluster.make_writer = MemoryWriter
+            replica = cluster.start("n1")
+            await cluster.leader()
+            await fill(replica, 0, 120)
+            await replica.save_snapshot()
+            assert cluster.hosts[NodeId("n1")].log.first_index() > 100
+            assert sum(1 for _ in (await replica.barrier()).namespaces()) == 120
 
     run(main())
 
