@@ -5,7 +5,7 @@
 variable "image" {
   description = "An image with busybox in it."
   type        = string
-  default     = "busybox:local"
+  default     = "busybox:stable"
 }
 
 variable "count" {
