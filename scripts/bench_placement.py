@@ -9,11 +9,14 @@ import json
 import random
 import statistics
 import sys
+import tarfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -22,6 +25,7 @@ from swarmlet.placement.bitmap import BUCKETS, BitmapIndex, as_set
 from swarmlet.placement.columns import Columns, Demand
 from swarmlet.placement.device import WHOLE, DeviceAsk, DeviceNode, DevicePacker
 from swarmlet.placement.group import Order, Policy, Request, place_group
+from swarmlet.placement.pack import pack
 from swarmlet.placement.rebalance import Hosted, plan_moves
 from swarmlet.placement.spread import Level, place_spread
 
@@ -207,6 +211,43 @@ def _device_ask(row: dict[str, str]) -> DeviceAsk:
     )
 
 
+# --- batches -------------------------------------------------------------------------------------------------
+
+#: Items placed per instance, about: some 10 ms.
+PACK_WORK = 600
+
+
+def vector_bin_packing(archive: Path, known_file: Path) -> Rows:
+    """Instances of vector bin packing: bins over the best known (the optimum where it is known)."""
+    known = {}
+    with known_file.open() as lines:
+        for row in csv.DictReader(lines, delimiter="\t"):
+            found = [int(row[name]) for name in ("OPT", "best_overall")]
+            known[row["instance_name"]] = min(each for each in found if each > 0)
+    ratios, took = [], []
+    with tarfile.open(archive) as files:
+        for member in files:
+            name = Path(member.name).stem
+            opened = files.extractfile(member) if member.isfile() else None
+            if opened is None or name not in known:
+                continue
+            head, capacity, count, *lines = opened.read().decode().splitlines()
+            dimensions = int(head)
+            rows = [line.split()[:dimensions] for line in lines[: int(count)]]
+            demands = np.array(rows, dtype=np.float64) / np.array(capacity.split(), dtype=np.float64)
+            begin = time.process_time_ns()
+            bins = pack(demands, PACK_WORK, random.Random(1))
+            took.append((time.process_time_ns() - begin) / 1e6)
+            assert sorted(item for each in bins for item in each.items) == list(range(len(demands)))
+            ratios.append(len(bins) / known[name])
+    return [
+        benchmark.case("vector_bin_packing", "bins_over_best_known", "ratio", ratios),
+        benchmark.case("vector_bin_packing", "bins_over_best_known_mean", "ratio", [statistics.mean(ratios)]),
+        benchmark.case("vector_bin_packing", "milliseconds", "ms", took),
+        benchmark.case("vector_bin_packing", "milliseconds_mean", "ms", [statistics.mean(took)]),
+    ]
+
+
 # --- churn -------------------------------------------------------------------------------------------------
 
 #: Cores (quarters) and memory (quarters of a GB) of each flavour, where the map given is not that of flavours.
@@ -365,6 +406,8 @@ def main() -> int:
     }
     if options.openb_nodes and options.openb_pods:
         cases["openb"] = lambda: openb(options.openb_nodes, options.openb_pods)
+    if options.vbp and options.known:
+        cases["vector_bin_packing"] = lambda: vector_bin_packing(options.vbp, options.known)
     if options.azure:
         cases["azure_churn"] = lambda: azure_churn(*options.azure)
     rows: Rows = []
