@@ -13,6 +13,8 @@ from tests.testbed.images import GoldenData
 from tests.testbed.testbed import Testbed, why_not
 
 HERE = Path(__file__).parent
+#: A minute of silence, and what comes before and after it, on a machine that is busy with something else.
+TEST_SECONDS_MAX = 300
 #: What a failed test shows of each agent's log.
 LOG_CHARACTERS = 6000
 failed = pytest.StashKey[bool]()
@@ -24,6 +26,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.testbed)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(TEST_SECONDS_MAX))
             if reason:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
