@@ -81,10 +81,16 @@ class Demo:
         )  # fmt: skip
         assert process.stdout is not None
         lines = []
-        for line in process.stdout:
-            lines.append(line.rstrip("\n"))
-            self.detail(lines[-1])
-        if process.wait() not in codes:
+        try:
+            for line in process.stdout:
+                lines.append(line.rstrip("\n"))
+                self.detail(lines[-1])
+            process.wait()
+        finally:
+            # Interrupted here, it must not start an agent after everything has been removed.
+            process.kill()
+            process.wait()
+        if process.returncode not in codes:
             raise DemoFailed(f"'swarmlet {arguments[0]}' ended with exit code {process.returncode}")
         return "\n".join(lines)
 

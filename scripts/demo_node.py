@@ -75,17 +75,18 @@ class DemoNode:
         return found
 
     def kill_agent(self) -> None:
-        """SIGKILL, if it runs; returns when it is gone."""
-        try:
-            pid = int((self.data / "lock").read_text())
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
-        except (OSError, ValueError):
-            return
-        if str(self.data) not in command:
-            return  # an old number that another program has now
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        _wait_gone(pid, start_time(pid))
+        """SIGKILL, if it runs; returns when it is gone. One that has just been started holds no lock yet: argv tells."""
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                arguments = path.read_bytes().decode(errors="replace").split("\0")
+            except OSError:
+                continue  # it has ended, or is somebody else's
+            if "agent" in arguments and str(self.data) in arguments:
+                pid = int(path.parts[2])
+                started = start_time(pid)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                _wait_gone(pid, started)
 
     def processes(self) -> list[Task]:
         """The plain processes of this node that run, by what their shims wrote down and the kernel confirms."""
