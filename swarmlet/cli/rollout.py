@@ -71,16 +71,17 @@ def watch_rollout(
 
 def _watch(api: Client, job_id: str, evaluation_id: str, line: _Line, started: float) -> dict[str, Any]:
     index = 0
-    shown_failures: set[str] = set()
+    shown_failures: set[tuple[str, ...]] = set()
     while True:
         seen = _look(api, job_id, evaluation_id)
         seconds = time.monotonic() - started
         text = _summary(seen)
         line.show(text, f" · {seconds:.0f} s")
         for group, failure in seen["Failures"].items():
-            if group not in shown_failures:
-                shown_failures.add(group)
-                for sentence in failure_lines(job_id, group, failure):
+            sentences = tuple(failure_lines(job_id, group, failure))
+            if sentences not in shown_failures:
+                shown_failures.add(sentences)
+                for sentence in sentences:
                     line.note(sentence)
         end = _end(seen)
         if end is not None:
@@ -110,7 +111,11 @@ def _look(api: Client, job_id: str, evaluation_id: str) -> dict[str, Any]:
         for item in api.get(f"/v1/job/{job_id}/allocations")
         if item["JobVersion"] == job["Version"] and item["DesiredStatus"] == "run"
     ]
-    evaluations = api.get(f"/v1/job/{job_id}/evaluations")
+    # What an earlier version waited for says nothing about this one.
+    since = evaluation["CreateIndex"] if evaluation else 0
+    evaluations = [
+        item for item in api.get(f"/v1/job/{job_id}/evaluations") if item["ModifyIndex"] >= since
+    ]
     failures: dict[str, Any] = {}
     for item in evaluations:
         if item["Status"] in {"pending", "blocked"} or item["ID"] == evaluation_id:
