@@ -146,4 +146,3 @@ def test_a_killed_writer_loses_nothing_that_it_acknowledged(tmp_path: Path) -> N
         except (AssertionError, CorruptLog) as error:
             raise AssertionError(f"after {number + 1} kills, acknowledged {known}: {error}") from error
     assert told > KILLS // 3, "the children were killed before they did anything"
-    print(f"{KILLS} kills, {told} of them after an acknowledgement, {known} entries")
