@@ -497,7 +497,7 @@ def _expect_linearizable(cluster: Cluster) -> None:
     found = check(history)
     if found is not None:
         raise cluster.invariants.fail(f"not linearizable at key {found.key!r}: {found.stuck}")
-    states = {}
+    states: dict[int, bytes] = {}
     for peer in cluster.running():
         if states.setdefault(peer.applied, peer.machine.save()) != peer.machine.save():
             raise cluster.invariants.fail(f"{peer.name} has another state at {Index(peer.applied)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 
 from swarmlet.errors import Conflict, CorruptLog, NotLeader, Overloaded
@@ -21,6 +22,7 @@ from swarmlet.raft.message import (
     HardState,
     Message,
     MessageKind,
+    Snapshot,
     SnapshotMeta,
 )
 from swarmlet.raft.options import EntryId, RaftConfig
@@ -572,6 +574,75 @@ def test_a_cluster_starts_only_once() -> None:
         bootstrap(log, (PeerId(1),))
 
 
+def test_a_peer_without_pre_vote_among_others_does_no_harm() -> None:
+    cluster = Cluster(3)
+    plain = cluster[3].core
+    plain._config = plain._peer.config = msgspec.structs.replace(plain._config, pre_vote=False)
+    cluster.elect(1)
+    cluster.partition((1, 2), (3,))
+    cluster.run(5 * ELECTION)
+    assert plain.term > cluster[1].core.term
+    cluster.heal()
+    cluster.run(5 * ELECTION)
+    assert cluster.leader is not None
+    assert {peer.core.term for peer in cluster.peers.values()} == {cluster.leader.core.term}
+
+
+def test_a_peer_stuck_in_a_higher_term_comes_back() -> None:
+    """It ignores the leader's appends, and its answer tells the leader of the term."""
+    cluster = Cluster(3, pre_vote=False)
+    cluster.elect(1)
+    cluster.partition((1, 2), (3,))
+    cluster.run(4 * ELECTION)
+    cluster.heal()
+    cluster.run(4 * ELECTION)
+    leader = cluster.leader
+    assert leader is not None
+    leader.core.propose(b"again")
+    cluster.run(HEARTBEAT)
+    assert [cluster.data(number)[-1] for number in (1, 2, 3)] == [b"again"] * 3
+
+
+def test_nobody_stands_for_election_with_a_committed_change_unapplied() -> None:
+    cluster = Cluster(3)
+    cluster.elect(1)
+    change(cluster, "l4")
+    peer = cluster[2]
+    core = cluster._boot(peer.id, peer.log)
+    assert core.commit > 1
+    core.campaign()
+    assert core.role is Role.FOLLOWER
+
+
+def test_a_change_that_is_cut_off_the_log_never_was() -> None:
+    cluster = Cluster(3)
+    cluster.elect(1)
+    cluster.partition((1,), (2, 3))
+    cluster[1].core.propose_config(ConfigChange(steps=steps("r2")))
+    cluster.settle()
+    cluster.run(4 * ELECTION)
+    cluster.heal()
+    cluster.run(4 * ELECTION)
+    assert {peer.core.status().config.voters for peer in cluster.peers.values()} == {(1, 2, 3)}
+
+
+def test_a_snapshot_that_the_log_holds_cuts_nothing_off() -> None:
+    cluster = Cluster(3)
+    cluster.elect(1)
+    for data in (b"a", b"b", b"c"):
+        cluster[1].core.propose(data)
+    cluster.settle()
+    follower = cluster[2]
+    last = follower.core.last_index
+    config = ConfigState(voters=(PeerId(1), PeerId(2), PeerId(3)))
+    behind = SnapshotMeta(index=Index(last - 1), term=cluster[1].core.term, config=config)
+    follower.core.step(
+        cluster.now,
+        message(MessageKind.SNAPSHOT, 1, 2, cluster[1].core.term, snapshot=Snapshot(meta=behind)),
+    )
+    assert follower.core.last_index == last
+
+
 # -- time
 
 
@@ -590,3 +661,19 @@ def test_nothing_happens_before_the_deadline() -> None:
     cluster = Cluster(3)
     cluster[1].core.tick(cluster[1].core.deadline - 0.001)
     assert cluster[1].core.ready() is None
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_tick_at_the_deadline_always_acts(seed: int) -> None:
+    """What is due is compared with the very sum that the deadline is: a rounding error would call it for ever."""
+    rng = random.Random(seed)
+    cluster = Cluster(3, seed)
+    core = cluster[1].core
+    now = rng.uniform(0, 1e7)
+    core.tick(now)
+    for _ in range(200):
+        due = core.deadline
+        core.tick(due)
+        assert core.deadline > due
+        while core.ready() is not None:
+            pass

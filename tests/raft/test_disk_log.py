@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from swarmlet.errors import CorruptLog, StorageError
 from swarmlet.ids import Index, PeerId, Term
+from swarmlet.raft import segment
 from swarmlet.raft.disk_log import DiskLog
 from swarmlet.raft.files import OsFiles
 from swarmlet.raft.log import NO_LIMIT, Compacted, Unavailable
@@ -316,6 +317,14 @@ def test_what_a_failed_sync_left_in_the_page_cache_is_written_again_on_opening()
     files.lose_power()
     log = DiskLog.open("/raft", CLUSTER, segment_bytes=SMALL, files=files)
     assert log.last_index() == 2
+
+
+def test_a_log_of_a_newer_version_is_refused(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segment, "VERSION", segment.VERSION + 1)
+    open_log(directory).close()
+    monkeypatch.undo()
+    with pytest.raises(CorruptLog, match="upgrade"):
+        open_log(directory)
 
 
 def test_a_directory_that_was_emptied_is_refused(directory: Path) -> None:
