@@ -17,6 +17,7 @@ from collections.abc import Callable
 from swarmlet.errors import InvalidInput, NotFound, WireError
 from swarmlet.gossip.awareness import Awareness
 from swarmlet.gossip.config import GossipConfig
+from swarmlet.gossip.coordinate import Coordinate, estimate, pack
 from swarmlet.gossip.effect import (
     Address,
     Effect,
@@ -25,6 +26,7 @@ from swarmlet.gossip.effect import (
     MemberEvent,
     MemberState,
     StreamAnswer,
+    UserEventHeard,
 )
 from swarmlet.gossip.exchange import Exchange
 from swarmlet.gossip.keyring import Keyring, Sealer
@@ -39,6 +41,7 @@ from swarmlet.gossip.packet import (
     Ping,
     PingRequest,
     Update,
+    UserEvent,
     decode_packet,
     encode_update,
 )
@@ -108,7 +111,15 @@ class Swim:
             me.id, config, rng, now, self._view, self._outbox, self.awareness, self._suspicions, self
         )
         self._exchange = Exchange(
-            me.id, config, rng, now, self._view, self._outbox, self._statement, self._on_synced
+            me.id,
+            config,
+            rng,
+            now,
+            self._view,
+            self._outbox,
+            self._statement,
+            self._on_synced,
+            self._on_events,
         )
         self._next_reap = now + _REAP_INTERVAL
         content = Content(me.incarnation + 1, me.name, me.address[0], me.address[1], me.metadata)
@@ -156,6 +167,17 @@ class Swim:
         """One member, or None."""
         record = self._view.get(node)
         return record.member() if record else None
+
+    def round_trip(self, one: NodeId, other: NodeId) -> float | None:
+        """The estimated round trip between two members in seconds; None while one of them has told no coordinate."""
+        places = [self._place(node) for node in (one, other)]
+        return None if places[0] is None or places[1] is None else estimate(places[0], places[1])
+
+    def _place(self, node: NodeId) -> Coordinate | None:
+        record = self._view.get(node)
+        if node == self.me:
+            return self._prober.locator.coordinate
+        return record.coordinate if record is not None else None
 
     @property
     def has_left(self) -> bool:
@@ -252,6 +274,12 @@ class Swim:
         if metadata != own.content.metadata:
             self._restate(now, content, own.incarnation)
 
+    def publish(self, now: float, name: str, payload: bytes) -> None:
+        """Send a user event to all members, this one included. Raises InvalidInput, Unavailable (try again later)."""
+        self._advance(now)
+        event = self._outbox.events.publish(name, payload)
+        self._deliver(now, event)
+
     def on_lag(self, now: float, seconds: float) -> None:
         """The event loop was late by `seconds`: this member is the slow one."""
         self._advance(now)
@@ -282,6 +310,7 @@ class Swim:
             return
         for update in packet.updates:
             self._on_update(now, update, synced=False)
+        self._on_events(now, packet.events)
         self._on_messages(now, packet, source)
 
     def on_stream_result(self, now: float, probe: int, answer: StreamAnswer) -> None:
@@ -362,7 +391,8 @@ class Swim:
             match message:
                 case Ping():
                     if message.target == self.me:
-                        ack = Ack(sequence=message.sequence, subject=self.me)
+                        place = pack(self._prober.locator.coordinate)
+                        ack = Ack(sequence=message.sequence, subject=self.me, coordinate=place)
                         self._outbox.send(source, (ack,), self.news_for(now, NodeId(packet.sender)))
                 case Ack():
                     self._prober.on_ack(now, message, NodeId(packet.sender))
@@ -377,6 +407,18 @@ class Swim:
         if record is None or record.state is MemberState.ALIVE or not self.config.buddy:
             return ()
         return (encode_update(self._statement(record, now)),)
+
+    # User events
+
+    def _on_events(self, now: float, events: tuple[UserEvent, ...]) -> None:
+        for event in events:
+            if self._outbox.events.hear(event):
+                self._deliver(now, event)
+
+    def _deliver(self, now: float, event: UserEvent) -> None:
+        heard = UserEventHeard(event.time, NodeId(event.origin), event.name, event.payload)
+        self._outbox.effects.append(heard)
+        self._outbox.hurry(now)
 
     # Claims
 

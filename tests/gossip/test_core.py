@@ -7,6 +7,7 @@ import random
 import pytest
 
 from swarmlet.errors import InvalidInput, WireError
+from swarmlet.gossip.coordinate import Coordinate, pack
 from swarmlet.gossip.core import INCARNATION_JUMP_MAX
 from swarmlet.gossip.effect import EventKind, MemberState, StreamAnswer, StreamPing, Sync
 from swarmlet.gossip.keyring import Keyring, Sealer
@@ -41,7 +42,7 @@ def test_a_ping_is_acked() -> None:
     bench = Bench("a")
     bench.hear("a", (Ping(sequence=7, target="me"),))
     [(to, packet)] = bench.packets()
-    assert (to, packet.messages) == ("a", (Ack(sequence=7, subject="me"),))
+    assert (to, packet.messages) == ("a", (Ack(sequence=7, subject="me", coordinate=pack(Coordinate())),))
 
 
 def test_a_ping_for_the_former_owner_of_this_address_gets_no_ack() -> None:
