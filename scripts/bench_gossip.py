@@ -148,7 +148,7 @@ def run_lifeguard(options: argparse.Namespace) -> list[Figure]:
     if not runs.is_complete_for(cases):
         print("not all cases have run the same cells yet: join the results of all shards")
         return []
-    return lifeguard_table(cases, runs) + (run_stalls(options) if number == 1 else [])
+    return lifeguard_table(cases, runs) + (run_stalls(options) if number == 1 and options.stalls else [])
 
 
 def lifeguard_table(cases: list[str], runs: Runs) -> list[Figure]:
@@ -166,7 +166,7 @@ def lifeguard_table(cases: list[str], runs: Runs) -> list[Figure]:
             percent(total.messages, base.messages),
         )
         paper = [f"{value:6.2f}" for value in PAPER[case]] if case in PAPER else ["     -"] * 3
-        found = [each for key, each in sorted(runs.detections.items()) if key[0] == case for each in each]
+        found = [one for key, several in sorted(runs.detections.items()) if key[0] == case for one in several]
         first, full = [one.first for one in found], [one.full for one in found]
         latency = "  ".join(
             f"{statistics.median(v):5.2f} {percentile(v, 0.99):5.2f} {percentile(v, 0.999):5.2f}"
