@@ -14,6 +14,8 @@ import math
 import random
 from collections.abc import Callable
 
+import msgspec
+
 from swarmlet.errors import InvalidInput, NotFound, WireError
 from swarmlet.gossip.awareness import Awareness
 from swarmlet.gossip.config import GossipConfig
@@ -47,6 +49,7 @@ from swarmlet.gossip.packet import (
 )
 from swarmlet.gossip.probe import Purpose
 from swarmlet.gossip.prober import PATH_FAILURES_WARN, Prober
+from swarmlet.gossip.statistics import Statistics
 from swarmlet.gossip.suspicion import Suspicion
 from swarmlet.gossip.view import Claim, Content, Record, View, claim_of, merge
 from swarmlet.ids import NodeId
@@ -90,12 +93,12 @@ class Swim:
         self.keyring = keyring
         self.me = me.id
         self.awareness = Awareness(config.health_score_max)
-        self.packets_refused = 0
+        self._statistics = Statistics()
         self._rng = rng
         self._view = View(rng)
         sealer = Sealer(keyring, config.cluster_id, random_bytes or rng.randbytes)
         self._sealer = sealer
-        self._outbox = Outbox(me.id, config, sealer, self._view)
+        self._outbox = Outbox(me.id, config, sealer, self._view, self._statistics)
         self._suspicions: dict[NodeId, Suspicion] = {}
         #: Cached between feeds: when something is due.
         self._deadline: float | None = None
@@ -185,6 +188,15 @@ class Swim:
         return self._is_leaving and not self._outbox.is_spreading(self.me)
 
     # What checks and the operator's view read
+
+    def statistics(self) -> Statistics:
+        """A copy of the counters, with the gauges as they are."""
+        return msgspec.structs.replace(
+            self._statistics,
+            health_score=self.awareness.score,
+            queued=self.queued,
+            members_alive=self._view.alive,
+        )
 
     @property
     def is_leaving(self) -> bool:
@@ -299,13 +311,15 @@ class Swim:
         self.keyring.remove(key)
 
     def on_packet(self, now: float, data: bytes, source: Address) -> None:
-        """A datagram arrived. What is not ours is counted in `packets_refused` and dropped."""
+        """A datagram arrived. What is not ours is counted in `statistics().packets_refused` and dropped."""
         self._advance(now)
         try:
             packet = decode_packet(self._sealer.open(data))
         except WireError:
-            self.packets_refused += 1
+            self._statistics.packets_refused += 1
             return
+        self._statistics.packets_received += 1
+        self._statistics.bytes_received += len(data)
         if packet.sender == self.me:
             return
         for update in packet.updates:
@@ -525,6 +539,7 @@ class Swim:
                 return
         if update.state is not MemberState.ALIVE and update.accuser != self.me:
             self.awareness.worse(1)
+            self._statistics.refutations += 1
         if update.state is MemberState.ALIVE and not self._may_contradict(now):
             return
         self._restate(now, own.content, update.incarnation)
@@ -595,6 +610,7 @@ class Swim:
         self._due = None
         if record.state is MemberState.SUSPECT and was is not MemberState.SUSPECT:
             record.since = now
+            self._statistics.suspicions += 1
             self.event(EventKind.SUSPECTED, record)
         witnessed = sum(1 for other in self._suspicions.values() if other.is_witness)
         if witnessed < WITNESSED_MAX and self._rng.random() * self._view.alive < self.config.witnesses:
@@ -702,6 +718,7 @@ class Swim:
             self.event(EventKind.AGENT_DOWN, record)
         else:
             self._suspicions.pop(record.id, None)
+            self._statistics.deaths += record.state is MemberState.DEAD and was not in _GONE
             if was not in _GONE or record.state is MemberState.LEFT:
                 self.event(EventKind.LEFT if record.state is MemberState.LEFT else EventKind.DIED, record)
         self._outbox.broadcast(now, update)

@@ -10,6 +10,7 @@ from swarmlet.gossip.config import GossipConfig
 from swarmlet.gossip.effect import Address, Effect, MemberState, Send
 from swarmlet.gossip.keyring import SEAL_OVERHEAD, Sealer
 from swarmlet.gossip.packet import Message, Update, encode_packet, updates_budget
+from swarmlet.gossip.statistics import Statistics
 from swarmlet.gossip.user_event import UserEvents
 from swarmlet.gossip.view import View
 from swarmlet.ids import NodeId
@@ -27,7 +28,9 @@ REACHABLE = (MemberState.ALIVE, MemberState.SUSPECT, MemberState.AGENT_DOWN)
 class Outbox:
     """Effects until they are drained, the queue of updates, and when it is to be sent next."""
 
-    def __init__(self, me: NodeId, config: GossipConfig, sealer: Sealer, view: View) -> None:
+    def __init__(
+        self, me: NodeId, config: GossipConfig, sealer: Sealer, view: View, statistics: Statistics
+    ) -> None:
         """Nothing to send."""
         self.effects: list[Effect] = []
         #: When `gossip` has something to do.
@@ -36,6 +39,7 @@ class Outbox:
         self._config = config
         self._sealer = sealer
         self._view = view
+        self._statistics = statistics
         self._queue = BroadcastQueue(config.retransmit_factor)
         self._last_gossip = -math.inf
         self.events = UserEvents(me)
@@ -98,4 +102,7 @@ class Outbox:
         budget -= sum(map(len, events))
         updates = [*first, *self._queue.take(budget, alive)]
         plain = encode_packet(self._me, messages, updates, events)
-        self.effects.append(Send(address, self._sealer.seal(plain)))
+        sealed = self._sealer.seal(plain)
+        self._statistics.packets_sent += 1
+        self._statistics.bytes_sent += len(sealed)
+        self.effects.append(Send(address, sealed))

@@ -70,7 +70,7 @@ def errors(nodes: int, truth: Callable[[int, int], float], cycles: int, seed: in
 def test_the_shape_of_a_network_is_found(
     nodes: int, truth: Callable[[int, int], float], bound: float
 ) -> None:
-    """serf's bounds are those of one fixed draw of whom to measure. Draws scatter: the best of four is within them."""
+    """Serf's bounds are those of one fixed draw of whom to measure. Draws scatter: the best of four is within them."""
     draws = [errors(nodes, truth, CYCLES, seed) for seed in (1, 2, 3, 4)]
     assert min(draws) <= bound
     assert max(draws) <= DRAW_MAX

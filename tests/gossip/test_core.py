@@ -60,7 +60,7 @@ def test_packets_of_another_cluster_or_key_are_counted_and_dropped() -> None:
     ):
         bench.core.on_packet(bench.now, sealer.seal(plain), ("a", 1))
     bench.core.on_packet(bench.now, plain, ("a", 1))
-    assert (bench.core.packets_refused, bench.packets()) == (3, [])
+    assert (bench.core.statistics().packets_refused, bench.packets()) == (3, [])
 
 
 def test_a_relay_pings_for_another_and_forwards_the_ack() -> None:
@@ -377,4 +377,4 @@ def test_keys_rotate_without_losing_a_packet() -> None:
     bench.core.keyring_remove(KEY)
     bench.sealer.keyring.use(KEY)
     bench.hear("a", (Ping(sequence=3, target="me"),))
-    assert (bench.packets(), bench.core.packets_refused) == ([], 1)
+    assert (bench.packets(), bench.core.statistics().packets_refused) == ([], 1)
