@@ -16,10 +16,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -30,11 +27,11 @@ import msgspec
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from scripts import gossip_agents
+from scripts.benchmark import commit, machine
 from swarmlet.gossip.config import GossipConfig
 from swarmlet.simulation import gossip_scale, lifeguard
 from swarmlet.simulation.lifeguard import Cell, Tally
 
-ROOT = Path(__file__).resolve().parent.parent
 #: The paper's table: false positives and those at healthy members in percent of SWIM's, messages in percent.
 PAPER = {
     "swim": (100.0, 100.0, 100.0),
@@ -151,7 +148,7 @@ def run_lifeguard(options: argparse.Namespace) -> list[Figure]:
     if not runs.is_complete_for(cases):
         print("not all cases have run the same cells yet: join the results of all shards")
         return []
-    return lifeguard_table(cases, runs) + (run_stalls(options) if number == 1 else [])
+    return lifeguard_table(cases, runs) + (run_stalls(options) if number == 1 and options.stalls else [])
 
 
 def lifeguard_table(cases: list[str], runs: Runs) -> list[Figure]:
@@ -169,8 +166,8 @@ def lifeguard_table(cases: list[str], runs: Runs) -> list[Figure]:
             percent(total.messages, base.messages),
         )
         paper = [f"{value:6.2f}" for value in PAPER[case]] if case in PAPER else ["     -"] * 3
-        found = [each for key, each in sorted(runs.detections.items()) if key[0] == case for each in each]
-        first, full = [each.first for each in found], [each.full for each in found]
+        found = [one for key, several in sorted(runs.detections.items()) if key[0] == case for one in several]
+        first, full = [one.first for one in found], [one.full for one in found]
         latency = "  ".join(
             f"{statistics.median(v):5.2f} {percentile(v, 0.99):5.2f} {percentile(v, 0.999):5.2f}"
             for v in (first, full)
@@ -340,27 +337,6 @@ def report(figures: list[Figure]) -> dict[str, Any]:
         if each.values
     ]
     return {"commit": commit(), "machine": machine(), "cases": cases}
-
-
-def commit() -> str:
-    """The commit that is measured; "+" when the tree has changes on top."""
-    named = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return named.stdout.strip() or "unknown"
-
-
-def machine() -> str:
-    """What the numbers were measured on; virtual time does not depend on it, CPU does."""
-    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return (
-        f"{os.cpu_count()} cores, {memory_gib:.0f} GiB, Linux {platform.release()},"
-        f" Python {platform.python_version()}, load {os.getloadavg()[0]:.1f} at the end"
-    )
 
 
 def shard(text: str) -> tuple[int, int]:

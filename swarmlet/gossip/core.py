@@ -14,9 +14,12 @@ import math
 import random
 from collections.abc import Callable
 
+import msgspec
+
 from swarmlet.errors import InvalidInput, NotFound, WireError
 from swarmlet.gossip.awareness import Awareness
 from swarmlet.gossip.config import GossipConfig
+from swarmlet.gossip.coordinate import Coordinate, estimate, pack
 from swarmlet.gossip.effect import (
     Address,
     Effect,
@@ -25,6 +28,7 @@ from swarmlet.gossip.effect import (
     MemberEvent,
     MemberState,
     StreamAnswer,
+    UserEventHeard,
 )
 from swarmlet.gossip.exchange import Exchange
 from swarmlet.gossip.keyring import Keyring, Sealer
@@ -39,11 +43,13 @@ from swarmlet.gossip.packet import (
     Ping,
     PingRequest,
     Update,
+    UserEvent,
     decode_packet,
     encode_update,
 )
 from swarmlet.gossip.probe import Purpose
 from swarmlet.gossip.prober import PATH_FAILURES_WARN, Prober
+from swarmlet.gossip.statistics import Statistics
 from swarmlet.gossip.suspicion import Suspicion
 from swarmlet.gossip.view import Claim, Content, Record, View, claim_of, merge
 from swarmlet.ids import NodeId
@@ -87,12 +93,12 @@ class Swim:
         self.keyring = keyring
         self.me = me.id
         self.awareness = Awareness(config.health_score_max)
-        self.packets_refused = 0
+        self._statistics = Statistics()
         self._rng = rng
         self._view = View(rng)
         sealer = Sealer(keyring, config.cluster_id, random_bytes or rng.randbytes)
         self._sealer = sealer
-        self._outbox = Outbox(me.id, config, sealer, self._view)
+        self._outbox = Outbox(me.id, config, sealer, self._view, self._statistics)
         self._suspicions: dict[NodeId, Suspicion] = {}
         #: Cached between feeds: when something is due.
         self._deadline: float | None = None
@@ -108,7 +114,15 @@ class Swim:
             me.id, config, rng, now, self._view, self._outbox, self.awareness, self._suspicions, self
         )
         self._exchange = Exchange(
-            me.id, config, rng, now, self._view, self._outbox, self._statement, self._on_synced
+            me.id,
+            config,
+            rng,
+            now,
+            self._view,
+            self._outbox,
+            self._statement,
+            self._on_synced,
+            self._on_events,
         )
         self._next_reap = now + _REAP_INTERVAL
         content = Content(me.incarnation + 1, me.name, me.address[0], me.address[1], me.metadata)
@@ -157,12 +171,32 @@ class Swim:
         record = self._view.get(node)
         return record.member() if record else None
 
+    def round_trip(self, one: NodeId, other: NodeId) -> float | None:
+        """The estimated round trip between two members in seconds; None while one of them has told no coordinate."""
+        places = [self._place(node) for node in (one, other)]
+        return None if places[0] is None or places[1] is None else estimate(places[0], places[1])
+
+    def _place(self, node: NodeId) -> Coordinate | None:
+        record = self._view.get(node)
+        if node == self.me:
+            return self._prober.locator.coordinate
+        return record.coordinate if record is not None else None
+
     @property
     def has_left(self) -> bool:
         """After `leave`: whether the news has been sent as often as it will be."""
         return self._is_leaving and not self._outbox.is_spreading(self.me)
 
     # What checks and the operator's view read
+
+    def statistics(self) -> Statistics:
+        """A copy of the counters, with the gauges as they are."""
+        return msgspec.structs.replace(
+            self._statistics,
+            health_score=self.awareness.score,
+            queued=self.queued,
+            members_alive=self._view.alive,
+        )
 
     @property
     def is_leaving(self) -> bool:
@@ -252,6 +286,12 @@ class Swim:
         if metadata != own.content.metadata:
             self._restate(now, content, own.incarnation)
 
+    def publish(self, now: float, name: str, payload: bytes) -> None:
+        """Send a user event to all members, this one included. Raises InvalidInput, Unavailable (try again later)."""
+        self._advance(now)
+        event = self._outbox.events.publish(name, payload)
+        self._deliver(now, event)
+
     def on_lag(self, now: float, seconds: float) -> None:
         """The event loop was late by `seconds`: this member is the slow one."""
         self._advance(now)
@@ -271,17 +311,20 @@ class Swim:
         self.keyring.remove(key)
 
     def on_packet(self, now: float, data: bytes, source: Address) -> None:
-        """A datagram arrived. What is not ours is counted in `packets_refused` and dropped."""
+        """A datagram arrived. What is not ours is counted in `statistics().packets_refused` and dropped."""
         self._advance(now)
         try:
             packet = decode_packet(self._sealer.open(data))
         except WireError:
-            self.packets_refused += 1
+            self._statistics.packets_refused += 1
             return
+        self._statistics.packets_received += 1
+        self._statistics.bytes_received += len(data)
         if packet.sender == self.me:
             return
         for update in packet.updates:
             self._on_update(now, update, synced=False)
+        self._on_events(now, packet.events)
         self._on_messages(now, packet, source)
 
     def on_stream_result(self, now: float, probe: int, answer: StreamAnswer) -> None:
@@ -362,7 +405,8 @@ class Swim:
             match message:
                 case Ping():
                     if message.target == self.me:
-                        ack = Ack(sequence=message.sequence, subject=self.me)
+                        place = pack(self._prober.locator.coordinate)
+                        ack = Ack(sequence=message.sequence, subject=self.me, coordinate=place)
                         self._outbox.send(source, (ack,), self.news_for(now, NodeId(packet.sender)))
                 case Ack():
                     self._prober.on_ack(now, message, NodeId(packet.sender))
@@ -377,6 +421,18 @@ class Swim:
         if record is None or record.state is MemberState.ALIVE or not self.config.buddy:
             return ()
         return (encode_update(self._statement(record, now)),)
+
+    # User events
+
+    def _on_events(self, now: float, events: tuple[UserEvent, ...]) -> None:
+        for event in events:
+            if self._outbox.events.hear(event):
+                self._deliver(now, event)
+
+    def _deliver(self, now: float, event: UserEvent) -> None:
+        heard = UserEventHeard(event.time, NodeId(event.origin), event.name, event.payload)
+        self._outbox.effects.append(heard)
+        self._outbox.hurry(now)
 
     # Claims
 
@@ -483,6 +539,7 @@ class Swim:
                 return
         if update.state is not MemberState.ALIVE and update.accuser != self.me:
             self.awareness.worse(1)
+            self._statistics.refutations += 1
         if update.state is MemberState.ALIVE and not self._may_contradict(now):
             return
         self._restate(now, own.content, update.incarnation)
@@ -553,6 +610,7 @@ class Swim:
         self._due = None
         if record.state is MemberState.SUSPECT and was is not MemberState.SUSPECT:
             record.since = now
+            self._statistics.suspicions += 1
             self.event(EventKind.SUSPECTED, record)
         witnessed = sum(1 for other in self._suspicions.values() if other.is_witness)
         if witnessed < WITNESSED_MAX and self._rng.random() * self._view.alive < self.config.witnesses:
@@ -660,6 +718,7 @@ class Swim:
             self.event(EventKind.AGENT_DOWN, record)
         else:
             self._suspicions.pop(record.id, None)
+            self._statistics.deaths += record.state is MemberState.DEAD and was not in _GONE
             if was not in _GONE or record.state is MemberState.LEFT:
                 self.event(EventKind.LEFT if record.state is MemberState.LEFT else EventKind.DIED, record)
         self._outbox.broadcast(now, update)

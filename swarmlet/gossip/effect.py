@@ -103,4 +103,13 @@ class MemberEvent(msgspec.Struct, frozen=True, gc=False):
     detail: str = ""
 
 
-Effect = Send | StreamPing | Sync | MemberEvent
+class UserEventHeard(msgspec.Struct, frozen=True, gc=False):
+    """A user event reached this member, its own included: once per event. `time` orders events alike everywhere."""
+
+    time: int
+    origin: NodeId
+    name: str
+    payload: bytes
+
+
+Effect = Send | StreamPing | Sync | MemberEvent | UserEventHeard

@@ -20,6 +20,7 @@ from swarmlet.gossip.packet import (
     SyncBody,
     SyncKind,
     Update,
+    UserEvent,
     decode_sync,
     encode_sync,
 )
@@ -49,8 +50,9 @@ class Exchange:
         outbox: Outbox,
         statement: Callable[[Record, float], Update],
         merge: Callable[[float, Update], None],
+        hear: Callable[[float, tuple[UserEvent, ...]], None],
     ) -> None:
-        """`statement`: what this member holds about another, in full. `merge` takes one claim."""
+        """`statement`: what this member holds about another, in full. `merge` takes one claim, `hear` user events."""
         #: When the next periodic exchange, and the next try to join, are due.
         self.next_sync = now + rng.random() * config.sync_interval
         self.next_join = math.inf
@@ -65,6 +67,7 @@ class Exchange:
         self._outbox = outbox
         self._statement = statement
         self._merge = merge
+        self._hear = hear
         self._seeds: list[Address] = []
         self._join_wait = _JOIN_RETRY_SECONDS
         self._wanted: list[NodeId] = []
@@ -168,6 +171,9 @@ class Exchange:
     def _take(self, now: float, body: SyncBody) -> None:
         for update in body.updates:
             self._merge(now, update)
+        if self.is_learning:
+            self._outbox.events.ignore_past(body.event_time)
+        self._hear(now, body.events)
 
     def _marks(self, count: int) -> list[int]:
         marks = [0] * count
@@ -200,6 +206,8 @@ class Exchange:
                 marks=marks,
                 differing=differing,
                 buckets=buckets,
+                event_time=self._outbox.events.time,
+                events=self._outbox.events.latest(),
             )
         )
 

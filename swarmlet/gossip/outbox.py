@@ -10,11 +10,16 @@ from swarmlet.gossip.config import GossipConfig
 from swarmlet.gossip.effect import Address, Effect, MemberState, Send
 from swarmlet.gossip.keyring import SEAL_OVERHEAD, Sealer
 from swarmlet.gossip.packet import Message, Update, encode_packet, updates_budget
+from swarmlet.gossip.statistics import Statistics
+from swarmlet.gossip.user_event import UserEvents
 from swarmlet.gossip.view import View
 from swarmlet.ids import NodeId
 
 #: Changes are sent at once, then by the periodic gossip; but bursts are this far apart.
 URGENT_GAP_SECONDS = 0.02
+
+#: User events have half of what a packet's messages leave, at most.
+EVENT_SHARE = 2
 
 #: States in which a member may be reached.
 REACHABLE = (MemberState.ALIVE, MemberState.SUSPECT, MemberState.AGENT_DOWN)
@@ -23,7 +28,9 @@ REACHABLE = (MemberState.ALIVE, MemberState.SUSPECT, MemberState.AGENT_DOWN)
 class Outbox:
     """Effects until they are drained, the queue of updates, and when it is to be sent next."""
 
-    def __init__(self, me: NodeId, config: GossipConfig, sealer: Sealer, view: View) -> None:
+    def __init__(
+        self, me: NodeId, config: GossipConfig, sealer: Sealer, view: View, statistics: Statistics
+    ) -> None:
         """Nothing to send."""
         self.effects: list[Effect] = []
         #: When `gossip` has something to do.
@@ -32,8 +39,10 @@ class Outbox:
         self._config = config
         self._sealer = sealer
         self._view = view
+        self._statistics = statistics
         self._queue = BroadcastQueue(config.retransmit_factor)
         self._last_gossip = -math.inf
+        self.events = UserEvents(me)
         #: Where this member's periodic gossip lies within the interval.
         self._phase = zlib.crc32(me.encode()) / 2**32 * config.gossip_interval
 
@@ -54,6 +63,10 @@ class Outbox:
     def broadcast(self, now: float, update: Update) -> None:
         """Queue an update, and send it soon: at once, unless something was sent just now."""
         self._queue.add(update)
+        self.hurry(now)
+
+    def hurry(self, now: float) -> None:
+        """Something is queued: gossip soon."""
         if self._config.urgent_fanout:
             at = max(now, self._last_gossip + URGENT_GAP_SECONDS)
         else:
@@ -74,15 +87,22 @@ class Outbox:
         self._last_gossip = now
         dead_since = now - config.gossip_to_dead if config.gossip_to_dead else math.inf
         for record in self._view.pick(fanout, REACHABLE, self._me, dead_since=dead_since):
-            if not len(self._queue):
+            if not (len(self._queue) or len(self.events)):
                 break
             self.send(record.address, ())
-        is_worth_more = len(self._queue) > 0 and len(self._view) > 1
+        is_worth_more = (len(self._queue) > 0 or len(self.events) > 0) and len(self._view) > 1
         self.next_gossip = now + self._config.gossip_interval if is_worth_more else math.inf
 
     def send(self, address: Address, messages: tuple[Message, ...], first: tuple[bytes, ...] = ()) -> None:
         """Seal and send messages, the encoded updates in `first`, and as many queued ones as fit."""
         budget = updates_budget(self._me, messages, SEAL_OVERHEAD) - sum(map(len, first))
-        updates = [*first, *self._queue.take(budget, self._view.alive)]
-        plain = encode_packet(self._me, messages, updates)
-        self.effects.append(Send(address, self._sealer.seal(plain)))
+        alive = self._view.alive
+        # Events first, within their share: membership has the rest, and all of it when there are none.
+        events = self.events.take(budget // EVENT_SHARE, self._queue.limit(alive)) if len(self.events) else []
+        budget -= sum(map(len, events))
+        updates = [*first, *self._queue.take(budget, alive)]
+        plain = encode_packet(self._me, messages, updates, events)
+        sealed = self._sealer.seal(plain)
+        self._statistics.packets_sent += 1
+        self._statistics.bytes_sent += len(sealed)
+        self.effects.append(Send(address, sealed))

@@ -26,6 +26,9 @@ SYNC_BYTES_MAX = 8 * 1024 * 1024
 SYNC_MEMBERS_MAX = 20_000
 #: Buckets that a digest may have: 8 B each.
 SYNC_BUCKETS_MAX = 1024
+#: User events (serf: 512 B with the name).
+EVENT_NAME_MAX = 64
+EVENT_PAYLOAD_MAX = 448
 #: Incarnations grow by one per refutation; anything near this is not honest.
 INCARNATION_MAX = 2**53
 
@@ -78,6 +81,8 @@ class Ack(Record, tag=2):
 
     sequence: _Sequence
     subject: _Id
+    #: Where the subject is in the space of round trips (`coordinate.pack`); empty where a relay answers.
+    coordinate: Annotated[bytes, msgspec.Meta(max_length=64)] = b""
 
 
 class PingRequest(Record, tag=3):
@@ -98,6 +103,16 @@ class Nack(Record, tag=4):
 Message = Ping | Ack | PingRequest | Nack
 
 
+class UserEvent(Record):
+    """A small message to all members."""
+
+    #: Lamport time: larger than that of every event its origin had heard.
+    time: _Count
+    origin: _Id
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=EVENT_NAME_MAX)]
+    payload: Annotated[bytes, msgspec.Meta(max_length=EVENT_PAYLOAD_MAX)] = b""
+
+
 class Packet(Record):
     """One datagram's content: who sends it, at most a few messages, and as many updates as fit."""
 
@@ -105,6 +120,7 @@ class Packet(Record):
     sender: _Id
     messages: Annotated[tuple[Message, ...], msgspec.Meta(max_length=16)] = ()
     updates: Annotated[tuple[Update, ...], msgspec.Meta(max_length=255)] = ()
+    events: Annotated[tuple[UserEvent, ...], msgspec.Meta(max_length=64)] = ()
 
 
 class _OutgoingPacket(Record):
@@ -114,6 +130,7 @@ class _OutgoingPacket(Record):
     sender: str
     messages: tuple[Message, ...]
     updates: tuple[msgspec.Raw, ...]
+    events: tuple[msgspec.Raw, ...] = ()
 
 
 class SyncKind(IntEnum):
@@ -149,11 +166,15 @@ class SyncBody(Record):
     ] = ()
     #: DELTA: how many buckets there are.
     buckets: Annotated[int, msgspec.Meta(ge=0, le=SYNC_BUCKETS_MAX)] = 0
+    #: The sender's Lamport time of user events, and the latest ones.
+    event_time: _Count = 0
+    events: Annotated[tuple[UserEvent, ...], msgspec.Meta(max_length=64)] = ()
 
 
 _packet_codec: Codec[Packet] = Codec(Packet, limit=PACKET_BYTES_MAX)
 _outgoing_codec: Codec[_OutgoingPacket] = Codec(_OutgoingPacket, limit=PACKET_BYTES_MAX)
 _update_codec: Codec[Update] = Codec(Update)
+_event_codec: Codec[UserEvent] = Codec(UserEvent)
 _sync_codec: Codec[SyncBody] = Codec(SyncBody, limit=SYNC_BYTES_MAX)
 
 #: Array headers and a margin: what a packet takes beyond its parts.
@@ -165,7 +186,14 @@ def encode_update(update: Update) -> bytes:
     return _update_codec.encode(update)
 
 
-def encode_packet(sender: NodeId, messages: tuple[Message, ...], updates: list[bytes]) -> bytes:
+def encode_event(event: UserEvent) -> bytes:
+    """The bytes of one user event, to be put into any number of packets."""
+    return _event_codec.encode(event)
+
+
+def encode_packet(
+    sender: NodeId, messages: tuple[Message, ...], updates: list[bytes], events: list[bytes] | None = None
+) -> bytes:
     """A packet in clear. Raises WireError when it is too long."""
     return _outgoing_codec.encode(
         _OutgoingPacket(
@@ -173,6 +201,7 @@ def encode_packet(sender: NodeId, messages: tuple[Message, ...], updates: list[b
             sender=sender,
             messages=messages,
             updates=tuple(msgspec.Raw(data) for data in updates),
+            events=tuple(msgspec.Raw(data) for data in events or ()),
         )
     )
 

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from swarmlet.gossip.awareness import Awareness
 from swarmlet.gossip.config import GossipConfig
+from swarmlet.gossip.coordinate import Locator, unpack
 from swarmlet.gossip.effect import Address, EventKind, MemberState, StreamAnswer, StreamPing
 from swarmlet.gossip.outbox import Outbox
 from swarmlet.gossip.packet import Ack, Evidence, Nack, Ping, PingRequest
@@ -74,6 +75,8 @@ class Prober:
         self._awareness = awareness
         self._suspicions = suspicions
         self._judge = judge
+        #: Where this member is in the space of round trips.
+        self.locator = Locator(rng)
         self._pings = Pings()
         #: Stream pings under way: target and start.
         self._streams: dict[int, tuple[NodeId, float]] = {}
@@ -198,10 +201,17 @@ class Prober:
         if ping.purpose is not Purpose.INDIRECT:
             sample = now - ping.sent
             if sample <= ROUND_TRIP_MAX:
+                self._locate(record, ack, sample)
                 old = record.round_trip
                 record.round_trip = 0.8 * old + 0.2 * sample if old else sample
             record.stream_only = 0
         self.heard(now, record)
+
+    def _locate(self, record: Record, ack: Ack, sample: float) -> None:
+        theirs = unpack(ack.coordinate)
+        if theirs is not None:
+            record.coordinate = theirs
+            self.locator.update(record.id, theirs, sample)
 
     def on_nack(self, sequence: int) -> None:
         """A relay is well, and its target does not answer it."""

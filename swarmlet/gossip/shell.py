@@ -27,6 +27,7 @@ from swarmlet.gossip.effect import (
     StreamAnswer,
     StreamPing,
     Sync,
+    UserEventHeard,
 )
 from swarmlet.gossip.keyring import Keyring
 from swarmlet.ids import NodeId
@@ -98,6 +99,7 @@ class Gossip:
         self._foreign = foreign
         self._streams = streams
         self._subscribers: list[Callable[[MemberEvent], None]] = []
+        self._listeners: list[Callable[[UserEventHeard], None]] = []
         self._transport: asyncio.DatagramTransport | None = None
         self._group: asyncio.TaskGroup | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -169,6 +171,14 @@ class Gossip:
         """Call `callback` with every membership event, in order. It must not block or raise."""
         self._subscribers.append(callback)
 
+    def listen(self, callback: Callable[[UserEventHeard], None]) -> None:
+        """Call `callback` with every user event, once each. It must not block or raise."""
+        self._listeners.append(callback)
+
+    def publish(self, name: str, payload: bytes) -> None:
+        """Send a user event to all members. Raises InvalidInput, Unavailable."""
+        self.feed(lambda now: self.core.publish(now, name, payload))
+
     def members(self) -> list[Member]:
         """All members known."""
         return self.core.members()
@@ -176,6 +186,10 @@ class Gossip:
     def member(self, node: NodeId) -> Member | None:
         """One member, or None."""
         return self.core.member(node)
+
+    def round_trip(self, one: NodeId, other: NodeId) -> float | None:
+        """The estimated round trip between two members in seconds, or None while it is not known."""
+        return self.core.round_trip(one, other)
 
     def join(self, seeds: list[Address]) -> None:
         """Find the cluster through these addresses; repeated until one answers."""
@@ -258,6 +272,9 @@ class Gossip:
             case MemberEvent():
                 for callback in self._subscribers:
                     callback(effect)
+            case UserEventHeard():
+                for listener in self._listeners:
+                    listener(effect)
 
     def _send(self, effect: Send) -> None:
         """Send one datagram. A network that is down now may be up at the next probe."""

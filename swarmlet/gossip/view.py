@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from swarmlet.gossip.coordinate import Coordinate
 from swarmlet.gossip.effect import Address, Member, MemberState
 from swarmlet.gossip.packet import Update
 from swarmlet.ids import NodeId
@@ -64,6 +65,7 @@ class Record:
         "_hash",
         "_mark",
         "claim",
+        "coordinate",
         "id",
         "last_heard",
         "restart_until",
@@ -85,6 +87,8 @@ class Record:
         self.last_heard = -math.inf
         #: Smoothed, in seconds; 0 while unknown.
         self.round_trip = 0.0
+        #: As it told with its last answer.
+        self.coordinate: Coordinate | None = None
         #: State exchanges that failed, in a row.
         self.stream_failures = 0
         #: Probes in a row that only a stream answered.

@@ -25,6 +25,7 @@ from swarmlet.gossip.effect import (
     StreamAnswer,
     StreamPing,
     Sync,
+    UserEventHeard,
 )
 from swarmlet.gossip.keyring import Keyring
 from swarmlet.ids import NodeId
@@ -74,6 +75,8 @@ class Cluster:
         self.names = [f"n{number:0{digits}}" for number in range(nodes)]
         self.cores: dict[str, Swim] = {}
         self.history: list[Happened] = []
+        #: User events by member, in the order of delivery; a restarted member goes on where it was.
+        self.heard: dict[str, list[UserEventHeard]] = {}
         self._timers: dict[str, Timer] = {}
         self._make = make
         self._invariants = Invariants(seed) if traced else None
@@ -232,6 +235,8 @@ class Cluster:
                 self._sync(name, effect)
             case MemberEvent():
                 self._record(name, effect)
+            case UserEventHeard():
+                self.heard.setdefault(name, []).append(effect)
 
     def _stream_ping(self, name: str, effect: StreamPing) -> None:
         def done(outcome: Outcome, reply: bytes) -> None:

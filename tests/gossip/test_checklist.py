@@ -206,3 +206,15 @@ def test_members_from_an_earlier_life_are_known_without_an_event_and_probed() ->
     bench.core.on_stream_result(bench.now, probed[0].probe, StreamAnswer.SILENT)
     bench.run_for(30.0)
     assert bench.state("a") is MemberState.DEAD
+
+
+def test_gossip_counts_what_it_does() -> None:
+    bench = Bench("a", "b")
+    bench.hear("a", updates=(accusation("b", "a"), accusation("me", "a")))
+    bench.hear("a", updates=(Update(id="b", state=MemberState.DEAD, incarnation=0, accuser="a"),))
+    bench.core.on_packet(bench.now, b"noise", ("a", 1))
+    found = bench.core.statistics()
+    assert (found.suspicions, found.refutations, found.deaths, found.packets_refused) == (1, 1, 1, 1)
+    assert (found.packets_received, found.members_alive) == (4, 2)
+    assert found.bytes_sent > found.packets_sent > 0
+    assert found.health_score > 0

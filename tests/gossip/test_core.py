@@ -7,6 +7,7 @@ import random
 import pytest
 
 from swarmlet.errors import InvalidInput, WireError
+from swarmlet.gossip.coordinate import Coordinate, pack
 from swarmlet.gossip.core import INCARNATION_JUMP_MAX
 from swarmlet.gossip.effect import EventKind, MemberState, StreamAnswer, StreamPing, Sync
 from swarmlet.gossip.keyring import Keyring, Sealer
@@ -41,7 +42,7 @@ def test_a_ping_is_acked() -> None:
     bench = Bench("a")
     bench.hear("a", (Ping(sequence=7, target="me"),))
     [(to, packet)] = bench.packets()
-    assert (to, packet.messages) == ("a", (Ack(sequence=7, subject="me"),))
+    assert (to, packet.messages) == ("a", (Ack(sequence=7, subject="me", coordinate=pack(Coordinate())),))
 
 
 def test_a_ping_for_the_former_owner_of_this_address_gets_no_ack() -> None:
@@ -59,7 +60,7 @@ def test_packets_of_another_cluster_or_key_are_counted_and_dropped() -> None:
     ):
         bench.core.on_packet(bench.now, sealer.seal(plain), ("a", 1))
     bench.core.on_packet(bench.now, plain, ("a", 1))
-    assert (bench.core.packets_refused, bench.packets()) == (3, [])
+    assert (bench.core.statistics().packets_refused, bench.packets()) == (3, [])
 
 
 def test_a_relay_pings_for_another_and_forwards_the_ack() -> None:
@@ -376,4 +377,4 @@ def test_keys_rotate_without_losing_a_packet() -> None:
     bench.core.keyring_remove(KEY)
     bench.sealer.keyring.use(KEY)
     bench.hear("a", (Ping(sequence=3, target="me"),))
-    assert (bench.packets(), bench.core.packets_refused) == ([], 1)
+    assert (bench.packets(), bench.core.statistics().packets_refused) == ([], 1)

@@ -128,7 +128,7 @@ async def test_garbage_and_a_dead_network_do_not_end_the_shell(monkeypatch: pyte
             await arrived.wait()
         a.join([("127.0.0.1", 9)])
         await asyncio.sleep(0.05)
-        assert (a.core.packets_refused, task.done()) == (1, False)
+        assert (a.core.statistics().packets_refused, task.done()) == (1, False)
         task.cancel()
 
 

@@ -1,0 +1,99 @@
+"""User events: small messages to all members, delivered to each at most once, and once where they are not overtaken.
+
+After serf's: a Lamport time orders them, a bounded memory of what was heard makes repetitions harmless, and whoever
+joins ignores what came before. They have a lane of their own in packets, so that neither membership nor they starve.
+"""
+
+from __future__ import annotations
+
+from swarmlet.errors import InvalidInput, Unavailable
+from swarmlet.gossip.packet import (
+    EVENT_NAME_MAX,
+    EVENT_PAYLOAD_MAX,
+    UserEvent,
+    encode_event,
+)
+from swarmlet.ids import NodeId
+
+#: Events remembered: a repetition older than all of them is ignored, as is a new one (serf's buffer).
+RECENT_MAX = 512
+#: Own and others' events under way; more is refused to the publisher (429 at the API), and dropped when heard.
+QUEUE_MAX = 64
+#: A state exchange repeats this many of the latest, for who missed the packets.
+REPEATED_MAX = 16
+#: Nobody is asked to believe that so many events happened unheard.
+TIME_JUMP_MAX = 1_000_000
+
+
+class _Queued:
+    __slots__ = ("data", "transmits")
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.transmits = 0
+
+
+class UserEvents:
+    """One member's memory of events, and those under way."""
+
+    def __init__(self, me: NodeId) -> None:
+        """None heard."""
+        #: Lamport time: above that of every event heard.
+        self.time = 0
+        self._me = me
+        #: Events up to this time are ignored.
+        self._floor = 0
+        self._heard: dict[UserEvent, None] = {}
+        self._queue: list[_Queued] = []
+
+    def __len__(self) -> int:
+        """Events under way."""
+        return len(self._queue)
+
+    def publish(self, name: str, payload: bytes) -> UserEvent:
+        """A new event of this member. Raises InvalidInput beyond the limits, Unavailable with too many under way."""
+        if not name or len(name) > EVENT_NAME_MAX:
+            raise InvalidInput(f"event name of {len(name)} characters: expected 1 to {EVENT_NAME_MAX}")
+        if len(payload) > EVENT_PAYLOAD_MAX:
+            raise InvalidInput(f"event payload of {len(payload)} B exceeds {EVENT_PAYLOAD_MAX} B")
+        if len(self._queue) >= QUEUE_MAX:
+            raise Unavailable(f"{QUEUE_MAX} events are still being spread; try again in a second")
+        event = UserEvent(time=self.time + 1, origin=self._me, name=name, payload=payload)
+        self.hear(event)
+        return event
+
+    def hear(self, event: UserEvent) -> bool:
+        """Take in an event. True when it is to be delivered: new, and not older than what is remembered."""
+        if event.time <= self._floor or event.time > self.time + TIME_JUMP_MAX or event in self._heard:
+            return False
+        self.time = max(self.time, event.time)
+        self._heard[event] = None
+        if len(self._heard) > RECENT_MAX:
+            oldest = min(self._heard, key=lambda each: (each.time, each.origin, each.name, each.payload))
+            del self._heard[oldest]
+            self._floor = max(self._floor, oldest.time)
+        if len(self._queue) < QUEUE_MAX:
+            self._queue.append(_Queued(encode_event(event)))
+        return True
+
+    def ignore_past(self, time: int) -> None:
+        """This member joins: what happened up to `time` is not its business."""
+        if time <= self.time + TIME_JUMP_MAX:
+            self._floor = max(self._floor, time)
+            self.time = max(self.time, time)
+
+    def latest(self) -> tuple[UserEvent, ...]:
+        """What a state exchange repeats, oldest first."""
+        return tuple(list(self._heard)[-REPEATED_MAX:])
+
+    def take(self, budget: int, limit: int) -> list[bytes]:
+        """Encoded events of at most `budget` bytes, each at most `limit` times over all calls."""
+        taken = []
+        for queued in sorted(self._queue, key=lambda each: each.transmits):
+            if len(queued.data) <= budget:
+                budget -= len(queued.data)
+                queued.transmits += 1
+                taken.append(queued.data)
+        if taken:
+            self._queue = [queued for queued in self._queue if queued.transmits < limit]
+        return taken

@@ -1,0 +1,118 @@
+"""User events: to all, once each, however often they are repeated."""
+
+from __future__ import annotations
+
+import pytest
+
+from swarmlet.errors import InvalidInput, Unavailable
+from swarmlet.gossip.effect import UserEventHeard
+from swarmlet.gossip.packet import EVENT_PAYLOAD_MAX, UserEvent, encode_event
+from swarmlet.gossip.user_event import QUEUE_MAX, RECENT_MAX, TIME_JUMP_MAX, UserEvents
+from swarmlet.ids import NodeId
+from swarmlet.simulation.gossip_scenario import Cluster
+from swarmlet.simulation.network import Faults
+from tests.gossip.double import Bench, alive
+
+
+def event(time: int, name: str = "deploy", origin: str = "a") -> UserEvent:
+    return UserEvent(time=time, origin=origin, name=name, payload=b"x")
+
+
+def test_an_event_is_heard_once() -> None:
+    events = UserEvents(NodeId("me"))
+    assert [events.hear(event(1)), events.hear(event(1)), events.hear(event(2))] == [True, False, True]
+
+
+def test_lamport_time_is_above_all_that_was_heard() -> None:
+    events = UserEvents(NodeId("me"))
+    events.hear(event(41))
+    assert events.publish("n", b"").time == 42
+
+
+def test_a_time_that_jumps_beyond_reason_is_not_followed() -> None:
+    events = UserEvents(NodeId("me"))
+    assert not events.hear(event(TIME_JUMP_MAX + 1))
+    assert events.time == 0
+
+
+def test_what_happened_before_joining_is_ignored() -> None:
+    events = UserEvents(NodeId("me"))
+    events.ignore_past(10)
+    assert [events.hear(event(10)), events.hear(event(11))] == [False, True]
+
+
+def test_memory_is_bounded_and_what_fell_out_is_not_delivered_again() -> None:
+    events = UserEvents(NodeId("me"))
+    for time in range(1, RECENT_MAX + 11):
+        assert events.hear(event(time))
+    assert not any(events.hear(event(time)) for time in range(1, RECENT_MAX + 11))
+    assert len(events) == QUEUE_MAX
+
+
+def test_an_event_leaves_after_its_transmissions_and_never_exceeds_its_budget() -> None:
+    events = UserEvents(NodeId("me"))
+    events.hear(event(1))
+    size = len(encode_event(event(1)))
+    assert events.take(size - 1, 3) == []
+    assert [len(events.take(size, 3)) for _ in range(5)] == [1, 1, 1, 0, 0]
+
+
+def test_events_beyond_the_limits_are_refused_with_a_reason() -> None:
+    events = UserEvents(NodeId("me"))
+    with pytest.raises(InvalidInput, match=f"exceeds {EVENT_PAYLOAD_MAX} B"):
+        events.publish("n", bytes(EVENT_PAYLOAD_MAX + 1))
+    with pytest.raises(InvalidInput, match="expected 1 to 64"):
+        events.publish("", b"")
+    for _ in range(QUEUE_MAX):
+        events.publish("n", b"")
+    with pytest.raises(Unavailable, match="try again"):
+        events.publish("n", b"")
+
+
+def test_events_and_membership_do_not_starve_each_other() -> None:
+    bench = Bench(*[f"p{number}" for number in range(5)])
+    for number in range(50):
+        bench.hear("p0", updates=(alive(f"q{number}", metadata=bytes(300)),))
+    for _ in range(10):
+        bench.core.publish(bench.now, "full", bytes(EVENT_PAYLOAD_MAX))
+    bench.take()
+    bench.core.on_timer(bench.core.deadline)
+    packets = [packet for _, packet in bench.packets()]
+    assert all(packet.events for packet in packets)
+    assert all(packet.updates for packet in packets)
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.2])
+def test_every_member_hears_every_event_exactly_once(loss: float) -> None:
+    cluster = Cluster(1, 20, Faults(loss=loss, duplicate=0.2, reorder=0.2), acquainted=True)
+    cluster.run_for(2.0)
+    for number in range(10):
+        publisher = cluster.names[number * 2]
+        payload = b"%d" % number
+        cluster.cores[publisher].publish(cluster.world.now, "tick", payload)
+        cluster.act(publisher, lambda core: None)
+        cluster.run_for(0.1)
+    cluster.run_for(5.0 if not loss else 40.0)
+    for name in cluster.names:
+        payloads = [heard.payload for heard in cluster.heard[name]]
+        assert sorted(payloads) == [b"%d" % number for number in range(10)]
+
+
+def test_a_newcomer_does_not_hear_what_came_before_it() -> None:
+    cluster = Cluster(1, 4)
+    cluster.run_for(3.0)
+    cluster.act("n1", lambda core: core.publish(cluster.world.now, "before", b""))
+    cluster.run_for(10.0)
+    cluster.add("late")
+    cluster.run_for(5.0)
+    cluster.act("n2", lambda core: core.publish(cluster.world.now, "after", b""))
+    cluster.run_for(5.0)
+    assert [heard.name for heard in cluster.heard["late"]] == ["after"]
+    assert [heard.name for heard in cluster.heard["n0"]] == ["before", "after"]
+
+
+def test_a_publisher_hears_its_own_event() -> None:
+    bench = Bench("a")
+    bench.core.publish(bench.now, "deploy", b"web")
+    heard = [effect for effect in bench.take() if isinstance(effect, UserEventHeard)]
+    assert heard == [UserEventHeard(1, NodeId("me"), "deploy", b"web")]
