@@ -392,6 +392,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--azure", type=Path, nargs=3, metavar=("TRACE", "TIMES", "MAP"), help="a trace of VMs"
     )
+    parser.add_argument("--vbp", type=Path, metavar="TAR", help="instances of vector bin packing")
+    parser.add_argument("--known", type=Path, metavar="CSV", help="their best known numbers of bins")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
     return parser.parse_args()
 

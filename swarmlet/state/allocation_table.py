@@ -1,7 +1,8 @@
 """The allocation table: runs of identical allocations plus what became different about single ones.
 
 Callers insert whole runs and replace single allocations; they see one `Allocation` per id and never how it is
-kept. This first form keeps one row each; a run-length form may take its place without a change elsewhere.
+kept: small plans as a row each, large ones as a block (`allocation_block`), of which only those that changed
+since have a row.
 Beside the rows it keeps, up to date with every change, what each node's allocations take (the same as
 `model.fit.Usage.of` would count), so that a check at apply costs what is asked, not what runs there.
 """
@@ -9,6 +10,8 @@ Beside the rows it keeps, up to date with every change, what each node's allocat
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from heapq import merge
+from operator import itemgetter
 from typing import Any
 
 import immutables
@@ -19,6 +22,7 @@ from swarmlet.model.allocation import Allocation
 from swarmlet.model.fit import Usage
 from swarmlet.model.node import Node
 from swarmlet.model.resources import AllocatedPort, Quantity
+from swarmlet.state.allocation_block import BLOCK_MASK, AllocationBlock, Reader, number_of
 from swarmlet.state.ordered import Ordered, with_prefix, with_text_prefix
 
 
@@ -38,6 +42,11 @@ class NodeUsage(msgspec.Struct, frozen=True, gc=False):
         taken = allocation.resources
         quantity = self.quantity.plus(taken) if by > 0 else self.quantity.minus(taken)
         return NodeUsage(quantity, holders, self.count + by)
+
+    def with_many(self, each: Quantity, count: int) -> NodeUsage:
+        """With `count` allocations more that hold no ports."""
+        taken = Quantity(cpu=each.cpu * count, memory=each.memory * count, disk=each.disk * count)
+        return NodeUsage(self.quantity.plus(taken), self.holders, self.count + count)
 
 
 NOTHING = NodeUsage()
@@ -63,12 +72,17 @@ class AllocationTable:
     """All allocations. Changing methods change this holder alone; a `copy` is O(1) and stays as it is."""
 
     __slots__ = (
+        "_block_left",
+        "_blocks",
+        "_blocks_of_job",
         "_by_job",
         "_by_node",
         "_cursors",
         "_finished",
+        "_gone",
         "_held",
         "_ids",
+        "_pieces_of_node",
         "_rows",
         "_usage",
         "_wanted",
@@ -81,6 +95,15 @@ class AllocationTable:
         # (namespace, job, create index, group, index, id) and (node, create index, id).
         self._by_job: Ordered[tuple[Any, ...]] = Ordered()
         self._by_node: Ordered[tuple[Any, ...]] = Ordered()
+        # Blocks by name (what their ids end with), and how many of each are left. A row whose id is of a block
+        # takes that one's place; such a row is in no index of its own but `_finished`.
+        self._blocks: immutables.Map[int, Reader] = immutables.Map()
+        self._block_left: immutables.Map[int, int] = immutables.Map()
+        # (namespace, job, create index, group, name) and (node, create index, name, start).
+        self._blocks_of_job: Ordered[tuple[Any, ...]] = Ordered()
+        self._pieces_of_node: Ordered[tuple[Any, ...]] = Ordered()
+        # Ids of blocks that were forgotten one by one.
+        self._gone: Ordered[str] = Ordered()
         # (modify index, id) of those that ended: the oldest are collected first.
         self._finished: Ordered[tuple[int, str]] = Ordered()
         self._usage: immutables.Map[NodeId, NodeUsage] = immutables.Map()
@@ -98,25 +121,84 @@ class AllocationTable:
         return fresh
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._ids) + sum(self._block_left.values())
 
     # Reading.
 
     def get(self, allocation_id: AllocationId) -> Allocation | None:
         """An allocation by id."""
-        return self._rows.get(allocation_id)
+        row = self._rows.get(allocation_id)
+        if row is not None or not self._blocks:
+            return row
+        reader = self._reader_of(allocation_id)
+        if reader is None or allocation_id in self._gone:
+            return None
+        return reader.get(allocation_id)
+
+    def _reader_of(self, allocation_id: str) -> Reader | None:
+        """The block that an id names."""
+        number = number_of(allocation_id) if self._blocks else None
+        return None if number is None else self._blocks.get(number & BLOCK_MASK)
+
+    def _current(self, placed: Iterable[Allocation]) -> Iterator[Allocation]:
+        """Allocations of a block as they are now."""
+        for each in placed:
+            row = self._rows.get(each.id)
+            if row is not None:
+                yield row
+            elif not self._gone or each.id not in self._gone:
+                yield each
 
     def with_id_prefix(self, prefix: str) -> Iterator[Allocation]:
         """Those whose id begins with `prefix`, by id."""
-        return (self._rows[key] for key in with_text_prefix(self._ids, prefix))
+        single = (self._rows[key] for key in with_text_prefix(self._ids, prefix))
+        if not self._blocks:
+            return single
+        blocks = [self._current(reader.by_id(prefix)) for _, reader in self._blocks_by_name()]
+        return merge(single, *blocks, key=lambda row: row.id)
+
+    def _blocks_by_name(self) -> list[tuple[int, Reader]]:
+        return sorted(self._blocks.items(), key=itemgetter(0))
 
     def of_job(self, namespace: Namespace, job_id: JobId) -> Iterator[Allocation]:
         """By creation index, then group and index."""
-        return (self._rows[key[-1]] for key in with_prefix(self._by_job, (namespace, job_id)))
+        single = (self._rows[key[-1]] for key in with_prefix(self._by_job, (namespace, job_id)))
+        if not self._blocks:
+            return single
+        blocks = [
+            self._current(self._blocks[key[-1]].by_index())
+            for key in with_prefix(self._blocks_of_job, (namespace, job_id))
+        ]
+        return merge(single, *blocks, key=_job_key)
 
     def on_node(self, node_id: NodeId) -> Iterator[Allocation]:
         """By creation index."""
-        return (self._rows[key[-1]] for key in with_prefix(self._by_node, (node_id,)))
+        single = (self._rows[key[-1]] for key in with_prefix(self._by_node, (node_id,)))
+        if not self._blocks:
+            return single
+        rows = list(single)
+        for _, _, name, start in with_prefix(self._pieces_of_node, (node_id,)):
+            reader = self._blocks[name]
+            piece = reader.find(start)
+            assert piece is not None
+            rows.extend(self._current(reader.of_piece(piece)))
+        return iter(sorted(rows, key=_node_key))
+
+    def has_block(self, block: AllocationBlock) -> bool:
+        """Whether a block of that name is there."""
+        return block.name in self._blocks
+
+    def blocks(self) -> list[AllocationBlock]:
+        """All blocks, by name, as they were placed."""
+        return [reader.block for _, reader in self._blocks_by_name()]
+
+    def gone(self) -> list[str]:
+        """Ids of blocks that were forgotten one by one."""
+        return list(self._gone)
+
+    def rows(self) -> Iterator[Allocation]:
+        """All that have a row of their own, by id."""
+        return (self._rows[key] for key in sorted(self._rows))
 
     def finished(self) -> Iterator[Allocation]:
         """Those that ended on their node (or are lost), the one changed longest ago first."""
@@ -159,6 +241,26 @@ class AllocationTable:
         self.insert_all(fresh)
         return fresh
 
+    def insert_block(self, block: AllocationBlock) -> None:
+        """Add a block whose name is new. Costs what it has of pieces, however many allocations those are."""
+        reader, template, name = Reader(block), block.template, block.name
+        assert name not in self._blocks, f"block {name:x} is there already"
+        total = block.count()
+        self._blocks = self._blocks.set(name, reader)
+        self._block_left = self._block_left.set(name, total)
+        self._blocks_of_job = self._blocks_of_job.add(_block_key(block))
+        self._pieces_of_node = self._pieces_of_node.union(_piece_keys(block))
+        if template.holds_resources():
+            usages = self._usage.mutate()
+            for piece in block.pieces:
+                usage = usages.get(piece.node_id, NOTHING)
+                usages[piece.node_id] = usage.with_many(template.resources, piece.count)
+            self._usage = usages.finish()
+            version = (template.namespace, template.job_id, template.job_version)
+            self._held = _counted(self._held, version, total)
+        if not template.is_terminal():
+            self._wanted = _counted(self._wanted, (template.namespace, template.job_id), total)
+
     def insert_all(self, allocations: Iterable[Allocation]) -> None:
         """Add allocations whose ids are new, in one pass over the indexes."""
         fresh = list(allocations)
@@ -178,7 +280,8 @@ class AllocationTable:
 
     def replace(self, allocation: Allocation) -> None:
         """Override one allocation. Its node, job, group, index and creation index never change."""
-        before = self._rows[allocation.id]
+        before = self.get(allocation.id)
+        assert before is not None, f"there is no allocation {allocation.id}"
         self._count(before, -1)
         self._rows = self._rows.set(allocation.id, allocation)
         if before.is_client_terminal():
@@ -189,13 +292,56 @@ class AllocationTable:
 
     def delete(self, allocation_id: AllocationId) -> None:
         """Forget one."""
-        row = self._rows[allocation_id]
+        row = self.get(allocation_id)
+        assert row is not None, f"there is no allocation {allocation_id}"
         self._count(row, -1)
-        self._rows = self._rows.delete(allocation_id)
+        if allocation_id in self._rows:
+            self._rows = self._rows.delete(allocation_id)
+        self._finished = self._finished.discard((row.modify_index, row.id))
+        reader = self._reader_of(allocation_id)
+        if reader is not None:
+            self.mark_gone(reader.block, (allocation_id,))
+            return
         self._ids = self._ids.discard(allocation_id)
         self._by_job = self._by_job.discard(_job_key(row))
         self._by_node = self._by_node.discard(_node_key(row))
-        self._finished = self._finished.discard((row.modify_index, row.id))
+
+    def mark_gone(self, block: AllocationBlock, ids: Iterable[str]) -> None:
+        """Forget allocations of a block, and the block with the last of them."""
+        fresh = list(ids)
+        self._gone = self._gone.union(fresh)
+        left = self._block_left[block.name] - len(fresh)
+        if left:
+            self._block_left = self._block_left.set(block.name, left)
+            return
+        reader = self._blocks[block.name]
+        self._block_left = self._block_left.delete(block.name)
+        self._blocks = self._blocks.delete(block.name)
+        self._blocks_of_job = self._blocks_of_job.discard(_block_key(block))
+        for key in _piece_keys(block):
+            self._pieces_of_node = self._pieces_of_node.discard(key)
+        gone = {row.id for row in reader.by_index()}
+        self._gone = Ordered(key for key in self._gone if key not in gone)
+
+    def restore(
+        self, blocks: Iterable[AllocationBlock], gone: Iterable[str], rows: Iterable[Allocation]
+    ) -> None:
+        """Fill an empty table with what `blocks`, `gone` and `rows` gave."""
+        for block in blocks:
+            self.insert_block(block)
+        for key in gone:
+            row, reader = self.get(AllocationId(key)), self._reader_of(key)
+            assert row is not None
+            assert reader is not None
+            self._count(row, -1)
+            self.mark_gone(reader.block, (key,))
+        single: list[Allocation] = []
+        for row in rows:
+            if self._reader_of(row.id) is not None:
+                self.replace(row)
+            else:
+                single.append(row)
+        self.insert_all(single)
 
     def move_port_cursor(self, node_id: NodeId, cursor: int) -> None:
         """Let the next search begin at `cursor`."""
@@ -223,6 +369,16 @@ def _counted(counts: immutables.Map[Any, int], key: Any, by: int) -> immutables.
     """A counter moved; zero is not kept."""
     left = counts.get(key, 0) + by
     return counts.set(key, left) if left else counts.delete(key)
+
+
+def _block_key(block: AllocationBlock) -> tuple[Any, ...]:
+    row = block.template
+    return (row.namespace, row.job_id, row.create_index, row.group, block.name)
+
+
+def _piece_keys(block: AllocationBlock) -> list[tuple[Any, ...]]:
+    index, name = block.template.create_index, block.name
+    return [(piece.node_id, index, name, piece.start) for piece in block.pieces]
 
 
 def _job_key(row: Allocation) -> tuple[Any, ...]:

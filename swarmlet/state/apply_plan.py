@@ -24,6 +24,7 @@ from swarmlet.model.job import COUNT_MAX, Job
 from swarmlet.model.node import Node, NodeStatus
 from swarmlet.model.plan import GroupPlacement, IndexRange, InPlaceUpdate, Mark, Plan, Replacement, Run, Stop
 from swarmlet.model.resources import DYNAMIC_PORT_MAX, DYNAMIC_PORT_MIN, AllocatedPort, Port, Quantity
+from swarmlet.state.allocation_block import BLOCK_MIN, AllocationBlock, Piece, Reader, block_of
 from swarmlet.state.allocation_table import AllocationRun
 from swarmlet.state.apply_evaluations import put
 from swarmlet.state.apply_jobs import prune_versions
@@ -31,7 +32,7 @@ from swarmlet.state.apply_nodes import GONE
 from swarmlet.state.step import NAME_CHARS_MAX, Step, later
 from swarmlet.state.store import ALLOCATIONS_MAX, Store
 
-#: Placements in one plan: about a second of work at apply. Larger jobs take several plans.
+#: Placements in one plan that become a row each: about a second of work at apply. Blocks have no such bound.
 PLACEMENTS_MAX = 100_000
 
 
@@ -60,7 +61,7 @@ def _checked_count(plan: Plan) -> int:
     """How many placements are asked for. Raises InvalidInput for a plan that makes no sense."""
     if plan.status is EvaluationStatus.PENDING:
         raise InvalidInput(f"the plan for evaluation {plan.evaluation_id} leaves it pending")
-    total = 0
+    total = rows = 0
     for placement in plan.placements:
         counts = [span.count for span in placement.ranges] + [run.count for run in placement.runs]
         if any(count < 0 for count in counts) or any(span.start < 0 for span in placement.ranges):
@@ -74,9 +75,15 @@ def _checked_count(plan: Plan) -> int:
         if any(span.start + span.count > COUNT_MAX for span in placement.ranges):
             raise InvalidInput(f'the plan has an index of group "{placement.group}" beyond {COUNT_MAX}')
         total += runs
-    if total > PLACEMENTS_MAX:
-        raise InvalidInput(f"the plan places {total} allocations, more than {PLACEMENTS_MAX}")
+        rows += runs if runs < BLOCK_MIN else 0
+    _check_rows(rows)
     return total
+
+
+def _check_rows(number: int) -> None:
+    """Raises InvalidInput for more allocations in rows of their own than one entry may add."""
+    if number > PLACEMENTS_MAX:
+        raise InvalidInput(f"the plan places {number} allocations, more than {PLACEMENTS_MAX}")
 
 
 def _why_stale(step: Step, plan: Plan, evaluation: Evaluation, job: Job | None) -> str:
@@ -133,19 +140,26 @@ class _Room:
 
     def take(self, node: Node, ask: _Ask, wanted: int) -> list[tuple[AllocatedPort, ...]]:
         """Take room for up to `wanted` allocations: the ports of each that fits."""
+        usage = self._usage_of(node)
+        if not ask.ports:
+            return [()] * self.take_many(node, ask, wanted)
+        fitting = _fitting(node, usage.quantity, ask.demand, wanted)
+        ports = self._take_ports(node, usage, ask.ports, fitting)
+        usage.quantity = usage.quantity.plus(_times(ask.demand, len(ports)))
+        return ports
+
+    def take_many(self, node: Node, ask: _Ask, wanted: int) -> int:
+        """Take room for up to `wanted` allocations without ports: how many fit."""
+        usage = self._usage_of(node)
+        fitting = _fitting(node, usage.quantity, ask.demand, wanted)
+        usage.quantity = usage.quantity.plus(_times(ask.demand, fitting))
+        return fitting
+
+    def _usage_of(self, node: Node) -> Usage:
         usage = self._usage.get(node.id)
         if usage is None:
             usage = self._usage[node.id] = self._store.usage(node)
-        demand = ask.demand
-        fitting = _fitting(node, usage.quantity, demand, wanted)
-        ports: list[tuple[AllocatedPort, ...]] = [()] * fitting
-        if ask.ports:
-            ports = self._take_ports(node, usage, ask.ports, fitting)
-        times = len(ports)
-        usage.quantity = usage.quantity.plus(
-            Quantity(cpu=demand.cpu * times, memory=demand.memory * times, disk=demand.disk * times)
-        )
-        return ports
+        return usage
 
     def _take_ports(
         self, node: Node, usage: Usage, asked: tuple[Port, ...], wanted: int
@@ -168,6 +182,10 @@ class _Room:
         """Write the moved cursors to the store."""
         for node_id, cursor in self._cursors.items():
             self._store.move_port_cursor(node_id, cursor)
+
+
+def _times(each: Quantity, count: int) -> Quantity:
+    return Quantity(cpu=each.cpu * count, memory=each.memory * count, disk=each.disk * count)
 
 
 def _fitting(node: Node, used: Quantity, demand: Quantity, wanted: int) -> int:
@@ -195,6 +213,8 @@ class _Application:
         #: Group -> allocations that joined the deployment.
         self.joined: dict[str, int] = {}
         self.placed = self.dropped = 0
+        #: Group -> the block that its new allocations are in.
+        self.readers: dict[str, Reader] = {}
 
     def carry_out(self) -> None:
         """Stops before placements, then the deployment, then the evaluation's end."""
@@ -301,9 +321,11 @@ class _Application:
             runs.extend(fitted)
         room.keep_cursors()
         ids = [key for run in runs for key, _ in run.members]
+        _check_rows(len(ids))
         if len(set(ids)) < len(ids) or any(self.store.allocation(key) for key in ids):
             raise InvalidInput(f"the plan for evaluation {self.evaluation.id} places an allocation twice")
         self.store.insert_runs(runs)
+        self.store.insert_blocks([reader.block for reader in self.readers.values()])
         for placement in self.plan.placements:
             for replacement in placement.replacements:
                 self._link(placement.group, replacement)
@@ -314,34 +336,71 @@ class _Application:
         if group is None:
             raise InvalidInput(f'the plan places group "{placement.group}", which the job does not have')
         trial = room.fork() if placement.is_gang else room
-        indexes = _indexes(placement.ranges)
         ask = _Ask(group.name, group.demand(), asked_ports(group))
-        runs, dropped = [], 0
-        for run in placement.runs:
-            mine = [next(indexes) for _ in range(run.count)]
-            fitted = self._place_run(trial, ask, run, mine)
-            dropped += run.count - len(fitted.members)
-            runs.append(fitted)
         asked = sum(run.count for run in placement.runs)
+        block: AllocationBlock | None = None
+        if asked >= BLOCK_MIN and not ask.ports and self._is_only_placement(placement):
+            runs: list[AllocationRun] = []
+            block = self._block(trial, ask, placement)
+            taken = block.count() if block else 0
+        else:
+            indexes = _indexes(placement.ranges)
+            runs = [
+                self._place_run(trial, ask, run, [next(indexes) for _ in range(run.count)])
+                for run in placement.runs
+            ]
+            taken = sum(len(run.members) for run in runs)
+        dropped = asked - taken
         if placement.is_gang and dropped:
             self.dropped += asked
             return room, []
+        if block is not None:
+            self.readers[group.name] = Reader(block)
         self.dropped += dropped
-        self.placed += asked - dropped
+        self.placed += taken
         if self.deployment is not None and group.name in self.deployment.groups:
-            self.joined[group.name] = self.joined.get(group.name, 0) + asked - dropped
+            self.joined[group.name] = self.joined.get(group.name, 0) + taken
         return trial, runs
+
+    def _is_only_placement(self, placement: GroupPlacement) -> bool:
+        return sum(each.group == placement.group for each in self.plan.placements) == 1
+
+    def _block(self, room: _Room, ask: _Ask, placement: GroupPlacement) -> AllocationBlock | None:
+        """What fits, as a block; None: nothing."""
+        pieces: list[Piece] = []
+        spans = _Spans(placement.ranges)
+        for run in placement.runs:
+            node = self.store.node(run.node_id)
+            fitting = room.take_many(node, ask, run.count) if node and node.is_placeable() else 0
+            pieces += [
+                Piece(start=start, count=count, node_id=run.node_id) for start, count in spans.take(fitting)
+            ]
+            spans.take(run.count - fitting)
+        if not pieces:
+            return None
+        parts = ("allocation", self.evaluation.id, self.plan.attempt, ask.group)
+        block = block_of(parts, self._template(ask, NodeId("")), tuple(pieces))
+        ends = [piece.start + piece.count for piece in block.pieces]
+        is_overlapping = any(
+            piece.start < end for piece, end in zip(block.pieces[1:], ends[:-1], strict=True)
+        )
+        if is_overlapping or self.store.has_block(block):
+            raise InvalidInput(f"the plan for evaluation {self.evaluation.id} places an allocation twice")
+        return block
 
     def _place_run(self, room: _Room, ask: _Ask, run: Run, indexes: list[int]) -> AllocationRun:
         node = self.store.node(run.node_id)
         ports = room.take(node, ask, run.count) if node is not None and node.is_placeable() else []
         members = tuple((self._id(ask.group, index), index) for index in indexes[: len(ports)])
-        return AllocationRun(self._template(ask, run), members, tuple(ports))
+        return AllocationRun(self._template(ask, run.node_id), members, tuple(ports))
 
     def _id(self, group: str, index: int) -> AllocationId:
+        reader = self.readers.get(group)
+        if reader is not None:
+            return reader.id_of(index)
         return AllocationId(derive("allocation", self.evaluation.id, self.plan.attempt, group, index))
 
-    def _template(self, ask: _Ask, run: Run) -> Allocation:
+    def _template(self, ask: _Ask, node_id: NodeId) -> Allocation:
         deployment = self.deployment
         return Allocation(
             id=AllocationId(""),
@@ -350,7 +409,7 @@ class _Application:
             job_version=self.plan.job_version,
             group=ask.group,
             index=0,
-            node_id=run.node_id,
+            node_id=node_id,
             evaluation_id=self.evaluation.id,
             deployment_id=deployment.id if deployment and ask.group in deployment.groups else None,
             resources=ask.demand,
@@ -492,3 +551,23 @@ class _Application:
 def _indexes(ranges: tuple[IndexRange, ...]) -> Iterator[int]:
     for span in ranges:
         yield from range(span.start, span.start + span.count)
+
+
+class _Spans:
+    """Takes indexes from ranges, in order, as spans."""
+
+    def __init__(self, ranges: tuple[IndexRange, ...]) -> None:
+        self._left = [(span.start, span.count) for span in reversed(ranges)]
+
+    def take(self, count: int) -> list[tuple[int, int]]:
+        """The next `count`: (start, how many) each."""
+        taken: list[tuple[int, int]] = []
+        while count > 0:
+            start, many = self._left.pop()
+            used = min(many, count)
+            if used:
+                taken.append((start, used))
+            if used < many:
+                self._left.append((start + used, many - used))
+            count -= used
+        return taken

@@ -22,6 +22,7 @@ from swarmlet.model.deployment import Deployment
 from swarmlet.model.evaluation import Evaluation
 from swarmlet.model.job import Job
 from swarmlet.model.node import Node
+from swarmlet.state.allocation_block import AllocationBlock
 from swarmlet.state.command import Applied
 from swarmlet.state.snapshot import Snapshot
 from swarmlet.state.store import Store
@@ -45,6 +46,9 @@ class Kind(IntEnum):
     JOB_VERSION = 6
     PURGING = 7
     PLAN_INDEX = 8
+    # In this order: a row of a block's allocation takes that one's place.
+    ALLOCATION_BLOCK = 15
+    ALLOCATION_GONE = 16
     ALLOCATION = 9
     PORT_CURSOR = 10
     EVALUATION = 11
@@ -89,6 +93,8 @@ _TYPES: dict[Kind, Any] = {
     Kind.JOB_VERSION: Job,
     Kind.PURGING: tuple[Namespace, JobId],
     Kind.PLAN_INDEX: tuple[Namespace, JobId, int],
+    Kind.ALLOCATION_BLOCK: AllocationBlock,
+    Kind.ALLOCATION_GONE: str,
     Kind.ALLOCATION: Allocation,
     Kind.PORT_CURSOR: tuple[NodeId, int],
     Kind.EVALUATION: Evaluation,
@@ -154,7 +160,11 @@ def _rows_of(state: Snapshot, kind: Kind) -> Iterator[Any]:
         case Kind.PLAN_INDEX:
             return ((*key, state._plan_indexes[key]) for key in state._plan_indexes.keys)
         case Kind.ALLOCATION:
-            return state._allocations.with_id_prefix("")
+            return state._allocations.rows()
+        case Kind.ALLOCATION_BLOCK:
+            return iter(state._allocations.blocks())
+        case Kind.ALLOCATION_GONE:
+            return iter(state._allocations.gone())
         case Kind.PORT_CURSOR:
             return iter(state._allocations.port_cursors())
         case Kind.EVALUATION:
@@ -280,8 +290,16 @@ def _fill_purging(store: Store, rows: list[tuple[Namespace, JobId]]) -> None:
     store._purging = type(store._purging)(rows)
 
 
+def _fill_blocks(store: Store, rows: list[AllocationBlock]) -> None:
+    store._allocations.restore(rows, (), ())
+
+
+def _fill_gone(store: Store, rows: list[str]) -> None:
+    store._allocations.restore((), rows, ())
+
+
 def _fill_allocations(store: Store, rows: list[Allocation]) -> None:
-    store._allocations.insert_all(rows)
+    store._allocations.restore((), (), rows)
 
 
 _FILL: dict[Kind, Callable[[Store, list[Any]], None]] = {
@@ -293,6 +311,8 @@ _FILL: dict[Kind, Callable[[Store, list[Any]], None]] = {
     Kind.JOB_VERSION: _filler("_versions", lambda row: (row.namespace, row.id, row.version), _itself),
     Kind.PURGING: _fill_purging,
     Kind.PLAN_INDEX: _filler("_plan_indexes", lambda row: (row[0], row[1]), lambda row: row[2]),
+    Kind.ALLOCATION_BLOCK: _fill_blocks,
+    Kind.ALLOCATION_GONE: _fill_gone,
     Kind.ALLOCATION: _fill_allocations,
     Kind.PORT_CURSOR: _fill_cursors,
     Kind.EVALUATION: _fill_evaluations,

@@ -16,6 +16,7 @@ from swarmlet.model.deployment import Deployment
 from swarmlet.model.evaluation import Evaluation
 from swarmlet.model.job import Job
 from swarmlet.model.node import Node
+from swarmlet.state.allocation_block import AllocationBlock, Reader
 from swarmlet.state.allocation_table import AllocationRun
 from swarmlet.state.command import Applied
 from swarmlet.state.snapshot import OPEN, Snapshot
@@ -203,6 +204,20 @@ class Store(Snapshot):
         """Add new allocations, with their bookkeeping done by the caller."""
         for row in self._allocations.insert_runs(runs):
             self._allocation_changed(row)
+
+    def has_block(self, block: AllocationBlock) -> bool:
+        """Whether a block of that name is there already."""
+        return self._allocations.has_block(block)
+
+    def insert_blocks(self, blocks: list[AllocationBlock]) -> None:
+        """Add new allocations as blocks. One change per piece, named by its first allocation, stands for all."""
+        for block in blocks:
+            self._allocations.insert_block(block)
+            reader, row = Reader(block), block.template
+            self._touched_jobs[(row.namespace, row.job_id)] = None
+            job = job_scope(row.namespace, row.job_id)
+            for piece in block.pieces:
+                self._changed(Table.ALLOCATIONS, reader.id_of(piece.start), node_scope(piece.node_id), job)
 
     def put_allocation(self, allocation: Allocation, *, by_leader: bool) -> None:
         """Override an allocation; `by_leader`: its node must look at it again."""
