@@ -113,9 +113,7 @@ def _look(api: Client, job_id: str, evaluation_id: str) -> dict[str, Any]:
     ]
     # What an earlier version waited for says nothing about this one.
     since = evaluation["CreateIndex"] if evaluation else 0
-    evaluations = [
-        item for item in api.get(f"/v1/job/{job_id}/evaluations") if item["ModifyIndex"] >= since
-    ]
+    evaluations = [item for item in api.get(f"/v1/job/{job_id}/evaluations") if item["ModifyIndex"] >= since]
     failures: dict[str, Any] = {}
     for item in evaluations:
         if item["Status"] in {"pending", "blocked"} or item["ID"] == evaluation_id:
