@@ -25,7 +25,7 @@ from tests.testbed.host import Host
 KILLS = int(os.environ.get("SWARMLET_KILLS", "10"))
 CUTS = max(KILLS // 2, 1)
 SEED = int(os.environ.get("SWARMLET_SEED", "1"))
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120 + 6 * KILLS)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180 + 20 * KILLS)]
 
 #: A killed agent is away for up to this long.
 AWAY_SECONDS_MAX = 1.0
