@@ -77,7 +77,7 @@ class Cluster:
         self.rng = self.world.rng("scenario")
         self._settings = Settings(raft=self._raft_config)
         self._read_mode = self.rng.choice([ReadMode.QUORUM, ReadMode.QUORUM, ReadMode.LEASE])
-        self._clients: list[Client] = []
+        self.clients: list[Client] = []
         for _ in range(nodes):
             self.add_peer()
         for peer in self.peers.values():
@@ -211,7 +211,7 @@ class Cluster:
     def add_clients(self, count: int) -> None:
         """Clients that ask until the end."""
         for number in range(1, count + 1):
-            self._clients.append(Client(number, self.world, self._askable, self.history))
+            self.clients.append(Client(number, self.world, self._askable, self.history))
 
     def _askable(self) -> list[RaftPeer]:
         return [peer for peer in self.peers.values() if peer.number not in self.lost]
@@ -492,7 +492,7 @@ def _expect_progress(cluster: Cluster) -> None:
 
 
 def _expect_linearizable(cluster: Cluster) -> None:
-    unfinished = [client.unfinished() for client in cluster._clients]
+    unfinished = [client.unfinished() for client in cluster.clients]
     history = [*cluster.history.operations, *(item for item in unfinished if item is not None)]
     found = check(history)
     if found is not None:
