@@ -91,8 +91,15 @@ class Cell(msgspec.Struct, frozen=True):
     gap_ms: int
 
 
-#: Four cells of the grid, from few anomalies to many, for a run of minutes.
-SUBSET = (Cell(4, 16384, 64), Cell(8, 32768, 1024), Cell(16, 8192, 16), Cell(32, 16384, 256))
+#: One cell of the grid for each of the paper's durations, for a run of minutes.
+SUBSET = (
+    Cell(32, 128, 64),
+    Cell(16, 512, 4096),
+    Cell(4, 2048, 1),
+    Cell(16, 8192, 16),
+    Cell(4, 16384, 64),
+    Cell(8, 32768, 1024),
+)
 
 
 def grid() -> list[Cell]:
