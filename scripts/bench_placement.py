@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import heapq
+import itertools
 import json
 import random
 import statistics
@@ -21,6 +22,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from scripts import benchmark
+from swarmlet.ids import AllocationId, EvaluationId, JobId, Namespace, NodeId
+from swarmlet.model.allocation import Allocation
+from swarmlet.model.resources import Quantity
 from swarmlet.placement.bitmap import BUCKETS, BitmapIndex, as_set
 from swarmlet.placement.columns import Columns, Demand
 from swarmlet.placement.device import WHOLE, DeviceAsk, DeviceNode, DevicePacker
@@ -28,6 +32,8 @@ from swarmlet.placement.group import Order, Policy, Request, place_group
 from swarmlet.placement.pack import pack
 from swarmlet.placement.rebalance import Hosted, plan_moves
 from swarmlet.placement.spread import Level, place_spread
+from swarmlet.state.allocation_block import Piece, Reader, block_of
+from swarmlet.state.allocation_table import AllocationTable
 
 NODES = 10_000
 #: CPU (MHz), memory and disk (MiB) of the node types of a mixed cluster.
@@ -85,6 +91,56 @@ def c2m_plan() -> Rows:
 
     assert plan() == 2_000_000
     return [benchmark.case("c2m_plan", "milliseconds", "ms", cpu_ms(plan))]
+
+
+def c2m_apply() -> Rows:
+    """The same, as a block in the table of allocations; and one of them read by id, by node, by job."""
+    columns = columns_of(*mixed(1, is_half_full=False))
+    demand = (50, 128, 10)
+    request = Request(demand, 2_000_000, columns.fitting(demand), Order(Policy.PACK))
+    runs = list(zip(*(each.tolist() for each in place_group(columns, request)), strict=True))
+    template = Allocation(
+        id=AllocationId(""),
+        namespace=Namespace("default"),
+        job_id=JobId("job"),
+        job_version=0,
+        group="group",
+        index=0,
+        node_id=NodeId(""),
+        evaluation_id=EvaluationId("evaluation"),
+        resources=Quantity(cpu=demand[0], memory=demand[1], disk=demand[2]),
+    )
+
+    def insert() -> AllocationTable:
+        pieces, start = [], 0
+        for slot, count in runs:
+            pieces.append(Piece(start=start, count=count, node_id=NodeId(f"node-{slot:05}")))
+            start += count
+        table = AllocationTable()
+        table.insert_block(block_of(("bench",), template, tuple(pieces)))
+        return table
+
+    table = insert()
+    assert len(table) == 2_000_000
+    reader = Reader(table.blocks()[0])
+    for piece in reader.block.pieces:
+        assert sum(1 for _ in table.on_node(piece.node_id)) == piece.count
+    sample = random.Random(1).sample(range(2_000_000), 20_000)
+    for index in sample:
+        found = table.get(reader.id_of(index))
+        assert found is not None
+        assert found.index == index
+    of_job = table.of_job(template.namespace, template.job_id)
+    assert all(row.index == index for index, row in enumerate(itertools.islice(of_job, 50_000)))
+    keys = itertools.cycle([reader.id_of(index) for index in sample])
+    nodes = itertools.cycle([piece.node_id for piece in reader.block.pieces])
+    return [
+        benchmark.case("c2m_apply", "milliseconds", "ms", cpu_ms(insert, 11)),
+        benchmark.case("c2m_read_by_id", "milliseconds", "ms", cpu_ms(lambda: table.get(next(keys)))),
+        benchmark.case(
+            "c2m_read_by_node", "milliseconds", "ms", cpu_ms(lambda: list(table.on_node(next(nodes))))
+        ),
+    ]
 
 
 def group_1200() -> Rows:
@@ -402,6 +458,7 @@ def main() -> int:
     options = arguments()
     cases: dict[str, Callable[[], Rows]] = {
         "c2m_plan": c2m_plan,
+        "c2m_apply": c2m_apply,
         "group_1200": group_1200,
         "distinct_10k": distinct_10k,
         "half_fill": half_fill,

@@ -24,7 +24,8 @@ from swarmlet.model.job import COUNT_MAX, Job
 from swarmlet.model.node import Node, NodeStatus
 from swarmlet.model.plan import GroupPlacement, IndexRange, InPlaceUpdate, Mark, Plan, Replacement, Run, Stop
 from swarmlet.model.resources import DYNAMIC_PORT_MAX, DYNAMIC_PORT_MIN, AllocatedPort, Port, Quantity
-from swarmlet.state.allocation_block import BLOCK_MIN, AllocationBlock, Piece, Reader, block_of
+from swarmlet.state import allocation_block
+from swarmlet.state.allocation_block import AllocationBlock, Piece, Reader, block_of
 from swarmlet.state.allocation_table import AllocationRun
 from swarmlet.state.apply_evaluations import put
 from swarmlet.state.apply_jobs import prune_versions
@@ -75,7 +76,7 @@ def _checked_count(plan: Plan) -> int:
         if any(span.start + span.count > COUNT_MAX for span in placement.ranges):
             raise InvalidInput(f'the plan has an index of group "{placement.group}" beyond {COUNT_MAX}')
         total += runs
-        rows += runs if runs < BLOCK_MIN else 0
+        rows += runs if runs < allocation_block.BLOCK_MIN else 0
     _check_rows(rows)
     return total
 
@@ -339,7 +340,7 @@ class _Application:
         ask = _Ask(group.name, group.demand(), asked_ports(group))
         asked = sum(run.count for run in placement.runs)
         block: AllocationBlock | None = None
-        if asked >= BLOCK_MIN and not ask.ports and self._is_only_placement(placement):
+        if asked >= allocation_block.BLOCK_MIN and not ask.ports and self._is_only_placement(placement):
             runs: list[AllocationRun] = []
             block = self._block(trial, ask, placement)
             taken = block.count() if block else 0

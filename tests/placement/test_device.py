@@ -62,7 +62,7 @@ def loss(packer: DevicePacker, node: DeviceNode, slot: int, ask: DeviceAsk, mix:
     )
     left = (cpu - ask.cpu) / largest[0] + (memory - ask.memory) / largest[1]
     left += (sum(free) - ask.count * ask.milli) / largest[2]
-    return (best - before) / WHOLE + TIE_BREAK * left
+    return float((best - before) / WHOLE + TIE_BREAK * left)
 
 
 @settings(max_examples=100, deadline=None)

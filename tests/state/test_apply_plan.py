@@ -9,7 +9,7 @@ from swarmlet.ids import AllocationId, DeploymentId, EvaluationId, JobId, NodeId
 from swarmlet.model.allocation import ClientStatus, DesiredStatus, RescheduleEvent
 from swarmlet.model.deployment import Deployment, DeploymentGroup, DeploymentStatus
 from swarmlet.model.evaluation import Evaluation, EvaluationStatus, PlacementFailure, Trigger
-from swarmlet.model.job import SECOND_NS, JobType
+from swarmlet.model.job import SECOND_NS, EphemeralDisk, JobType
 from swarmlet.model.node import Eligibility, NodeStatus
 from swarmlet.model.plan import InPlaceUpdate, Mark, Replacement, Stop
 from swarmlet.model.resources import DYNAMIC_PORT_MIN, Port
@@ -21,6 +21,7 @@ from swarmlet.state.command import (
     UpdateNodeEligibility,
     UpsertEvaluations,
 )
+from swarmlet.state.view import Table
 from tests.state.replica import DEFAULT, Replica, group, job, placed
 
 HTTP = Port(label="http", to=80)
@@ -309,3 +310,30 @@ def test_a_plan_beyond_the_bound_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     replica = Replica("a")
     plan = replica.plan(replica.register(job("shop", group(count=3))), ("a", 3))
     assert replica.do(ApplyPlan(plan=plan)).error == "InvalidInput"
+
+
+def test_a_large_plan_is_kept_as_a_block_and_reads_like_any_other() -> None:
+    replica = Replica("a", "b", "c", "d")
+    small = msgspec.structs.replace(group(count=300, memory=1), ephemeral_disk=EphemeralDisk(size=0))
+    evaluation = replica.register(job("shop", small))
+    applied = replica.place(evaluation, ("a", 100), ("b", 100), ("c", 100))
+    assert (applied.placed, applied.dropped) == (300, 0)
+    rows = replica.allocations()
+    assert [row.index for row in rows] == list(range(300))
+    assert [row.node_id for row in rows] == ["id-a"] * 100 + ["id-b"] * 100 + ["id-c"] * 100
+    assert all(replica.state.allocation(row.id) == row for row in rows)
+    on_b = list(replica.state.allocations_on_node(NodeId("id-b")))
+    assert {row.id for row in on_b} == {row.id for row in rows[100:200]}
+    scopes = [change.scopes for change in replica.changes if change.table is Table.ALLOCATIONS]
+    assert scopes == [(f"node:id-{name}", "job:default/shop") for name in "abc"]
+
+
+def test_of_a_large_plan_what_does_not_fit_is_dropped() -> None:
+    replica = Replica("a", "b")
+    evaluation = replica.register(job("shop", group(count=600)))
+    fitting = replica.node("a").available().memory // 100
+    assert fitting < 500
+    applied = replica.place(evaluation, ("a", 500), ("b", 100))
+    assert (applied.placed, applied.dropped) == (fitting + min(fitting, 100), 600 - applied.placed)
+    indexes = [row.index for row in replica.allocations()]
+    assert indexes == [*range(fitting), *range(500, 500 + min(fitting, 100))]

@@ -18,8 +18,9 @@ from swarmlet.model.job import JobType
 from swarmlet.model.node import DrainStrategy, Eligibility, NodeStatus
 from swarmlet.model.plan import InPlaceUpdate, Mark, Stop
 from swarmlet.model.resources import Port
+from swarmlet.state import allocation_block, ordered
 from swarmlet.state import command as commands
-from swarmlet.state import ordered
+from swarmlet.state.allocation_block import BLOCK_MIN
 from swarmlet.state.apply import StateMachine
 from swarmlet.state.command import command_codec
 from swarmlet.state.snapshot import Snapshot
@@ -326,6 +327,24 @@ Laws.TestCase.settings = settings(
     max_examples=15, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestLaws = pytest.mark.slow(Laws.TestCase)
+
+
+class LawsOfBlocks(Laws):
+    """The same with every placement without ports kept as a block."""
+
+    @initialize()
+    def start_with_blocks(self) -> None:
+        allocation_block.BLOCK_MIN = 1
+
+    def teardown(self) -> None:
+        try:
+            super().teardown()
+        finally:
+            allocation_block.BLOCK_MIN = BLOCK_MIN
+
+
+LawsOfBlocks.TestCase.settings = Laws.TestCase.settings
+TestLawsOfBlocks = pytest.mark.slow(LawsOfBlocks.TestCase)
 
 
 def pieces() -> Iterator[bytes]:
