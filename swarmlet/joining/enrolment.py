@@ -9,6 +9,7 @@ from swarmlet.gossip.effect import Member, MemberState
 from swarmlet.ids import NodeId, RequestId
 from swarmlet.joining.message import MemberAddress
 from swarmlet.joining.server import Admission, Applicant
+from swarmlet.model.node import NodeStatus
 from swarmlet.replica.replica import Replica
 from swarmlet.security.authority import Authority
 from swarmlet.security.sealing import ClusterKey
@@ -61,7 +62,9 @@ class ReplicatedEnrolment:
         if settings is None:
             raise NoLeader("the cluster is not initialised yet; try again in a second")
         node = applicant.node
-        if self._replica.view.node(node) is None:
+        known = self._replica.view.node(node)
+        # The same machine asking twice is let in again; one that left needs a token like any other.
+        if known is None or known.status is NodeStatus.LEFT:
             await self._replica.lead(
                 UseJoinToken(
                     secret_hash=applicant.token_hash.encode(), node_id=node, node_name=applicant.name
@@ -82,9 +85,10 @@ class ReplicatedEnrolment:
         )
 
     async def is_member(self, node: NodeId) -> bool:
-        """Whether the cluster has that node."""
+        """Whether the cluster has that node, and it has not left."""
         self._must_lead()
-        return self._replica.view.node(node) is not None
+        known = self._replica.view.node(node)
+        return known is not None and known.status is not NodeStatus.LEFT
 
     async def authority(self) -> Authority:
         """The CA with its key, opened with the cluster key of this node's data directory."""

@@ -41,6 +41,8 @@ NAME = "raw_exec"
 STATE_DIRECTORY = ".raw_exec"
 #: A fork and an exec; a machine that needs longer is in trouble that another try may not meet.
 LAUNCH_SECONDS_MAX = 20.0
+#: Launches at a time: a thousand at once would take the processor from the agent's own heartbeats.
+STARTS_MAX = 4
 #: After SIGKILL the kernel needs a moment, and the shim may read the last output.
 DEATH_SECONDS_MAX = 10.0
 #: A plain process needs these to find anything; the agent's own environment is nobody's business.
@@ -107,6 +109,7 @@ class RawExec:
         self._allocations = allocations
         self._is_allowed = is_allowed
         self._cgroups = Cgroups.of_this_machine()
+        self._starts = asyncio.Semaphore(STARTS_MAX)
 
     def seen_by_task(self, directories: Directories) -> Directories:
         """As they are: it shares the machine's file system."""
@@ -296,16 +299,17 @@ class RawExec:
         # In a thread, not by the loop: uvloop's child processes keep a copy of the pipe, so the end of the
         # launcher's words would come only when the task itself ends.
         try:
-            done = await asyncio.to_thread(
-                subprocess.run,
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                env={"PATH": os.environ.get("PATH", os.defpath)},
-                timeout=LAUNCH_SECONDS_MAX,
-                check=False,
-            )
+            async with self._starts:
+                done = await asyncio.to_thread(
+                    subprocess.run,
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    env={"PATH": os.environ.get("PATH", os.defpath)},
+                    timeout=LAUNCH_SECONDS_MAX,
+                    check=False,
+                )
         except subprocess.TimeoutExpired as error:
             raise DriverError(f"the process did not start within {LAUNCH_SECONDS_MAX:.0f} s") from error
         if done.returncode != 0:

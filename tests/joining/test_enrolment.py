@@ -1,0 +1,105 @@
+"""Who is let in by the replicated state: newcomers by a token, members again, those who left by a token."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from swarmlet.errors import JoinRefused
+from swarmlet.ids import ClusterId, NodeId, RequestId
+from swarmlet.joining.enrolment import ReplicatedEnrolment
+from swarmlet.joining.server import Applicant
+from swarmlet.model.cluster import ClusterSettings
+from swarmlet.model.node import Node, NodeStatus
+from swarmlet.replica.replica import Replica
+from swarmlet.replica.submission import raise_if_refused
+from swarmlet.security.sealing import KEY_BYTES, ClusterKey
+from swarmlet.state.apply import StateMachine
+from swarmlet.state.command import (
+    ENVELOPE_VERSION,
+    Applied,
+    Body,
+    Command,
+    InitializeCluster,
+    RegisterNode,
+    UpdateNodeStatus,
+)
+
+CLUSTER = ClusterId("c")
+NODE = NodeId("n2")
+
+
+class LeadingReplica:
+    """A leader alone: what it leads is applied at once."""
+
+    is_leader = True
+    leader = NodeId("n1")
+
+    def __init__(self) -> None:
+        self.machine = StateMachine()
+
+    @property
+    def view(self) -> Any:
+        return self.machine.snapshot()
+
+    async def lead(self, body: Body, request_id: RequestId | None = None) -> Applied:
+        return self.apply(body, request_id)
+
+    def apply(self, body: Body, request_id: RequestId | None = None, actor: str = "local") -> Applied:
+        index = self.machine.index + 1
+        command = Command(
+            version=ENVELOPE_VERSION,
+            request_id=request_id or RequestId(f"r{index}"),
+            actor=actor,
+            wall_time_ns=index,
+            body=body,
+        )
+        return raise_if_refused(self.machine.apply(index, command)[0])
+
+
+def _cluster_with_a_member() -> tuple[LeadingReplica, ReplicatedEnrolment]:
+    replica = LeadingReplica()
+    replica.apply(InitializeCluster(settings=ClusterSettings(cluster_id=CLUSTER)))
+    replica.apply(RegisterNode(node=Node(id=NODE, name="two")), actor=f"node:{NODE}")
+    enrolment = ReplicatedEnrolment(
+        replica=cast("Replica", replica),
+        cluster_key=ClusterKey(CLUSTER, bytes(KEY_BYTES)),
+        gossip_keys=lambda: (bytes(32),),
+        members=list,
+        wall_ns=lambda: 0,
+    )
+    return replica, enrolment
+
+
+def _applicant() -> Applicant:
+    return Applicant(
+        token_hash="no such token",
+        key_digest=b"key",
+        node=NODE,
+        request_id=RequestId("again"),
+        name="two",
+        host="127.0.0.1",
+        port=4747,
+    )
+
+
+async def test_a_member_whose_answer_was_lost_is_let_in_again_without_a_token() -> None:
+    _, enrolment = _cluster_with_a_member()
+    admission = await enrolment.admit(_applicant())
+    assert admission.node == NODE
+
+
+async def test_a_node_that_left_needs_a_token_like_any_other() -> None:
+    replica, enrolment = _cluster_with_a_member()
+    replica.apply(UpdateNodeStatus(node_id=NODE, status=NodeStatus.LEFT))
+    with pytest.raises(JoinRefused) as refused:
+        await enrolment.admit(_applicant())
+    assert refused.value.code == "token_wrong"
+
+
+async def test_a_node_that_left_may_not_renew_its_certificate() -> None:
+    replica, enrolment = _cluster_with_a_member()
+    assert await enrolment.is_member(NODE)
+    replica.apply(UpdateNodeStatus(node_id=NODE, status=NodeStatus.LEFT))
+    assert not await enrolment.is_member(NODE)
