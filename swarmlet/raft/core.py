@@ -45,6 +45,9 @@ __all__ = ["Raft", "decode_config_change"]
 
 _K = MessageKind
 
+#: A leader with a full disk offers its place this often.
+FULL_OFFER_SECONDS = 30.0
+
 
 class Raft:
     """One peer. Not safe for threads: its shell's event loop alone calls it.
@@ -207,6 +210,13 @@ class Raft:
         for message in self._peer.outbox.persisted(number):
             self._step(message)
 
+    def note_disk_full(self, is_full: bool) -> None:
+        """The disk has no room for a further segment, or has it again.
+
+        While it has not, a leader refuses proposals, goes on answering reads, and offers its place to somebody else.
+        """
+        self._peer.is_disk_full = is_full
+
     def responses(self, number: int) -> tuple[Message, ...]:
         """What `persisted(number)` and the shell will deliver for one Ready, the core's own included, in order."""
         return self._peer.outbox.responses(number)
@@ -334,10 +344,12 @@ class Raft:
             self._step(Message(kind=_K.BEAT, sender=self._id))
 
     def _hand_over_if_stalled(self) -> None:
-        """A leader whose disk stands still would keep the others from electing one whose disk works."""
+        """A leader whose disk stands still or is full would keep the others from electing one whose disk works."""
         peer = self._peer
-        if peer.transferee != NOBODY or not peer.is_disk_stalled:
+        is_offer_due = peer.is_disk_full and peer.now >= peer.offered_at + FULL_OFFER_SECONDS
+        if peer.transferee != NOBODY or not (peer.is_disk_stalled or is_offer_due):
             return
+        peer.offered_at = peer.now
         heir = self._replication.heir()
         if heir is not None:
             self._replication.start_transfer(heir, peer.peers.progress[heir])
@@ -449,6 +461,8 @@ class Raft:
         peer = self._peer
         if peer.role is not Role.LEADER:
             raise NotLeader(str(peer.leader) if peer.leader != NOBODY else None)
+        if peer.is_disk_full:
+            raise Overloaded("the leader's disk is full: free some space there; nothing was changed")
         first = peer.log.last_index + 1
         self._step(Message(kind=_K.PROPOSE, sender=self._id, entries=entries))
         return EntryId(Term(peer.term), Index(first))

@@ -9,6 +9,7 @@ One thread writes (see `writer`), others may read.
 
 from __future__ import annotations
 
+import errno
 import re
 import struct
 import threading
@@ -43,6 +44,10 @@ CACHE_BYTES_MAX = 32 * 1024 * 1024
 #: Goes with the directory wherever that is moved to on purpose.
 BIRTH_MARK_SUFFIX = ".created"
 
+#: While there is no room for a spare segment, it is tried again after this many syncs: some tenths of a second.
+RESERVE_EVERY_SYNCS = 64
+
+_SPARE_NAME = "spare.new"
 _SEGMENT_NAME = re.compile(r"^(\d{16})\.log$")
 _SNAPSHOT_NAME = re.compile(r"^(\d{20})-(\d{20})\.snapshot$")
 _UNFINISHED_NAME = re.compile(r"\.new$")
@@ -91,6 +96,9 @@ class DiskLog:
         self._end = 0
         self._next_batch = 1
         self._durable_batch = 0
+        #: An open file of zeroes that becomes the next segment.
+        self._spare: int | None = None
+        self._syncs_until_reserve = 0
 
     @classmethod
     def open(
@@ -264,6 +272,9 @@ class DiskLog:
         for segment in self._segments:
             self._files.close(segment.descriptor)
         self._segments = []
+        if self._spare is not None:
+            self._files.close(self._spare)
+            self._spare = None
 
     # -- writing
 
@@ -308,9 +319,19 @@ class DiskLog:
     def _make_durable(self) -> None:
         """Sync, and vouch for what was synced before anybody is told."""
         self._sync()
+        if self._spare is None:
+            self._syncs_until_reserve -= 1
+            if self._syncs_until_reserve <= 0:
+                self._try_to_reserve()
         if self._end + batch_bytes(()) <= self._segments[-1].size:
             # Reaches the disk with whatever comes next.
             self._write((), None, reset=None)
+
+    def _try_to_reserve(self) -> None:
+        try:
+            self._reserve()
+        except OSError as error:
+            raise self._fail("can't prepare a segment", error) from error
 
     def _sync(self) -> None:
         try:
@@ -363,14 +384,16 @@ class DiskLog:
         )
         size = max(self._segment_bytes, HEADER_BYTES + needed)
         path = self._directory / f"{header.number:016d}.log"
-        temporary = path.with_suffix(".new")
-        descriptor = self._files.create(str(temporary))
+        if self._spare is None or size > self._segment_bytes:
+            descriptor = self._zeroed(path.with_suffix(".new"), size)
+            unnamed = path.with_suffix(".new")
+        else:
+            descriptor, self._spare = self._spare, None
+            unnamed = self._directory / _SPARE_NAME
         try:
             self._files.write_at(descriptor, header.encode(), 0)
-            for offset in range(HEADER_BYTES, size, _COPY_BYTES):
-                self._files.write_at(descriptor, bytes(min(_COPY_BYTES, size - offset)), offset)
             self._files.sync(descriptor)
-            self._files.rename(str(temporary), str(path))
+            self._files.rename(str(unnamed), str(path))
             self._files.sync_directory(str(self._directory))
         except OSError:
             self._files.close(descriptor)
@@ -378,6 +401,35 @@ class DiskLog:
         with self._lock:
             self._segments.append(_Segment(path, descriptor, header, size))
         self._end = HEADER_BYTES
+        self._reserve()
+
+    def _zeroed(self, path: Path, size: int) -> int:
+        """A new file full of zeroes, open; nothing is left of it where that fails."""
+        descriptor = self._files.create(str(path))
+        try:
+            for offset in range(0, size, _COPY_BYTES):
+                self._files.write_at(descriptor, bytes(min(_COPY_BYTES, size - offset)), offset)
+        except OSError:
+            self._files.close(descriptor)
+            self._files.remove(str(path))
+            raise
+        return descriptor
+
+    def _reserve(self) -> None:
+        """Have the next segment ready, so that a full disk is known one segment ahead."""
+        if self._spare is not None:
+            return
+        try:
+            self._spare = self._zeroed(self._directory / _SPARE_NAME, self._segment_bytes)
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            self._syncs_until_reserve = RESERVE_EVERY_SYNCS
+
+    @property
+    def is_full(self) -> bool:
+        """The disk has no room for a further segment: what is left is for what is under way. Tried again now and then."""
+        return self._spare is None and bool(self._segments)
 
     # -- snapshots
 
@@ -486,6 +538,7 @@ class DiskLog:
                     " what this node promised with it is lost: let it leave, and join as a new node"
                 )
             self._rotate(0)
+        self._reserve()
         if not self._files.exists(self._birth_mark):
             self._files.close(self._files.create(self._birth_mark))
             self._files.sync_directory(str(self._directory.parent))

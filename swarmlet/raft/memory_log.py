@@ -112,6 +112,11 @@ class MemoryLog:
         del self._entries[: index - self._base_index]
         self._base_index, self._base_term = index, term
 
+    @property
+    def is_full(self) -> bool:
+        """Memory is bounded elsewhere."""
+        return False
+
     def close(self) -> None:
         """Nothing to release."""
 

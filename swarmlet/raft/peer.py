@@ -44,6 +44,10 @@ class Peer:
         self.randomized_timeout = config.election_seconds
         self.election_reset_at = now
         self.heartbeat_reset_at = now
+        #: The disk has no room for more proposals. Votes and what is under way still fit.
+        self.is_disk_full = False
+        #: A leader with a full disk offers its place to somebody now and then, not all the time: theirs may be full too.
+        self.offered_at = float("-inf")
         #: Lease reads only: no vote, not even for itself, before. A voter that starts again may have promised so.
         self.promised_until = now
         if config.read_mode is ReadMode.LEASE and hard.term > 0:

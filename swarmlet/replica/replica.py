@@ -109,6 +109,10 @@ class Log(WritableLog, Protocol):
     def first_index(self) -> Index:
         """The lowest index held."""
 
+    @property
+    def is_full(self) -> bool:
+        """There is no room for what is not under way yet."""
+
     def compact(self, index: int) -> None:
         """Entries up to `index` are not needed any more."""
 
@@ -380,7 +384,7 @@ class Replica:
 
     async def run(self) -> None:
         """Apply, snapshot and pull until cancelled."""
-        self._writer = self._make_writer(self._log, self.consensus.on_durable, self.consensus.fail)
+        self._writer = self._make_writer(self._log, self._on_durable, self.consensus.fail)
         self.consensus.writer = self._writer
         self.consensus.pump()
         try:
@@ -407,6 +411,10 @@ class Replica:
     def _give_up(self, reason: UnknownOutcome) -> None:
         self._lose_proposals(reason)
         self._reads.close()
+
+    def _on_durable(self, number: int) -> None:
+        self.consensus.core.note_disk_full(self._log.is_full)
+        self.consensus.on_durable(number)
 
     def restore(self, snapshot: Snapshot) -> None:
         """`Applier`: replace the state."""

@@ -287,8 +287,6 @@ def _snapshot_without_members() -> Patches:
 def _restore_truncates() -> Patches:
     def restore(self: Any, snapshot: Any) -> bool:
         peer = self._peer
-        if snapshot.meta.index <= peer.log.applied:
-            return False
         peer.log.restore(snapshot)
         peer.peers.restore(snapshot.meta.config, peer.log.last_index)
         return True
@@ -360,7 +358,7 @@ DEFECTS = (
     Planted("half-a-joint-vote", "joint elections need one majority only", _half_a_joint_vote),
     Planted("learners-count", "learners count towards the quorum", _learners_count),
     Planted("snapshot-without-members", "a snapshot's configuration is ignored", _snapshot_without_members),
-    Planted("restore-truncates", "a snapshot replaces a log that already holds it", _restore_truncates),
+    Planted("restore-truncates", "a snapshot that comes late or twice replaces what came after it", _restore_truncates),
     Planted("unsynced-rotation", "a full segment is left without a sync", _unsynced_rotation),
     Planted("unsynced-directory", "new files' names are never synced", _unsynced_directory),
     Planted("retried-sync", "a failed sync is tried again, and believed", _failed_sync_retried),

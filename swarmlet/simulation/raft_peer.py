@@ -364,6 +364,7 @@ class RaftPeer:
                 return
             self.durable.hard, self.durable.last_index = log.hard_state(), int(log.last_index())
         self._is_writing = False
+        core.note_disk_full(log.is_full)
         if durable:
             self._note_durable(core, durable)
         self.pump()

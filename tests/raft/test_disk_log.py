@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from swarmlet.errors import CorruptLog, StorageError
 from swarmlet.ids import Index, PeerId, Term
 from swarmlet.raft import segment
-from swarmlet.raft.disk_log import DiskLog
+from swarmlet.raft.disk_log import RESERVE_EVERY_SYNCS, DiskLog
 from swarmlet.raft.files import OsFiles
 from swarmlet.raft.log import NO_LIMIT, Compacted, Unavailable
 from swarmlet.raft.memory_log import MemoryLog
@@ -401,6 +401,26 @@ def test_the_first_failed_sync_is_final(directory: Path) -> None:
     with pytest.raises(StorageError, match="earlier"):
         log.save_snapshot(meta(1, 1), b"")
     log.close()
+
+
+def test_a_full_disk_is_known_a_segment_ahead_and_takes_what_is_under_way() -> None:
+    files = SimulatedFiles(random.Random(1))
+    log = DiskLog.open("/raft", CLUSTER, segment_bytes=SMALL, files=files)
+    assert not log.is_full
+    files.capacity = 0
+    index = 0
+    while not log.is_full:
+        index += 1
+        log.append([entry(index, data=b"x" * 300)], None)
+    log.append([entry(index + 1)], hard(2, index))
+    log.close()
+    log = DiskLog.open("/raft", CLUSTER, segment_bytes=SMALL, files=files)
+    assert (log.last_index(), log.hard_state().term) == (index + 1, 2)
+    assert log.is_full
+    files.capacity = None
+    for following in range(index + 2, index + 2 + RESERVE_EVERY_SYNCS):
+        log.append([entry(following)], None)
+    assert not log.is_full
 
 
 def test_a_full_disk_is_a_storage_error(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from swarmlet.errors import Overloaded
 from swarmlet.raft.ready import Role
 from tests.raft.cluster import ELECTION, HEARTBEAT, STEP, Cluster
 
@@ -61,6 +64,30 @@ def test_nobody_stands_for_election_on_a_stalled_disk() -> None:
     cluster[2].core._peer.outbox._awaiting.clear()
     run_with_stalled_disk(cluster, 0, 2 * ELECTION)
     assert (stalled, cluster[2].core.role) == (Role.FOLLOWER, Role.PRE_CANDIDATE)
+
+
+def test_a_leader_with_a_full_disk_reads_and_does_not_write_and_offers_its_place() -> None:
+    cluster = led()
+    cluster[1].core.propose(b"x")
+    cluster.settle()
+    cluster[1].core.note_disk_full(True)
+    with pytest.raises(Overloaded, match="disk is full"):
+        cluster[1].core.propose(b"y")
+    cluster[1].core.read_index(b"read")
+    cluster.settle()
+    assert [context for _, context in cluster[1].reads] == [b"read"]
+    cluster.run(2 * HEARTBEAT)
+    assert cluster.leader is not None
+    assert cluster.leader.id != 1
+
+
+def test_a_leader_that_is_full_and_alone_goes_on_leading() -> None:
+    cluster = led(1)
+    cluster[1].core.note_disk_full(True)
+    cluster.run(4 * ELECTION)
+    assert cluster[1].core.role is Role.LEADER
+    cluster[1].core.note_disk_full(False)
+    cluster[1].core.propose(b"again")
 
 
 def test_a_disk_that_is_only_slow_changes_nothing() -> None:
