@@ -1,0 +1,201 @@
+"""Which running allocations make way for a more important one: few, unimportant, and none for nothing.
+
+The lowest priority is found up to which, everything stopped, some node would have room (sums per priority are
+kept for all nodes at once). Of the nodes where that is so, those that lack least are looked at closely: victims
+are taken from the least important and largest on, and whoever turns out not to be needed is let go again.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from swarmlet.placement.columns import Demand, Floats, Mask
+
+#: Victims are at least so much less important, as in Nomad: near equals do not chase each other.
+PRIORITY_GAP = 10
+#: Nodes looked at closely.
+NODES_MAX = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """An allocation that may have to go. `group`: whose limit of parallel moves it counts against."""
+
+    key: str
+    priority: int
+    demand: Demand
+    group: str = ""
+
+    @property
+    def order(self) -> tuple[int, int, str]:
+        """The first are the first to go: unimportant, then large."""
+        return self.priority, -(self.demand[0] + self.demand[1]), self.key
+
+
+@dataclass(frozen=True, slots=True)
+class Preemption:
+    """Room on `slot` once `victims` have gone."""
+
+    slot: int
+    victims: tuple[Running, ...]
+
+    @property
+    def cost(self) -> int:
+        """Sum of the victims' priorities, each counted as at least one."""
+        return sum(max(1, victim.priority) for victim in self.victims)
+
+
+@dataclass
+class Preemptor:
+    """All nodes with what runs on them. `priorities`: every one that occurs."""
+
+    capacity: Sequence[Demand]
+    free: Sequence[Demand]
+    priorities: Sequence[int]
+    _levels: list[int] = field(init=False)
+    #: By node, in the order in which they would go.
+    _running: list[list[tuple[tuple[int, int, str], Running]]] = field(init=False)
+    _free: Floats = field(init=False)
+    _inverse: Floats = field(init=False)
+    #: Per level, dimension and node: free once everything up to that priority has gone.
+    _available: Floats = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Lay out the columns; allocations come with `add`, which does not change what is free."""
+        self._levels = sorted(set(self.priorities))
+        self._running = [[] for _ in self.free]
+        self._free = np.array(self.free, dtype=np.float64).reshape(-1, 3).T.copy()
+        self._inverse = 1 / np.maximum(np.array(self.capacity, dtype=np.float64).reshape(-1, 3).T, 1)
+        self._available = np.repeat(self._free[None], len(self._levels), axis=0)
+
+    def add(self, slot: int, running: Running) -> None:
+        """Something runs that is not counted as free already."""
+        insort(self._running[slot], (running.order, running))
+        self._available[self._level(running.priority) :, :, slot] += running.demand
+
+    def remove(self, slot: int, running: Running) -> None:
+        """It has gone: its room is free."""
+        self._running[slot].remove((running.order, running))
+        self._available[: self._level(running.priority), :, slot] += running.demand
+        self._free[:, slot] += running.demand
+
+    def take(self, slot: int, running: Running) -> None:
+        """Start it in free room."""
+        self._free[:, slot] -= running.demand
+        self._available[:, :, slot] -= running.demand
+        self.add(slot, running)
+
+    def _level(self, priority: int) -> int:
+        level = bisect_right(self._levels, priority) - 1
+        assert level >= 0, f"priority {priority} was not announced"
+        assert self._levels[level] == priority, f"priority {priority} was not announced"
+        return level
+
+    def decide(
+        self,
+        demand: Demand,
+        priority: int,
+        mask: Mask | None = None,
+        limits: Mapping[str, int] | None = None,
+    ) -> Preemption | None:
+        """Where `demand` gets room, and who goes for it; None: nowhere. Changes nothing.
+
+        `mask`: nodes that may take it. `limits`: how many more of a group may go (`migrate { max_parallel }`, less
+        those on the move); groups that are not named have none.
+        """
+        top = bisect_right(self._levels, priority - PRIORITY_GAP) - 1
+        if top < 0:
+            return None
+        fits = self._fits(top, demand, mask)
+        if not fits.any():
+            return None
+        low, high = -1, top
+        while high - low > 1:
+            middle = (low + high) // 2
+            found = self._fits(middle, demand, mask)
+            if found.any():
+                high, fits = middle, found
+            else:
+                low = middle
+        for level in range(high, top + 1):
+            # Limits are not in the sums: where they forbid every choice, more important ones are looked at.
+            if level > high:
+                fits = self._fits(level, demand, mask)
+            best = self._best(fits, demand, self._levels[level], limits)
+            if best is not None:
+                return best
+        return None
+
+    def _fits(self, level: int, demand: Demand, mask: Mask | None) -> Mask:
+        available = self._available[level]
+        fits: Mask = available[0] >= demand[0]
+        fits &= available[1] >= demand[1]
+        fits &= available[2] >= demand[2]
+        if mask is not None:
+            fits &= mask
+        return fits
+
+    def _best(
+        self, fits: Mask, demand: Demand, priority_max: int, limits: Mapping[str, int] | None
+    ) -> Preemption | None:
+        """The cheapest of the nodes that lack least."""
+        lacks = np.array([demand], dtype=np.float64).T - self._free
+        lacks *= self._inverse
+        np.maximum(lacks, 0, out=lacks)
+        missing = np.where(fits, lacks[0] + lacks[1] + lacks[2], np.inf)
+        best: Preemption | None = None
+        for looked_at, row in enumerate(self._by_missing(fits, missing), 1):
+            victims = self._victims(row, demand, priority_max, limits)
+            if victims is not None:
+                found = Preemption(row, victims)
+                if best is None or found.cost < best.cost:
+                    best = found
+            if looked_at >= NODES_MAX and best is not None:
+                break
+        return best
+
+    @staticmethod
+    def _by_missing(fits: Mask, missing: Floats) -> Iterator[int]:
+        """The nodes that lack least, then (where limits forbid all of these) the others."""
+        if len(missing) <= NODES_MAX:
+            yield from np.flatnonzero(fits).tolist()
+            return
+        most = np.partition(missing, NODES_MAX - 1)[NODES_MAX - 1]
+        yield from np.flatnonzero((missing <= most) & fits)[:NODES_MAX].tolist()
+        yield from np.flatnonzero(fits).tolist()
+
+    def _victims(
+        self, slot: int, demand: Demand, priority_max: int, limits: Mapping[str, int] | None
+    ) -> tuple[Running, ...] | None:
+        """The least important and largest first, without those that are not needed in the end."""
+        free = self._free[:, slot].tolist()
+        cpu, memory, disk = demand[0] - free[0], demand[1] - free[1], demand[2] - free[2]
+        chosen: list[Running] = []
+        gone: dict[str, int] = {}
+        for _, running in self._running[slot]:
+            if running.priority > priority_max or (cpu <= 0 and memory <= 0 and disk <= 0):
+                break
+            has_cpu, has_memory, has_disk = running.demand
+            if not (
+                (cpu > 0 and has_cpu > 0) or (memory > 0 and has_memory > 0) or (disk > 0 and has_disk > 0)
+            ):
+                continue
+            if limits is not None and running.group in limits:
+                if gone.get(running.group, 0) >= limits[running.group]:
+                    continue
+                gone[running.group] = gone.get(running.group, 0) + 1
+            chosen.append(running)
+            cpu, memory, disk = cpu - has_cpu, memory - has_memory, disk - has_disk
+        if cpu > 0 or memory > 0 or disk > 0:
+            return None
+        # From the most important on: whoever is not needed stays.
+        for running in reversed(chosen.copy()):
+            has_cpu, has_memory, has_disk = running.demand
+            if cpu + has_cpu <= 0 and memory + has_memory <= 0 and disk + has_disk <= 0:
+                cpu, memory, disk = cpu + has_cpu, memory + has_memory, disk + has_disk
+                chosen.remove(running)
+        return tuple(chosen)
