@@ -208,7 +208,9 @@ def test_a_directory_of_a_member_does_not_join_again(cli: Cli, cluster: LocalClu
         assert "belongs to node n1" in said.err
     names, members, tokens = facts(node)
     assert (names, members) == before[:2]
-    assert all(left in {1, -1, 0} for left, _ in tokens.values())
+    made_here = {accessor: facts for accessor, facts in tokens.items() if accessor not in before[2]}
+    assert {**before[2], **made_here} == tokens
+    assert [left for left, _ in made_here.values()] == [1, 1]
 
 
 def test_a_second_agent_on_a_directory_is_refused(cli: Cli, node: Node) -> None:
