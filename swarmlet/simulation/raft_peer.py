@@ -35,9 +35,6 @@ from swarmlet.simulation.world import Timer, World
 CLUSTER = "simulated"
 #: Small, so that a run crosses many segments.
 SEGMENT_BYTES = 8 * 1024
-#: A snapshot is made after this many applied entries, and this many before it are kept.
-SNAPSHOT_EVERY = 40
-TRAILING = 8
 #: Readys whose write is under way.
 READYS_MAX = 64
 #: A real clock moves on between two looks.
@@ -51,6 +48,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     #: Of a sync that is not stalled.
     sync_mean_seconds: float = 0.002
     apply_mean_seconds: float = 0.0005
+    #: A snapshot is made after this many applied entries, and this many before it are kept.
+    snapshot_every: int = 40
+    trailing: int = 8
 
 
 class Clock:
@@ -350,7 +350,7 @@ class RaftPeer:
     def _store_own_snapshot(self, meta: SnapshotMeta) -> None:
         assert self.log is not None
         self.log.save_snapshot(meta, self._own_snapshots.pop(int(meta.index)))
-        self.log.compact(max(0, int(meta.index) - TRAILING))
+        self.log.compact(max(0, int(meta.index) - self._settings.trailing))
 
     def _end_write(self, durable: int, *, must_sync: bool) -> None:
         core, log = self.core, self.log
@@ -394,7 +394,7 @@ class RaftPeer:
                 self._apply(core, item)
         core.applied(self.applied)
         self._answer_reads()
-        if self.applied - self._snapshot_index >= SNAPSHOT_EVERY:
+        if self.applied - self._snapshot_index >= self._settings.snapshot_every:
             self._make_snapshot()
         self.pump()
 

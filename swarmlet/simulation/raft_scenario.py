@@ -75,7 +75,11 @@ class Cluster:
         self.history = History()
         self.invariants = Invariants(self.world, self.peers)  # type: ignore[arg-type] # a dict of a subtype
         self.rng = self.world.rng("scenario")
-        self._settings = Settings(raft=self._raft_config)
+        self._settings = Settings(
+            raft=self._raft_config,
+            snapshot_every=self.rng.choice([6, 20, 60]),
+            trailing=self.rng.choice([0, 3, 10]),
+        )
         self._read_mode = self.rng.choice([ReadMode.QUORUM, ReadMode.QUORUM, ReadMode.LEASE])
         self.clients: list[Client] = []
         for _ in range(nodes):
