@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from swarmlet.errors import CorruptLog, StorageError
 from swarmlet.ids import Index, PeerId, Term
 from swarmlet.raft import segment
-from swarmlet.raft.disk_log import RESERVE_EVERY_SYNCS, DiskLog
+from swarmlet.raft.disk_log import DiskLog
 from swarmlet.raft.files import OsFiles
 from swarmlet.raft.log import NO_LIMIT, Compacted, Unavailable
 from swarmlet.raft.memory_log import MemoryLog
@@ -416,8 +416,7 @@ def test_a_full_disk_is_known_a_segment_ahead_and_takes_what_is_under_way() -> N
     log = DiskLog.open("/raft", CLUSTER, segment_bytes=SMALL, files=files)
     assert (log.last_index(), log.hard_state().term) == (index + 1, 2)
     was_full, files.capacity = log.is_full, None
-    for following in range(index + 2, index + 2 + RESERVE_EVERY_SYNCS):
-        log.append([entry(following)], None)
+    log.reserve()
     assert (was_full, log.is_full) == (True, False)
 
 
