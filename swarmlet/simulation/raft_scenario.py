@@ -365,7 +365,9 @@ class _Faults:
         self._cluster.counts.disk_faults += 1
         is_rot = self._rng.random() < 0.5
         victim.files.garble = 0.0 if is_rot else 0.5
-        self._cluster.stop(victim, Power.OFF)
+        # Rot and power loss in the same moment, at the newest write, is the one thing that the log cannot tell from a
+        # torn write (decision 2): here it is one or the other.
+        self._cluster.stop(victim, Power.CRASHED if is_rot else Power.OFF)
         victim.files.garble = 0.0
         if is_rot:
             victim.files.flip_bit()
