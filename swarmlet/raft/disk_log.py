@@ -44,9 +44,6 @@ CACHE_BYTES_MAX = 32 * 1024 * 1024
 #: Goes with the directory wherever that is moved to on purpose.
 BIRTH_MARK_SUFFIX = ".created"
 
-#: While there is no room for a spare segment, it is tried again after this many syncs: some tenths of a second.
-RESERVE_EVERY_SYNCS = 64
-
 _SPARE_NAME = "spare.new"
 _SEGMENT_NAME = re.compile(r"^(\d{16})\.log$")
 _SNAPSHOT_NAME = re.compile(r"^(\d{20})-(\d{20})\.snapshot$")
@@ -98,7 +95,6 @@ class DiskLog:
         self._durable_batch = 0
         #: An open file of zeroes that becomes the next segment.
         self._spare: int | None = None
-        self._syncs_until_reserve = 0
 
     @classmethod
     def open(
@@ -267,6 +263,14 @@ class DiskLog:
         except OSError as error:
             raise self._fail("can't delete an old segment", error) from error
 
+    def reserve(self) -> None:
+        """Look for room for the next segment again. Raises StorageError on anything else than a full disk."""
+        self._check()
+        try:
+            self._reserve()
+        except OSError as error:
+            raise self._fail("can't prepare a segment", error) from error
+
     def close(self) -> None:
         """Close the files; does not make anything durable that was not."""
         for segment in self._segments:
@@ -319,19 +323,9 @@ class DiskLog:
     def _make_durable(self) -> None:
         """Sync, and vouch for what was synced before anybody is told."""
         self._sync()
-        if self._spare is None:
-            self._syncs_until_reserve -= 1
-            if self._syncs_until_reserve <= 0:
-                self._try_to_reserve()
         if self._end + batch_bytes(()) <= self._segments[-1].size:
             # Reaches the disk with whatever comes next.
             self._write((), None, reset=None)
-
-    def _try_to_reserve(self) -> None:
-        try:
-            self._reserve()
-        except OSError as error:
-            raise self._fail("can't prepare a segment", error) from error
 
     def _sync(self) -> None:
         try:
@@ -424,11 +418,10 @@ class DiskLog:
         except OSError as error:
             if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
                 raise
-            self._syncs_until_reserve = RESERVE_EVERY_SYNCS
 
     @property
     def is_full(self) -> bool:
-        """The disk has no room for a further segment: what is left is for what is under way. Tried again now and then."""
+        """The disk has no room for a further segment: what is left is for what is under way. See `reserve`."""
         return self._spare is None and bool(self._segments)
 
     # -- snapshots

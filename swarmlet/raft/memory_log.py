@@ -117,6 +117,9 @@ class MemoryLog:
         """Memory is bounded elsewhere."""
         return False
 
+    def reserve(self) -> None:
+        """There is always room."""
+
     def close(self) -> None:
         """Nothing to release."""
 

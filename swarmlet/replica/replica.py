@@ -89,6 +89,8 @@ APPLY_SLICE_ENTRIES = 256
 SNAPSHOT_ENTRIES = 10_000
 SNAPSHOT_BYTES = 64 * 1024 * 1024
 #: Entries kept behind a snapshot, so that a slow follower needs none.
+#: A full disk is looked at again after this long.
+ROOM_SECONDS = 1.0
 TRAILING_ENTRIES = 5_000
 #: The log's writer was full: it is tried again then.
 SNAPSHOT_RETRY_SECONDS = 1.0
@@ -112,6 +114,9 @@ class Log(WritableLog, Protocol):
     @property
     def is_full(self) -> bool:
         """There is no room for what is not under way yet."""
+
+    def reserve(self) -> None:
+        """Look for room again."""
 
     def compact(self, index: int) -> None:
         """Entries up to `index` are not needed any more."""
@@ -169,6 +174,7 @@ class Replica:
         self._apply_wake = asyncio.Event()
         self._entries_since_snapshot = 0
         self._bytes_since_snapshot = 0
+        self._is_looking_for_room = False
         self._snapshot_wanted = asyncio.Event()
         self._on_failure = on_failure
         self._reads = ReadRounds(mint(), self._ask_for_index)
@@ -413,8 +419,30 @@ class Replica:
         self._reads.close()
 
     def _on_durable(self, number: int) -> None:
-        self.consensus.core.note_disk_full(self._log.is_full)
+        self._note_room()
         self.consensus.on_durable(number)
+
+    def _note_room(self) -> None:
+        """Tell the core whether the disk is full; while it is, look again from time to time."""
+        is_full = self._log.is_full
+        self.consensus.core.note_disk_full(is_full)
+        if is_full and not self._is_looking_for_room:
+            log.warning("raft.disk_full", node_id=self.node_id)
+            self._is_looking_for_room = True
+            asyncio.get_running_loop().call_later(ROOM_SECONDS, self._look_for_room)
+
+    def _look_for_room(self) -> None:
+        self._is_looking_for_room = False
+        loop = asyncio.get_running_loop()
+
+        def reserve() -> None:
+            self._log.reserve()
+            _call_soon(loop, self._note_room)
+
+        if self._writer is not None:
+            # A writer that failed or is full says so elsewhere.
+            with contextlib.suppress(StorageError, Overloaded):
+                self._writer.run(reserve)
 
     def restore(self, snapshot: Snapshot) -> None:
         """`Applier`: replace the state."""

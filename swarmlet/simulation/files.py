@@ -160,8 +160,10 @@ class SimulatedFiles:
             inode = self._names[self._rng.choice(names)]
             used = max(1, len(inode.durable.rstrip(b"\0")))
             at = self._rng.randrange(used)
-            inode.durable[at] ^= 1 << self._rng.randrange(8)
-            inode.current[at : at + 1] = inode.durable[at : at + 1]
+            bit = 1 << self._rng.randrange(8)
+            inode.durable[at] ^= bit
+            if at < len(inode.current):
+                inode.current[at] ^= bit
 
     # -- inside
 

@@ -233,6 +233,15 @@ def _reads_do_not_wait() -> Patches:
     return [(RaftPeer, "_note_read", note)]
 
 
+def _lease_too_long() -> Patches:
+    def has_lease(self: Any) -> bool:
+        peer = self._peer
+        start = peer.lease.start(peer.id, peer.peers.configuration.vote_result)
+        return start is not None and peer.now < start + 4 * peer.config.election_seconds
+
+    return [(Reads, "_has_lease", has_lease)]
+
+
 # -- membership
 
 
@@ -352,6 +361,7 @@ DEFECTS = (
     Planted("early-read", "a new leader answers reads before its first commit", _early_reads),
     Planted("unconfirmed-read", "a leader answers reads without asking anybody", _unconfirmed_reads),
     Planted("read-before-apply", "a read is answered before its index is applied", _reads_do_not_wait),
+    Planted("lease-too-long", "a lease outlasts the voters' promise", _lease_too_long),
     Planted("overlapping-changes", "a membership change may start during another", _overlapping_changes),
     Planted("change-before-commit", "a new leader changes members before it applied its log", _change_before_own_commit),
     Planted("half-a-joint-commit", "joint commits need one majority only", _half_a_joint_commit),

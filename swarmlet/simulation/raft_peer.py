@@ -35,9 +35,8 @@ from swarmlet.simulation.world import Timer, World
 CLUSTER = "simulated"
 #: Small, so that a run crosses many segments.
 SEGMENT_BYTES = 8 * 1024
-#: A snapshot is made after this many applied entries, and this many before it are kept.
-SNAPSHOT_EVERY = 40
-TRAILING = 8
+#: A full disk is looked at again after this long.
+ROOM_SECONDS = 1.0
 #: Readys whose write is under way.
 READYS_MAX = 64
 #: A real clock moves on between two looks.
@@ -51,6 +50,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     #: Of a sync that is not stalled.
     sync_mean_seconds: float = 0.002
     apply_mean_seconds: float = 0.0005
+    #: A snapshot is made after this many applied entries, and this many before it are kept.
+    snapshot_every: int = 40
+    trailing: int = 8
 
 
 class Clock:
@@ -121,6 +123,7 @@ class RaftPeer:
         self._is_writing = False
         self._apply_queue: deque[Entry | Snapshot] = deque()
         self._is_applying = False
+        self._is_looking_for_room = False
         self._snapshot_index = 0
         self._proposals: dict[tuple[str, int], tuple[Reply, int]] = {}
         #: context -> what was committed when the read began, key, reply.
@@ -160,6 +163,7 @@ class RaftPeer:
         rng = self._world.rng("raft", self.name, self._life)
         self.core = Raft(self._settings.raft(self.number), log, rng, self.clock.now())
         self._invariants.started(self)
+        self._note_room(self.core, log)
         self.pump()
         return None
 
@@ -350,7 +354,7 @@ class RaftPeer:
     def _store_own_snapshot(self, meta: SnapshotMeta) -> None:
         assert self.log is not None
         self.log.save_snapshot(meta, self._own_snapshots.pop(int(meta.index)))
-        self.log.compact(max(0, int(meta.index) - TRAILING))
+        self.log.compact(max(0, int(meta.index) - self._settings.trailing))
 
     def _end_write(self, durable: int, *, must_sync: bool) -> None:
         core, log = self.core, self.log
@@ -364,10 +368,28 @@ class RaftPeer:
                 return
             self.durable.hard, self.durable.last_index = log.hard_state(), int(log.last_index())
         self._is_writing = False
-        core.note_disk_full(log.is_full)
+        self._note_room(core, log)
         if durable:
             self._note_durable(core, durable)
         self.pump()
+
+    def _note_room(self, core: Raft, log: DiskLog) -> None:
+        core.note_disk_full(log.is_full)
+        if log.is_full and not self._is_looking_for_room:
+            self._is_looking_for_room = True
+            self._after(ROOM_SECONDS, self._look_for_room)
+
+    def _look_for_room(self) -> None:
+        core, log = self.core, self.log
+        self._is_looking_for_room = False
+        if core is None or log is None:
+            return
+        try:
+            log.reserve()
+        except StorageError:
+            self._fail()
+            return
+        self._note_room(core, log)
 
     def _note_durable(self, core: Raft, number: int) -> None:
         while self._waiting and (self._waiting[0][0].number <= number or not self._waiting[0][1]):
@@ -394,7 +416,7 @@ class RaftPeer:
                 self._apply(core, item)
         core.applied(self.applied)
         self._answer_reads()
-        if self.applied - self._snapshot_index >= SNAPSHOT_EVERY:
+        if self.applied - self._snapshot_index >= self._settings.snapshot_every:
             self._make_snapshot()
         self.pump()
 

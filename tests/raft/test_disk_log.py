@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from swarmlet.errors import CorruptLog, StorageError
 from swarmlet.ids import Index, PeerId, Term
 from swarmlet.raft import segment
-from swarmlet.raft.disk_log import RESERVE_EVERY_SYNCS, DiskLog
+from swarmlet.raft.disk_log import DiskLog
 from swarmlet.raft.files import OsFiles
 from swarmlet.raft.log import NO_LIMIT, Compacted, Unavailable
 from swarmlet.raft.memory_log import MemoryLog
@@ -301,7 +301,7 @@ def test_a_garbled_write_that_nobody_was_told_of_is_cut_off(directory: Path) -> 
 
 
 def test_what_a_failed_sync_left_in_the_page_cache_is_written_again_on_opening() -> None:
-    """The kernel calls such pages clean: another sync would succeed and write nothing (found by seed 5)."""
+    """The kernel calls such pages clean: another sync would succeed and write nothing (found by simulation)."""
     files = SimulatedFiles(random.Random(1))
     log = DiskLog.open("/raft", CLUSTER, segment_bytes=SMALL, files=files)
     log.append([entry(1)], hard(1, 0))
@@ -406,7 +406,6 @@ def test_the_first_failed_sync_is_final(directory: Path) -> None:
 def test_a_full_disk_is_known_a_segment_ahead_and_takes_what_is_under_way() -> None:
     files = SimulatedFiles(random.Random(1))
     log = DiskLog.open("/raft", CLUSTER, segment_bytes=SMALL, files=files)
-    assert not log.is_full
     files.capacity = 0
     index = 0
     while not log.is_full:
@@ -416,11 +415,9 @@ def test_a_full_disk_is_known_a_segment_ahead_and_takes_what_is_under_way() -> N
     log.close()
     log = DiskLog.open("/raft", CLUSTER, segment_bytes=SMALL, files=files)
     assert (log.last_index(), log.hard_state().term) == (index + 1, 2)
-    assert log.is_full
-    files.capacity = None
-    for following in range(index + 2, index + 2 + RESERVE_EVERY_SYNCS):
-        log.append([entry(following)], None)
-    assert not log.is_full
+    was_full, files.capacity = log.is_full, None
+    log.reserve()
+    assert (was_full, log.is_full) == (True, False)
 
 
 def test_a_full_disk_is_a_storage_error(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

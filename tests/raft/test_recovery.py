@@ -11,8 +11,8 @@ from swarmlet.ids import PeerId
 from swarmlet.raft.bootstrap import bootstrap
 from swarmlet.raft.disk_log import DiskLog
 from swarmlet.raft.message import ConfigState
-from swarmlet.raft.recovery import configuration_at_end, recover
 from swarmlet.raft.ready import Role
+from swarmlet.raft.recovery import configuration_at_end, recover
 from tests.raft.cluster import Cluster
 from tests.raft.test_core import change
 

@@ -79,18 +79,6 @@ def test_swarms_of_faults_violate_nothing_and_end_in_progress(first: int) -> Non
     assert sum(run(seed).operations for seed in range(first, first + 6)) > 0
 
 
-#: Seeds that once showed a defect, and what it was.
-FOUND = {
-    5: "a tail that a failed sync had left in the page cache was taken for durable when the log was opened again",
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", sorted(FOUND))
-def test_what_a_seed_once_showed_stays_mended(seed: int) -> None:
-    run(seed)
-
-
 @pytest.mark.slow
 def test_a_seed_gives_the_same_history_twice() -> None:
     assert run(9) == run(9)
