@@ -41,7 +41,7 @@ PAPER = {
     "lifeguard": (1.53, 1.89, 110.58),
 }
 DETECTION_SEEDS = 5
-STALLS_SECONDS = (1.0, 5.0, 15.0, 29.0)
+STALLS_SECONDS = (1.0, 5.0, 15.0, 30.0)
 SCALE = (10, 100, 1000)
 SCALE_LARGE = (5000,)
 SIZES = (3, 10, 30, 100)
