@@ -309,8 +309,8 @@ def _device_ask(row: dict[str, str]) -> DeviceAsk:
 
 # --- batches -------------------------------------------------------------------------------------------------
 
-#: Items placed per instance, about: some 10 ms.
-PACK_WORK = 600
+#: Items placed per instance, about: some 10 ms. In a large instance each costs twice as much.
+PACK_WORK, PACK_WORK_LARGE, LARGE = 1000, 500, 200
 
 
 def vector_bin_packing(archive: Path, known_file: Path) -> Rows:
@@ -332,7 +332,8 @@ def vector_bin_packing(archive: Path, known_file: Path) -> Rows:
             rows = [line.split()[:dimensions] for line in lines[: int(count)]]
             demands = np.array(rows, dtype=np.float64) / np.array(capacity.split(), dtype=np.float64)
             begin = time.process_time_ns()
-            bins = pack(demands, PACK_WORK, random.Random(1))
+            work = PACK_WORK if len(demands) < LARGE else PACK_WORK_LARGE
+            bins = pack(demands, work, random.Random(1))
             took.append((time.process_time_ns() - begin) / 1e6)
             assert sorted(item for each in bins for item in each.items) == list(range(len(demands)))
             ratios.append(len(bins) / known[name])
