@@ -310,7 +310,7 @@ def _device_ask(row: dict[str, str]) -> DeviceAsk:
 # --- batches -------------------------------------------------------------------------------------------------
 
 #: Items placed per instance, about: some 10 ms. In a large instance each costs twice as much.
-PACK_WORK, PACK_WORK_LARGE, LARGE = 1000, 500, 200
+PACK_WORK, PACK_WORK_LARGE, LARGE = 600, 500, 200
 
 
 def vector_bin_packing(archive: Path, known_file: Path) -> Rows:
