@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from swarmlet.placement.columns import Demand, Floats, Mask
+from swarmlet.placement.columns import Demand, Floats, Ints, Mask
 
 #: Victims are at least so much less important, as in Nomad: near equals do not chase each other.
 PRIORITY_GAP = 10
@@ -155,13 +155,15 @@ class Preemptor:
         self, fits: Mask, demand: Demand, priority_max: int, limits: Mapping[str, int] | None
     ) -> Preemption | None:
         """The cheapest of the nodes that lack least."""
-        missing = np.where(fits, _NOTHING, _NEVER)
+        few = np.flatnonzero(fits) if np.count_nonzero(fits) < len(fits) // 4 else None
+        missing = np.where(fits, _NOTHING, _NEVER) if few is None else np.zeros(len(few), dtype=np.float32)
         for dimension, each in enumerate(demand):
-            lacks = each * self._inverse[dimension]
-            lacks -= self._share[dimension]
+            inverse, share = self._inverse[dimension], self._share[dimension]
+            lacks = each * (inverse if few is None else inverse[few])
+            lacks -= share if few is None else share[few]
             missing += np.maximum(lacks, 0, out=lacks)
         best: Preemption | None = None
-        for looked_at, row in enumerate(self._by_missing(fits, missing), 1):
+        for looked_at, row in enumerate(self._by_missing(fits, few, missing), 1):
             victims = self._victims(row, demand, priority_max, limits)
             if victims is not None:
                 found = Preemption(row, victims)
@@ -172,13 +174,14 @@ class Preemptor:
         return best
 
     @staticmethod
-    def _by_missing(fits: Mask, missing: Shares) -> Iterator[int]:
+    def _by_missing(fits: Mask, few: Ints | None, missing: Shares) -> Iterator[int]:
         """The nodes that lack least, then (where limits forbid all of these) the others."""
-        if len(missing) <= NODES_MAX:
-            yield from np.flatnonzero(fits).tolist()
-            return
-        most = np.partition(missing, NODES_MAX - 1)[NODES_MAX - 1]
-        yield from np.flatnonzero((missing <= most) & fits)[:NODES_MAX].tolist()
+        if len(missing) > NODES_MAX:
+            most = np.partition(missing, NODES_MAX - 1)[NODES_MAX - 1]
+            if few is not None:
+                yield from few[np.flatnonzero(missing <= most)[:NODES_MAX]].tolist()
+            else:
+                yield from np.flatnonzero((missing <= most) & fits)[:NODES_MAX].tolist()
         yield from np.flatnonzero(fits).tolist()
 
     def _victims(
