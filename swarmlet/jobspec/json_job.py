@@ -35,6 +35,8 @@ from swarmlet.model.job import (
     LogRotation,
     RestartMode,
     Service,
+    Spread,
+    SpreadTarget,
     Task,
     TaskGroup,
     VolumeMount,
@@ -143,9 +145,7 @@ def _job(data: _Object) -> Job:
         "Reschedule": _reschedule(data.object("Reschedule")),
         "Migrate": _migrate(data.object("Migrate")),
     }
-    data.refuse(
-        "Affinities", "Spreads", "Multiregion", "Periodic", "ParameterizedJob", "Payload", "Dispatched"
-    )
+    data.refuse("Affinities", "Multiregion", "Periodic", "ParameterizedJob", "Payload", "Dispatched")
     name = data.filled("ID") or data.filled("Name") or ""
     namespace = data.filled("Namespace")
     return Job(
@@ -153,6 +153,7 @@ def _job(data: _Object) -> Job:
         name=data.filled("Name") or name,
         type=job_type,
         constraints=_constraints(data),
+        spreads=_spreads(data),
         groups=tuple(_group(group, inherited, job_type) for group in data.objects("TaskGroups")),
         update=update_strategy(inherited["Update"], job_type) if inherited["Update"] else None,
         meta=data.text_map("Meta"),
@@ -183,6 +184,20 @@ def _constraints(data: _Object) -> tuple[Constraint, ...]:
             operand=item.filled("Operand") or "=",
         )
         for item in data.objects("Constraints")
+    )
+
+
+def _spreads(data: _Object) -> tuple[Spread, ...]:
+    return tuple(
+        Spread(
+            attribute=item.text("Attribute") or "",
+            targets=tuple(
+                SpreadTarget(value=target.text("Value") or "", percent=target.integer("Percent") or 0)
+                for target in item.objects("SpreadTarget")
+            ),
+            **present(weight=item.integer("Weight")),
+        )
+        for item in data.objects("Spreads")
     )
 
 
@@ -249,12 +264,13 @@ def _migrate(data: _Object | None) -> Fields:
 
 
 def _group(data: _Object, inherited: dict[str, Fields], job_type: JobType) -> TaskGroup:
-    data.refuse("Affinities", "Spreads", "Scaling", "MaxClientDisconnect", "Consul", "MaxRunDuration")
+    data.refuse("Affinities", "Scaling", "MaxClientDisconnect", "Consul", "MaxRunDuration")
     restart = _restart(data.object("RestartPolicy"))
     return TaskGroup(
         name=data.text("Name") or "",
         tasks=tuple(_task(task, restart) for task in data.objects("Tasks")),
         constraints=_constraints(data),
+        spreads=_spreads(data),
         networks=tuple(_network(network) for network in data.objects("Networks")),
         restart=restart_policy(restart),
         reschedule=reschedule_policy(

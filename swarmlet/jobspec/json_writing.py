@@ -11,6 +11,7 @@ from swarmlet.model.job import (
     ReschedulePolicy,
     RestartPolicy,
     Service,
+    Spread,
     Task,
     TaskGroup,
     UpdateStrategy,
@@ -32,7 +33,7 @@ def job_to_json(job: Job) -> dict[str, Any]:
         "NodePool": job.node_pool,
         "Constraints": _constraints(job.constraints),
         "Affinities": None,
-        "Spreads": None,
+        "Spreads": _spreads(job.spreads),
         "TaskGroups": [_group(group) for group in job.groups],
         "Update": _update(job.update),
         "Meta": dict(job.meta),
@@ -50,6 +51,17 @@ def job_to_json(job: Job) -> dict[str, Any]:
 
 def _constraints(constraints: tuple[Constraint, ...]) -> list[dict[str, Any]]:
     return [{"LTarget": item.left, "RTarget": item.right, "Operand": item.operand} for item in constraints]
+
+
+def _spreads(spreads: tuple[Spread, ...]) -> list[dict[str, Any]]:
+    return [
+        {
+            "Attribute": item.attribute,
+            "Weight": item.weight,
+            "SpreadTarget": [{"Value": target.value, "Percent": target.percent} for target in item.targets],
+        }
+        for item in spreads
+    ]
 
 
 def _update(update: UpdateStrategy | None) -> dict[str, Any] | None:
@@ -109,7 +121,7 @@ def _group(group: TaskGroup) -> dict[str, Any]:
         "Count": group.count,
         "Constraints": _constraints(group.constraints),
         "Affinities": None,
-        "Spreads": None,
+        "Spreads": _spreads(group.spreads),
         "Networks": [_network(network) for network in group.networks],
         "RestartPolicy": _restart(group.restart),
         "ReschedulePolicy": _reschedule(group.reschedule),

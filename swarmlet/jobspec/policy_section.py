@@ -15,6 +15,8 @@ from swarmlet.model.job import (
     ReschedulePolicy,
     RestartMode,
     RestartPolicy,
+    Spread,
+    SpreadTarget,
     UpdateStrategy,
 )
 
@@ -65,6 +67,25 @@ def _constraint(block: Section) -> Constraint | None:
     if hosts is not None:
         return Constraint(operand="distinct_hosts", right="true") if hosts else None
     return Constraint(left=left, right=right, operand=operand)
+
+
+def read_spreads(section: Section) -> tuple[Spread, ...]:
+    """All `spread` blocks of a job or group."""
+    found = []
+    for block in section.blocks("spread"):
+        targets = []
+        for target in block.blocks("target", is_labelled=True):
+            targets.append(SpreadTarget(value=target.label, percent=target.integer("percent") or 0))
+            target.finish()
+        found.append(
+            Spread(
+                attribute=block.text("attribute") or "",
+                targets=tuple(targets),
+                **present(weight=block.integer("weight")),
+            )
+        )
+        block.finish()
+    return tuple(found)
 
 
 def restart_fields(section: Section) -> Fields:

@@ -11,7 +11,6 @@ JOB_REFUSED = {
     "periodic": "periodic jobs do not exist yet; submit the job from a timer",
     "parameterized": "parameterized jobs do not exist yet; pass values with -var",
     "affinity": _PREFERENCE,
-    "spread": _PREFERENCE,
     "restart": "it belongs into a group or task",
     "vault": _VAULT,
     "consul": _CONSUL,
@@ -25,7 +24,6 @@ JOB_IGNORED = {
 }
 GROUP_REFUSED = {
     "affinity": _PREFERENCE,
-    "spread": _PREFERENCE,
     "scaling": "scaling policies do not exist yet; set count",
     "consul": _CONSUL,
     "vault": _VAULT,

@@ -19,11 +19,14 @@ from swarmlet.model.job import (
     JOB_BYTES_MAX,
     PRIORITY_MAX,
     PRIORITY_MIN,
+    SPREAD_TARGETS_MAX,
+    SPREADS_MAX,
     TASKS_MAX,
     Constraint,
     Job,
     RestartPolicy,
     Service,
+    Spread,
     Task,
     TaskGroup,
 )
@@ -156,6 +159,7 @@ def _job(job: Job) -> _Found:
     if not _NAME.match(job.node_pool):
         yield ("node_pool",), f'"{job.node_pool[:40]}" is no node pool; {_NAME_EXPECTED}'
     yield from _constraints((), job.constraints)
+    yield from _spreads((), job.spreads)
     if not 1 <= len(job.groups) <= GROUPS_MAX:
         yield (), f"the job has {len(job.groups)} groups; expected 1 to {GROUPS_MAX}"
     yield from _unique("group", (), [group.name for group in job.groups])
@@ -183,6 +187,7 @@ def _group(group: TaskGroup) -> _Found:
     if not 1 <= len(group.tasks) <= TASKS_MAX:
         yield path, f'group "{group.name}" has {len(group.tasks)} tasks; expected 1 to {TASKS_MAX}'
     yield from _constraints(path, group.constraints)
+    yield from _spreads(path, group.spreads)
     yield from _restart((*path, "restart", "0"), group.restart)
     yield from _policies(path, group)
     if not DISK_MIN <= group.ephemeral_disk.size <= QUANTITY_MAX:
@@ -275,6 +280,26 @@ def _networks(path: tuple[str, ...], networks: tuple[Network, ...]) -> _Found:
             static[port.static] = port
         if not -1 <= port.to <= PORT_MAX:
             yield (*here, "to"), f"to {port.to} is out of range; expected 1 to {PORT_MAX}, or -1"
+
+
+def _spreads(path: tuple[str, ...], spreads: tuple[Spread, ...]) -> _Found:
+    if len(spreads) > SPREADS_MAX:
+        yield (*path, "spread"), f"{len(spreads)} spreads; at most {SPREADS_MAX} are possible"
+    for number, spread in enumerate(spreads):
+        here = (*path, "spread", str(number))
+        if not spread.attribute.startswith("${"):
+            yield (
+                here,
+                f'spread over "{spread.attribute[:40]}"; expected an attribute such as ${{node.datacenter}}',
+            )
+        if not 0 <= spread.weight <= 100:
+            yield here, f"weight {spread.weight} of a spread; expected 0 to 100"
+        if len(spread.targets) > SPREAD_TARGETS_MAX:
+            yield here, f"{len(spread.targets)} targets; at most {SPREAD_TARGETS_MAX} are possible"
+        if any(target.percent < 0 for target in spread.targets) or (
+            sum(target.percent for target in spread.targets) > 100
+        ):
+            yield here, "the targets' percentages are negative or exceed 100 together"
 
 
 def _constraints(path: tuple[str, ...], constraints: tuple[Constraint, ...]) -> _Found:

@@ -44,6 +44,28 @@ class Constraint(Record):
     operand: str = "="
 
 
+class SpreadTarget(Record):
+    """How much of a group should be where the attribute has this value, in percent."""
+
+    value: str
+    percent: int
+
+
+class Spread(Record):
+    """Spread a group over the values of an attribute: evenly, or by targets; values without one share the rest.
+
+    Of several spreads the one of greatest weight is the outermost level.
+    """
+
+    attribute: str
+    weight: int = 50
+    targets: tuple[SpreadTarget, ...] = ()
+
+
+#: Spreads of one group, and targets of one spread: more levels than places have names.
+SPREADS_MAX, SPREAD_TARGETS_MAX = 5, 100
+
+
 class RestartMode(StrEnum):
     """What happens once the attempts of an interval are used up."""
 
@@ -212,6 +234,7 @@ class TaskGroup(Record):
     services: tuple[Service, ...] = ()
     meta: dict[str, str] = {}
     shutdown_delay_ns: int = 0
+    spreads: tuple[Spread, ...] = ()
 
     def demand(self) -> Quantity:
         """What one allocation of this group reserves on its node."""
@@ -252,6 +275,8 @@ class Job(Record):
     create_index: int = 0
     modify_index: int = 0
     job_modify_index: int = 0
+    #: Those of every group, in addition to its own.
+    spreads: tuple[Spread, ...] = ()
 
     def group(self, name: str) -> TaskGroup | None:
         """The group of that name."""

@@ -9,14 +9,18 @@ from __future__ import annotations
 import numpy as np
 
 from swarmlet.ids import NodeId
+from swarmlet.model.job import Spread
 from swarmlet.placement.cluster import Cluster
 from swarmlet.placement.columns import Columns, Demand, Ints, Mask
+from swarmlet.placement.constraint import resolve
 from swarmlet.placement.feasibility import Ask, dynamic_ports_free
 from swarmlet.placement.group import DEFAULT_ORDER, Order, Request, place_group
 from swarmlet.placement.spread import Level, place_spread
 
 #: Masks kept: one per distinct set of constraints in use; 10 KB each at 10,000 nodes.
 MASKS_MAX = 1_000
+#: Spreads kept: few attributes are worth spreading over; 80 KB each.
+LEVELS_MAX = 100
 #: Changes of nodes remembered; a mask that is further behind is made anew, which costs about as much.
 CHANGES_MAX = 10_000
 
@@ -43,6 +47,8 @@ class ArrayView:
         self._dropped = 0
         #: What is asked of places -> (mask, position in the log).
         self._masks: dict[tuple[object, ...], tuple[Mask, int]] = {}
+        #: Spread -> (branches, position in the log).
+        self._levels: dict[Spread, tuple[Level, int]] = {}
 
     def refresh(self, cluster: Cluster, slot: int, *, is_changed: bool) -> None:
         """One slot was read again; `is_changed`: its node too, not only what is taken there."""
@@ -64,6 +70,22 @@ class ArrayView:
         for dimension, each in enumerate(demand):
             self.columns.free[dimension, slot] -= count * each
         self.dynamic_free[slot] = dynamic_ports_free(cluster.ports[slot]) - cluster.ports_promised[slot]
+
+    def levels(self, cluster: Cluster, ask: Ask) -> tuple[Level, ...]:
+        """What the group is spread over, the outermost first."""
+        return tuple(self._level(cluster, each) for each in ask.spreads)
+
+    def _level(self, cluster: Cluster, spread: Spread) -> Level:
+        now = self._dropped + len(self._changes)
+        level, seen = self._levels.pop(spread, (None, 0))
+        if level is None or seen != now:
+            values = [resolve(spread.attribute, node) for node in cluster.nodes]
+            weights = {target.value: target.percent for target in spread.targets}
+            level = Level.of(values, weights, max(1, 100 - sum(weights.values())) if weights else 1)
+        while len(self._levels) >= LEVELS_MAX:
+            del self._levels[next(iter(self._levels))]
+        self._levels[spread] = (level, now)
+        return level
 
     def mask(self, cluster: Cluster, ask: Ask) -> Mask:
         """The nodes that may take `ask`, quantities and ports aside. Not to be changed."""
@@ -93,7 +115,6 @@ def runs_of(
     avoid: frozenset[NodeId] = frozenset(),
     only: NodeId | None = None,
     order: Order = DEFAULT_ORDER,
-    levels: tuple[Level, ...] = (),
 ) -> tuple[tuple[int, int], ...]:
     """(slot, how many), by slot: where `count` identical allocations go. Takes nothing."""
     if cluster.arrays is None:
@@ -116,6 +137,7 @@ def runs_of(
         bound=bound,
         last=_slots_mask(cluster, avoid) if avoid else None,
     )
+    levels = arrays.levels(cluster, ask)
     place = place_spread(arrays.columns, request, levels) if levels else place_group(arrays.columns, request)
     return tuple(zip(place[0].tolist(), place[1].tolist(), strict=True))
 

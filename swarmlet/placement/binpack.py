@@ -53,7 +53,7 @@ def place(
 
     `avoid`: nodes taken only if nothing else is left. `only`: the one node that is allowed.
     """
-    if len(cluster.nodes) >= numpy_nodes:
+    if ask.spreads or len(cluster.nodes) >= numpy_nodes:
         from swarmlet.placement.array import runs_of
 
         runs = runs_of(cluster, ask, count, avoid=avoid, only=only)

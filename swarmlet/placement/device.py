@@ -91,14 +91,16 @@ class DevicePacker:
         total = sum(weight for _, weight in mix) or 1.0
         self._mix_cpu: Ints = np.array([ask.cpu for ask, _ in mix], dtype=np.int64)
         self._mix_memory: Ints = np.array([ask.memory for ask, _ in mix], dtype=np.int64)
-        self._mix_models = np.array([self._allowed(ask) for ask, _ in mix], dtype=np.float64).T
+        allowed = np.array([self._allowed(ask) for ask, _ in mix], dtype=np.float64)
+        self._mix_models = allowed.reshape(len(mix), len(self.nodes)).T
         # Kinds that ask the same of the devices are summed up once it is known where they run.
         shapes = sorted({(ask.count, ask.milli) for ask, _ in mix})
         self._to_shape: Floats = np.zeros((len(mix), len(shapes)))
         for row, (ask, weight) in enumerate(mix):
             self._to_shape[row, shapes.index((ask.count, ask.milli))] = weight / total
         self._shape_count: Ints = np.array([count for count, _ in shapes], dtype=np.int64)
-        amounts, asked = np.arange(WHOLE + 1)[:, None], np.array([milli for _, milli in shapes])[None, :]
+        amounts = np.arange(WHOLE + 1)[:, None]
+        asked = np.array([milli for _, milli in shapes], dtype=np.int64)[None, :]
         #: By thousandths left on a device and shape: whether it can be used, and how much of it is then of use.
         self._usable: Floats = (amounts >= asked).astype(np.float64)
         self._useful: Floats = self._usable * amounts

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 from swarmlet.model.fit import asked_ports
-from swarmlet.model.job import Constraint, Job, TaskGroup
+from swarmlet.model.job import Constraint, Job, Spread, TaskGroup
 from swarmlet.model.node import Eligibility, Node, NodeStatus
 from swarmlet.model.resources import DYNAMIC_PORT_MAX, DYNAMIC_PORT_MIN, Quantity
 from swarmlet.placement.constraint import CompiledConstraint, compile_constraint, is_distinct_hosts
@@ -31,6 +31,8 @@ class Ask:
     #: One allocation of the group (or of the whole job) per node.
     distinct_in_group: bool
     distinct_in_job: bool
+    #: The outermost first.
+    spreads: tuple[Spread, ...] = ()
     _datacenter_pattern: re.Pattern[str] = field(init=False, repr=False)
     _class_refusals: dict[str, str] = field(init=False, repr=False, default_factory=dict)
 
@@ -63,6 +65,7 @@ class Ask:
             node_pool=job.node_pool,
             distinct_in_group=any(map(is_distinct_hosts, group.constraints)),
             distinct_in_job=any(map(is_distinct_hosts, job.constraints)),
+            spreads=tuple(sorted((*group.spreads, *job.spreads), key=lambda each: -each.weight)),
         )
 
     @property

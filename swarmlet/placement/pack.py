@@ -69,26 +69,27 @@ def _merit(bins: list[Bin]) -> tuple[int, float]:
 def _fill(
     demands: Floats, items: Ints, *, exponent: float, is_nearest: bool, scale: Floats | float = 1.0
 ) -> list[Bin]:
-    """Pack `items` node by node."""
+    """Pack `items` node by node. Inside, an item is a column: long rows are what NumPy is fast with."""
     bins: list[Bin] = []
-    loose, wanted = items, demands[items]
+    loose, wanted = items, np.ascontiguousarray(demands[items].T)
     while len(loose):
-        weight = wanted.mean(axis=0) ** exponent * scale
-        left = np.full(demands.shape[1], 1.0 + SLACK)
+        weight = wanted.mean(axis=1) ** exponent * scale
+        left = np.full(len(wanted), 1.0 + SLACK)
         places, choice = np.arange(len(loose)), wanted
         chosen: list[int] = []
         while len(places):
             if is_nearest:
-                place = int((((left - choice) ** 2) @ weight).argmin())
+                rest = left[:, None] - choice
+                place = int((weight @ np.multiply(rest, rest, out=rest)).argmin())
             else:
-                place = int((choice @ (weight * left)).argmax())
+                place = int(((weight * left) @ choice).argmax())
             chosen.append(int(places[place]))
-            left = left - choice[place]
-            fits = (choice <= left).all(axis=1)
+            left = left - choice[:, place]
+            fits = np.logical_and.reduce(choice <= left[:, None], axis=0)
             fits[place] = False
-            places, choice = places[fits], choice[fits]
+            places, choice = places.compress(fits), choice.compress(fits, axis=1)
         bins.append(Bin(tuple(loose[chosen].tolist()), left))
-        rest = np.ones(len(loose), dtype=np.bool_)
-        rest[chosen] = False
-        loose, wanted = loose[rest], wanted[rest]
+        kept = np.ones(len(loose), dtype=np.bool_)
+        kept[chosen] = False
+        loose, wanted = loose[kept], wanted[:, kept]
     return bins

@@ -12,13 +12,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
-from swarmlet.placement.columns import Demand, Floats, Mask
+from swarmlet.placement.columns import Demand, Floats, Ints, Mask
 
 #: Victims are at least so much less important, as in Nomad: near equals do not chase each other.
 PRIORITY_GAP = 10
 #: Nodes looked at closely.
 NODES_MAX = 8
+
+Shares = npt.NDArray[np.float32]
+_NOTHING, _NEVER = np.float32(0), np.float32(np.inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,9 @@ class Preemptor:
     #: By node, in the order in which they would go.
     _running: list[list[tuple[tuple[int, int, str], Running]]] = field(init=False)
     _free: Floats = field(init=False)
-    _inverse: Floats = field(init=False)
+    #: One over the capacity, and the free share: for an order only, so half as exact will do.
+    _inverse: Shares = field(init=False)
+    _share: Shares = field(init=False)
     #: Per level, dimension and node: free once everything up to that priority has gone.
     _available: Floats = field(init=False)
 
@@ -69,7 +75,9 @@ class Preemptor:
         self._levels = sorted(set(self.priorities))
         self._running = [[] for _ in self.free]
         self._free = np.array(self.free, dtype=np.float64).reshape(-1, 3).T.copy()
-        self._inverse = 1 / np.maximum(np.array(self.capacity, dtype=np.float64).reshape(-1, 3).T, 1)
+        capacity = np.array(self.capacity, dtype=np.float64).reshape(-1, 3).T
+        self._inverse = (1 / np.maximum(capacity, 1)).astype(np.float32)
+        self._share = (self._free * self._inverse).astype(np.float32)
         self._available = np.repeat(self._free[None], len(self._levels), axis=0)
 
     def add(self, slot: int, running: Running) -> None:
@@ -81,13 +89,17 @@ class Preemptor:
         """It has gone: its room is free."""
         self._running[slot].remove((running.order, running))
         self._available[: self._level(running.priority), :, slot] += running.demand
-        self._free[:, slot] += running.demand
+        self._set_free(slot, self._free[:, slot] + running.demand)
 
     def take(self, slot: int, running: Running) -> None:
         """Start it in free room."""
-        self._free[:, slot] -= running.demand
+        self._set_free(slot, self._free[:, slot] - running.demand)
         self._available[:, :, slot] -= running.demand
         self.add(slot, running)
+
+    def _set_free(self, slot: int, free: Floats) -> None:
+        self._free[:, slot] = free
+        self._share[:, slot] = free * self._inverse[:, slot]
 
     def _level(self, priority: int) -> int:
         level = bisect_right(self._levels, priority) - 1
@@ -143,12 +155,15 @@ class Preemptor:
         self, fits: Mask, demand: Demand, priority_max: int, limits: Mapping[str, int] | None
     ) -> Preemption | None:
         """The cheapest of the nodes that lack least."""
-        lacks = np.array([demand], dtype=np.float64).T - self._free
-        lacks *= self._inverse
-        np.maximum(lacks, 0, out=lacks)
-        missing = np.where(fits, lacks[0] + lacks[1] + lacks[2], np.inf)
+        few = np.flatnonzero(fits) if np.count_nonzero(fits) < len(fits) // 4 else None
+        missing = np.where(fits, _NOTHING, _NEVER) if few is None else np.zeros(len(few), dtype=np.float32)
+        for dimension, each in enumerate(demand):
+            inverse, share = self._inverse[dimension], self._share[dimension]
+            lacks = each * (inverse if few is None else inverse[few])
+            lacks -= share if few is None else share[few]
+            missing += np.maximum(lacks, 0, out=lacks)
         best: Preemption | None = None
-        for looked_at, row in enumerate(self._by_missing(fits, missing), 1):
+        for looked_at, row in enumerate(self._by_missing(fits, few, missing), 1):
             victims = self._victims(row, demand, priority_max, limits)
             if victims is not None:
                 found = Preemption(row, victims)
@@ -159,13 +174,14 @@ class Preemptor:
         return best
 
     @staticmethod
-    def _by_missing(fits: Mask, missing: Floats) -> Iterator[int]:
+    def _by_missing(fits: Mask, few: Ints | None, missing: Shares) -> Iterator[int]:
         """The nodes that lack least, then (where limits forbid all of these) the others."""
-        if len(missing) <= NODES_MAX:
-            yield from np.flatnonzero(fits).tolist()
-            return
-        most = np.partition(missing, NODES_MAX - 1)[NODES_MAX - 1]
-        yield from np.flatnonzero((missing <= most) & fits)[:NODES_MAX].tolist()
+        if len(missing) > NODES_MAX:
+            most = np.partition(missing, NODES_MAX - 1)[NODES_MAX - 1]
+            if few is not None:
+                yield from few[np.flatnonzero(missing <= most)[:NODES_MAX]].tolist()
+            else:
+                yield from np.flatnonzero((missing <= most) & fits)[:NODES_MAX].tolist()
         yield from np.flatnonzero(fits).tolist()
 
     def _victims(

@@ -7,7 +7,7 @@ the node engine decides. How many each branch gets depends on counts and room al
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,11 +33,13 @@ class Level:
     step: Ints
 
     @classmethod
-    def of(cls, values: Sequence[str | None], weights: dict[str, int] | None = None) -> Level:
-        """From the value on each slot. `weights` (1 to 100) are targets; a value that has none gets the least."""
+    def of(
+        cls, values: Sequence[str | None], weights: Mapping[str, int] | None = None, others: int = 1
+    ) -> Level:
+        """From the value on each slot. `weights` (1 to 100) are targets; a value without one weighs `others`."""
         names = sorted({value for value in values if value is not None})
         number = {name: n for n, name in enumerate(names)}
-        steps = [STEP // max(1, min((weights or {}).get(name, 1), WEIGHT_MAX)) for name in names]
+        steps = [STEP // max(1, min((weights or {}).get(name, others), WEIGHT_MAX)) for name in names]
         branch = np.array([len(names) if value is None else number[value] for value in values])
         return cls(branch.astype(np.int64), np.array([*steps, STEP_WITHOUT], dtype=np.int64))
 

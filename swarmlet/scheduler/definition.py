@@ -45,6 +45,7 @@ def _essence(group: TaskGroup) -> TaskGroup:
         group,
         count=0,
         constraints=(),
+        spreads=(),
         restart=RestartPolicy(),
         reschedule=ReschedulePolicy(),
         update=None,

@@ -99,3 +99,9 @@ def test_a_fraction_fills_up_a_started_device_before_it_starts_a_whole_one() -> 
     half = DeviceAsk(1, 1, 1, 500)
     packer = DevicePacker([DeviceNode(8, 8, 2)] * 2, [(half, 1.0), (DeviceAsk(1, 1, 2), 1.0)])
     assert [packer.place(half) for _ in range(3)] == [(0, (0,)), (0, (0,)), (0, (1,))]
+
+
+def test_without_any_kind_that_asks_for_devices_the_fullest_node_is_taken() -> None:
+    plain = DeviceAsk(cpu=1, memory=1)
+    packer = DevicePacker([DeviceNode(8, 8, 1), DeviceNode(4, 4, 0)], [(plain, 1.0)])
+    assert packer.place(plain) == (1, ())

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from swarmlet.ids import NodeId
 from swarmlet.model.fit import Usage
-from swarmlet.model.job import Constraint
+from swarmlet.model.job import Constraint, Spread, SpreadTarget
 from swarmlet.model.node import Eligibility, Node
 from swarmlet.model.resources import Port, Quantity
 from swarmlet.placement.binpack import place
@@ -79,3 +79,18 @@ def change(room: Room, name: NodeId, what: str, amount: int) -> None:
             room.table[name] = replace(node, resources=Quantity(cpu=amount * 900, memory=9000, disk=10**6))
         case _:
             room.table.pop(name, None)
+
+
+def test_a_group_is_spread_over_an_attribute_whatever_the_size_of_the_cluster() -> None:
+    nodes = [a_node(f"n{n}", meta={"rack": "one" if n < 4 else "two"}) for n in range(5)]
+    group = replace(a_group(count=6), spreads=(Spread(attribute="${meta.rack}"),))
+    placed = place(Cluster.build(nodes, []), Ask.of(a_job(group), group), 6)
+    assert dict(placed.runs) == {0: 1, 1: 1, 2: 1, 4: 3}
+
+
+def test_spread_targets_of_the_job_count_for_its_groups() -> None:
+    nodes = [a_node(f"n{n}", datacenter="a" if n < 2 else "b") for n in range(4)]
+    targets = (SpreadTarget(value="a", percent=75), SpreadTarget(value="b", percent=25))
+    wanted = a_job(a_group(), spreads=(Spread(attribute="${node.datacenter}", targets=targets),))
+    placed = place(Cluster.build(nodes, []), Ask.of(wanted, wanted.groups[0]), 8)
+    assert dict(placed.runs) == {0: 3, 1: 3, 2: 1, 3: 1}
