@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 from swarmlet.errors import InvalidJob
 from swarmlet.ids import JobId, Namespace
+from swarmlet.jobspec.check_section import CHECKS_REFUSED
 from swarmlet.jobspec.driver_config import with_texts
 from swarmlet.jobspec.duration import to_duration_ns
 from swarmlet.jobspec.json_writing import job_to_json
-from swarmlet.jobspec.check_section import CHECKS_REFUSED
 from swarmlet.jobspec.policy_section import (
     Fields,
     migrate_strategy,
@@ -387,9 +387,7 @@ def _check(data: _Object, service: _Object, task: str, number: int) -> Check:
         is_tls_verified=not data.boolean("TLSSkipVerify"),
         is_passing_at_first=data.text("InitialStatus") == "passing",
         is_ignored_on_update=on_update == "ignore",
-        restart=CheckRestart(
-            **present(limit=restart.integer("Limit"), grace_ns=restart.duration_ns("Grace"))
-        )
+        restart=CheckRestart(**present(limit=restart.integer("Limit"), grace_ns=restart.duration_ns("Grace")))
         if restart
         else CheckRestart(),
         **present(

@@ -20,6 +20,7 @@ import structlog
 from swarmlet.errors import DriverError, NotFound, StorageError
 from swarmlet.ids import AllocationId, ClusterId, JobId, Namespace, NodeId
 from swarmlet.model.allocation import Allocation, ClientStatus
+from swarmlet.model.check import CheckResult
 from swarmlet.model.job import HOUR_NS, Job
 from swarmlet.model.node import Node
 from swarmlet.runtime.allocation_runner import AllocationRunner, Site
@@ -125,6 +126,12 @@ class Agent:
 
     async def run(self) -> None:
         """For as long as the agent lives. Cancelled, it leaves every task running."""
+        try:
+            await self._run()
+        finally:
+            await self._site.prober.close()
+
+    async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
             for driver in self._site.drivers.values():
                 group.create_task(driver.run())
@@ -163,6 +170,16 @@ class Agent:
                 f"task {task!r} of allocation {allocation} has not been started: there is no output"
             )
         return found.driver.logs(handle, stream, tail=tail, follow=follow)
+
+    def checks(self, allocation: AllocationId) -> list[CheckResult]:
+        """How the allocation's health checks stand. Raises NotFound."""
+        return self._runner(allocation).check_results()
+
+    def _runner(self, allocation: AllocationId) -> AllocationRunner:
+        runner = self._runners.get(allocation)
+        if runner is None:
+            raise NotFound(f"this node does not hold allocation {allocation} (any more)")
+        return runner
 
     # What the cluster wants.
 

@@ -46,7 +46,9 @@ def test_a_check_takes_from_its_service_what_it_does_not_say() -> None:
 
 
 def test_checks_survive_the_way_through_json() -> None:
-    text = job_with(HTTP + 'initial_status = "passing"\nmethod = "HEAD"', SCRIPT + 'task = "t"\nargs = ["-v"]')
+    text = job_with(
+        HTTP + 'initial_status = "passing"\nmethod = "HEAD"', SCRIPT + 'task = "t"\nargs = ["-v"]'
+    )
     job = parse_job(text).job
     assert job_from_json(job_to_json(job)).groups[0].services == job.groups[0].services
 
