@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from typing import Any
 
+import nomad
 import pytest
 
 from swarmlet.errors import Conflict, InvalidInput, NotFound, Refused
-from tests.agents.cluster import Cli, LocalCluster, Node, raw_exec_job, wait_until
+from tests.agents.cluster import Cli, LocalCluster, Node, local_cluster, raw_exec_job, wait_until
 from tests.api.conftest import Http
 
 pytestmark = pytest.mark.slow
@@ -32,6 +34,15 @@ CHECKS = """
       }
     }
 """
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    """Two nodes: what one has, the other is asked for."""
+    with local_cluster() as made:
+        made.join(made.token(), "n2")
+        wait_until(lambda: len(made.nodes[0].api.get("/v1/nodes")) == 2)
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +181,35 @@ def test_an_ended_allocation_takes_no_signal(cluster: LocalCluster) -> None:
     )[0]
     with pytest.raises(Conflict):
         api.put(f"/v1/client/allocation/{found['ID']}/signal", {"Signal": "SIGHUP"})
+
+
+def test_a_client_written_for_nomad_reads_files_and_usage(elsewhere: Node, reached: dict[str, Any]) -> None:
+    client = nomad.Nomad(host="127.0.0.1", port=elsewhere.api_port, token=elsewhere.admin_token(), timeout=10)
+    id_ = reached["ID"]
+    assert {item["Name"] for item in client.client.ls.list_files(id_, "/t/local")} >= {"greeting"}
+    assert client.client.cat.read_file(id_, "/t/local/greeting") == "hello\n"
+    assert client.client.read_at.read_file_offset(id_, offset=0, limit=2, path="/t/local/greeting") == "he"
+    assert client.client.stat.stat_file(id_, "/t/local/greeting")["Size"] == 6
+    assert "t" in client.client.allocation.read_allocation_stats(id_)["Tasks"]
+
+
+def test_a_rollout_whose_checks_fail_fails_and_says_which(cluster: LocalCluster) -> None:
+    api = cluster.nodes[0].api
+    text = raw_exec_job("sick", more=CHECKS.replace("/bin/cat", "/bin/ls").replace("/greeting", "/nowhere"))
+    text = text.replace(
+        'min_healthy_time = "0s"',
+        'min_healthy_time = "0s"\nhealthy_deadline = "1s"\nprogress_deadline = "2s"\nauto_revert = false',
+    )
+    api.put("/v1/jobs", {"Job": api.put("/v1/jobs/parse", {"JobHCL": text})})
+    wait_until(lambda: api.get("/v1/job/sick/deployment")["Status"] == "failed")
+    (stub,) = api.get("/v1/job/sick/allocations")
+    assert stub["DeploymentStatus"]["Healthy"] is False
+
+    def told() -> list[str]:
+        events = api.get(f"/v1/allocation/{stub['ID']}")["TaskStates"]["t"]["Events"]
+        return [event["DisplayMessage"] for event in events if event["Type"] == "Alloc Unhealthy"]
+
+    assert "check 'greeted' does not pass" in wait_until(told)[0]
 
 
 def test_the_command_line_shows_all_of_it(
