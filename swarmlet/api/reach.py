@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import mimetypes
 import signal as signals
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Any
 
 from aiohttp import web
 
@@ -115,14 +115,14 @@ async def _send_file(request: web.Request, *, offset: int, length: int) -> web.S
     return await send(request, chunks)
 
 
-async def send(request: web.Request, chunks: AsyncIterator[bytes]) -> web.StreamResponse:
+async def send(request: web.Request, chunks: AsyncGenerator[bytes, None]) -> web.StreamResponse:
     """Pass chunks on; the first one decides between an error's status and a stream."""
     response = web.StreamResponse(
         # A task wrote it: nothing of it may run in a browser that shows it.
         headers={"Content-Type": "application/octet-stream", "X-Content-Type-Options": "nosniff"}
     )
     started = False
-    async with aclosing(cast("Any", chunks)) as closing:
+    async with aclosing(chunks) as closing:
         async for chunk in closing:
             if not started:
                 await response.prepare(request)

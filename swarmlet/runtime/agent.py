@@ -12,7 +12,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -231,7 +231,7 @@ class Agent:
 
     async def read_file(
         self, allocation: AllocationId, path: str, *, offset: int = 0, length: int = -1
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """Bytes of one of its files, `length` below 0: to the end. Raises NotFound, Refused, InvalidInput."""
         descriptor = await asyncio.to_thread(file_tree.open_file, self._root(allocation), path)
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TypeVar
 
@@ -121,13 +121,15 @@ class Reach:
 
     async def read_file(
         self, allocation: AllocationId, path: str, *, offset: int = 0, length: int = -1
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """A file's bytes as they come. Raises NotFound, Refused, InvalidInput, Unavailable."""
         node = self._node_of(allocation)
         request = FileRequest(allocation_id=allocation, path=path, offset=offset, length=length)
         if node == self._replica.node_id:
-            async for chunk in self._agent.read_file(allocation, path, offset=offset, length=length):
-                yield chunk
+            local = self._agent.read_file(allocation, path, offset=offset, length=length)
+            async with aclosing(local):
+                async for chunk in local:
+                    yield chunk
             return
         remote = self._mesh.stream(
             self._address(node),
@@ -174,8 +176,9 @@ class Reach:
         chunks = self._agent.read_file(
             request.allocation_id, request.path, offset=request.offset, length=request.length
         )
-        async for chunk in chunks:
-            yield chunk
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
 
     async def _answer(self, request: Request) -> bytes:
         agent, allocation = self._agent, request.allocation_id

@@ -343,8 +343,11 @@ class Docker:
         execution = await self._engine.create_exec(handle.identifier, list(command))
         output = b""
         try:
-            async with asyncio.timeout(timeout_seconds):
-                async for chunk in self._engine.run_exec(execution):
+            async with (
+                asyncio.timeout(timeout_seconds),
+                contextlib.aclosing(self._engine.run_exec(execution)) as chunks,
+            ):
+                async for chunk in chunks:
                     output = (output + chunk)[:OUTPUT_BYTES_MAX]
         except TimeoutError:
             await self._end_exec(execution)

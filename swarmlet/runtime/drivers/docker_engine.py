@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -112,7 +112,7 @@ class Engine:
         made = await self._call("POST", f"/containers/{quote(container)}/exec", body=body)
         return str(made["Id"])
 
-    async def run_exec(self, execution: str) -> AsyncIterator[bytes]:
+    async def run_exec(self, execution: str) -> AsyncGenerator[bytes, None]:
         """Start it and follow its output, both streams in one, until it has ended. Raises DriverError."""
         url = f"http://docker/exec/{quote(execution)}/start"
         try:
