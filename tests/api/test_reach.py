@@ -183,8 +183,12 @@ def test_an_ended_allocation_takes_no_signal(cluster: LocalCluster) -> None:
         api.put(f"/v1/client/allocation/{found['ID']}/signal", {"Signal": "SIGHUP"})
 
 
-def test_a_client_written_for_nomad_reads_files_and_usage(elsewhere: Node, reached: dict[str, Any]) -> None:
-    client = nomad.Nomad(host="127.0.0.1", port=elsewhere.api_port, token=elsewhere.admin_token(), timeout=10)
+def test_a_client_written_for_nomad_reads_files_and_usage(
+    cluster: LocalCluster, elsewhere: Node, reached: dict[str, Any]
+) -> None:
+    # The first node wrote the token; all of them take it.
+    token = cluster.nodes[0].admin_token()
+    client = nomad.Nomad(host="127.0.0.1", port=elsewhere.api_port, token=token, timeout=10)
     id_ = reached["ID"]
     assert {item["Name"] for item in client.client.ls.list_files(id_, "/t/local")} >= {"greeting"}
     assert client.client.cat.read_file(id_, "/t/local/greeting") == "hello\n"
@@ -203,7 +207,12 @@ def test_a_rollout_whose_checks_fail_fails_and_says_which(cluster: LocalCluster)
     api.put("/v1/jobs", {"Job": api.put("/v1/jobs/parse", {"JobHCL": text})})
     wait_until(lambda: api.get("/v1/job/sick/deployment")["Status"] == "failed")
     (stub,) = api.get("/v1/job/sick/allocations")
-    assert stub["DeploymentStatus"]["Healthy"] is False
+
+    def is_judged() -> bool:
+        found = api.get(f"/v1/allocation/{stub['ID']}")["DeploymentStatus"]
+        return found is not None and found["Healthy"] is False
+
+    wait_until(is_judged)
 
     def told() -> list[str]:
         events = api.get(f"/v1/allocation/{stub['ID']}")["TaskStates"]["t"]["Events"]
