@@ -205,7 +205,7 @@ def test_a_rollout_whose_checks_fail_fails_and_says_which(cluster: LocalCluster)
         'min_healthy_time = "0s"\nhealthy_deadline = "1s"\nprogress_deadline = "2s"\nauto_revert = false',
     )
     api.put("/v1/jobs", {"Job": api.put("/v1/jobs/parse", {"JobHCL": text})})
-    wait_until(lambda: api.get("/v1/job/sick/deployment")["Status"] == "failed")
+    wait_until(lambda: (api.get("/v1/job/sick/deployment") or {}).get("Status") == "failed")
     (stub,) = api.get("/v1/job/sick/allocations")
 
     def is_judged() -> bool:

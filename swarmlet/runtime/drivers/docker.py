@@ -41,6 +41,8 @@ log = structlog.get_logger()
 NAME = "docker"
 #: One engine starts no more containers per second with more of them at once (measured), and calls get slower.
 STARTS_MAX = 4
+#: Commands inside containers at once: each costs the engine about what a start costs it.
+COMMANDS_MAX = 8
 #: A look at a container is believed for so long: a start that pulled or queued meanwhile looks again.
 FRESH_SECONDS = 0.5
 #: A start waits so long for an engine that is away, before it counts as a failed attempt.
@@ -68,6 +70,7 @@ class Docker:
         self._engine = Engine(socket_path)
         self._puller = Puller(socket_path)
         self._starts = asyncio.Semaphore(STARTS_MAX)
+        self._commands = asyncio.Semaphore(COMMANDS_MAX)
         #: One pull per image at a time; entries go when nobody waits.
         self._pulls: dict[str, asyncio.Lock] = {}
         #: Container id -> who waits for news of it.
@@ -340,6 +343,12 @@ class Docker:
         self, handle: TaskHandle, command: tuple[str, ...], timeout_seconds: float
     ) -> CommandResult:
         """By the engine, in the container."""
+        async with self._commands:
+            return await self._execute(handle, command, timeout_seconds)
+
+    async def _execute(
+        self, handle: TaskHandle, command: tuple[str, ...], timeout_seconds: float
+    ) -> CommandResult:
         execution = await self._engine.create_exec(handle.identifier, list(command))
         output = b""
         try:
