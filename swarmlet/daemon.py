@@ -62,6 +62,7 @@ from swarmlet.runtime.drivers.offered import validate as validate_driver
 from swarmlet.runtime.drivers.raw_exec import RawExec
 from swarmlet.runtime.fingerprint import computed_class, fingerprint
 from swarmlet.runtime.log_service import LogService
+from swarmlet.runtime.reach import Reach
 from swarmlet.runtime.replica_link import ReplicaReporter, ReplicaSource
 from swarmlet.security.access import ADMIN, identify
 from swarmlet.security.access import Identity as Caller
@@ -308,6 +309,7 @@ class Daemon:
             reporter=ReplicaReporter(self.replica, self.identity.node),
         )
         self.logs = LogService(replica=self.replica, agent=self.agent, mesh=self.mesh, places=self.places)
+        self.reach = Reach(replica=self.replica, agent=self.agent, mesh=self.mesh, places=self.places)
 
     def _build_joining(self) -> None:
         cluster_key = ClusterKey(self.identity.cluster, self.identity.cluster_key)
@@ -346,6 +348,7 @@ class Daemon:
         handlers.register(SYNC_METHOD, self._on_sync, purpose=Purpose.GOSSIP)
         self.joining.register(handlers)
         self.logs.register(handlers)
+        self.reach.register(handlers)
 
     def _build_api(self, data: Path) -> ApiServer:
         context = ApiContext(
@@ -360,6 +363,7 @@ class Daemon:
             members=self.gossip.members,
             raft_status=self.replica.consensus.core.status,
             logs=self.logs,
+            reach=self.reach,
             make_join_token=self._make_join_token,
             leave=self.leave,
             agent_facts=self._facts,

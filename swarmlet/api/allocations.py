@@ -26,7 +26,8 @@ from swarmlet.state.command import RestartAllocation, TransitionAllocations
 from swarmlet.state.view import Table, View
 
 
-def _allocation(request: web.Request, view: View) -> Allocation:
+def requested_allocation(request: web.Request, view: View) -> Allocation:
+    """The allocation whose id begins as the path says. Raises NotFound, InvalidInput."""
     prefix = request.match_info["allocation"]
     return one_by_prefix(view.allocations(prefix), prefix, "allocation", lambda item: item.id)
 
@@ -50,13 +51,13 @@ async def list_allocations(request: web.Request) -> web.Response:
 async def read_allocation(request: web.Request) -> web.Response:
     """GET /v1/allocation/:id."""
     view, index = await fresh_view(request, (Table.ALLOCATIONS,))
-    return answer(allocation_detail(_allocation(request, view), view), view, index=index)
+    return answer(allocation_detail(requested_allocation(request, view), view), view, index=index)
 
 
 async def stop_allocation(request: web.Request) -> web.Response:
     """PUT /v1/allocation/:id/stop: end it and place a replacement."""
     context = request.app[CONTEXT]
-    allocation = _allocation(request, await context.replica.barrier())
+    allocation = requested_allocation(request, await context.replica.barrier())
     if allocation.is_terminal():
         raise Conflict(f"allocation {allocation.id[:8]} has ended already ({allocation.client_status.value})")
     applied = await context.replica.submit(
@@ -70,11 +71,11 @@ async def restart_allocation(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     body = await json_body(request)
     view = await context.replica.barrier()
-    allocation = _allocation(request, view)
+    allocation = requested_allocation(request, view)
     if allocation.is_terminal():
         raise Conflict(f"allocation {allocation.id[:8]} has ended already ({allocation.client_status.value})")
     task = str(body.get("TaskName") or "")
-    known = _task_names(allocation, view)
+    known = task_names(allocation, view)
     if task and task not in known:
         raise NotFound(f"allocation {allocation.id[:8]} has no task '{task}'; it has: {', '.join(known)}")
     applied = await context.replica.submit(
@@ -83,7 +84,8 @@ async def restart_allocation(request: web.Request) -> web.Response:
     return answer({"Index": applied.index}, context.replica.view)
 
 
-def _task_names(allocation: Allocation, view: View) -> list[str]:
+def task_names(allocation: Allocation, view: View) -> list[str]:
+    """The tasks of an allocation, in the order of its job."""
     job = view.job_version(allocation.namespace, allocation.job_id, allocation.job_version)
     group = job.group(allocation.group) if job else None
     return [task.name for task in group.tasks] if group else sorted(allocation.task_states)
@@ -93,8 +95,8 @@ async def logs(request: web.Request) -> web.StreamResponse:
     """GET /v1/client/fs/logs/:id?task=&type=stdout|stderr&follow=&tail= : plain bytes, from any node."""
     context = request.app[CONTEXT]
     view = await context.replica.barrier()
-    allocation = _allocation(request, view)
-    names = _task_names(allocation, view)
+    allocation = requested_allocation(request, view)
+    names = task_names(allocation, view)
     task = request.query.get("task", "") or (names[0] if len(names) == 1 else "")
     if task not in names:
         raise InvalidInput(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,6 +10,9 @@ from aiohttp import web
 
 from swarmlet.gossip.effect import Member
 from swarmlet.ids import AllocationId, ClusterId, NodeId
+from swarmlet.model.check import CheckResult
+from swarmlet.model.file import FileInfo
+from swarmlet.model.usage import AllocationUsage
 from swarmlet.raft.options import Status
 from swarmlet.replica.replica import Replica
 from swarmlet.security.access import Identity
@@ -22,6 +25,30 @@ class TaskLogs(Protocol):
         self, allocation_id: AllocationId, task: str, stream: str, *, tail_lines: int | None, follow: bool
     ) -> AsyncIterator[bytes]:
         """The log's bytes as they come. Raises NotFound, Unavailable."""
+
+
+class Reach(Protocol):
+    """Reaches into an allocation wherever it runs. Raises NotFound, Refused, Unavailable and their kin."""
+
+    async def checks(self, allocation: AllocationId) -> list[CheckResult]:
+        """How its health checks stand."""
+
+    async def signal(self, allocation: AllocationId, task: str, signal: str) -> None:
+        """Send a task a signal; `task` empty: all of them."""
+
+    async def usage(self, allocation: AllocationId) -> AllocationUsage:
+        """What its tasks use."""
+
+    async def list_directory(self, allocation: AllocationId, path: str) -> list[FileInfo]:
+        """What lies in a directory."""
+
+    async def describe(self, allocation: AllocationId, path: str) -> FileInfo:
+        """What a file is."""
+
+    def read_file(
+        self, allocation: AllocationId, path: str, *, offset: int = 0, length: int = -1
+    ) -> AsyncGenerator[bytes, None]:
+        """A file's bytes as they come."""
 
 
 @dataclass(kw_only=True)
@@ -39,6 +66,7 @@ class ApiContext:
     members: Callable[[], list[Member]]
     raft_status: Callable[[], Status]
     logs: TaskLogs
+    reach: Reach
     #: Makes a join token: (ttl_ns, uses, description) -> (the text to show once, the record to keep).
     make_join_token: Callable[[int, int, str], tuple[str, Any]]
     #: Announces to gossip and Raft that this node leaves for good, then stops the agent.

@@ -24,6 +24,7 @@ from swarmlet.api import (
     namespaces,
     nodes,
     operator,
+    reach,
     tokens,
 )
 from swarmlet.api.context import CONTEXT, ApiContext
@@ -46,6 +47,7 @@ SHUTDOWN_SECONDS = 1.0
 ROUTES: tuple[Route, ...] = (
     *jobs.ROUTES,
     *allocations.ROUTES,
+    *reach.ROUTES,
     *evaluations.ROUTES,
     *deployments.ROUTES,
     *nodes.ROUTES,

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from swarmlet.api.client import Client
+from swarmlet.cli.alloc_reach import fs, show_checks, signal, stats
 from swarmlet.cli.connection import client, find_job, json_option, wide_option
 from swarmlet.cli.output import age, paint, say, say_json, short, table
 from swarmlet.errors import InvalidInput, NotFound, SwarmletError
@@ -67,6 +68,8 @@ def status(ctx: click.Context, identifier: str | None, as_json: bool, wide: bool
         say_json(item)
         return 0
     _show(item)
+    if item["ClientStatus"] == "running":
+        show_checks(api, item["ID"])
     return 0
 
 
@@ -93,6 +96,10 @@ def _show(item: dict[str, Any]) -> None:
         now = time.time_ns()
         for event in state["Events"]:
             say(f"  {age(event['Time'], now):>10}  {event['Type']:<14} {event['DisplayMessage']}".rstrip())
+
+
+for command in (signal, fs, stats):
+    alloc.add_command(command)
 
 
 @alloc.command()

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from swarmlet.errors import InvalidJob
 from swarmlet.ids import JobId, Namespace
+from swarmlet.jobspec.check_section import CHECKS_REFUSED
 from swarmlet.jobspec.driver_config import with_texts
 from swarmlet.jobspec.duration import to_duration_ns
 from swarmlet.jobspec.json_writing import job_to_json
@@ -24,6 +25,7 @@ from swarmlet.jobspec.policy_section import (
 )
 from swarmlet.jobspec.unsupported import TYPES_REFUSED
 from swarmlet.jobspec.value import BadValue, to_boolean, to_integer, to_list, to_map, to_text, weight
+from swarmlet.model.check import Check, CheckKind, CheckRestart
 from swarmlet.model.job import (
     Constraint,
     DelayFunction,
@@ -358,7 +360,7 @@ def _port(data: _Object) -> Port:
     )
 
 
-def _services(data: _Object) -> tuple[Service, ...]:
+def _services(data: _Object, task: str = "") -> tuple[Service, ...]:
     found = []
     for item in data.objects("Services"):
         item.refuse("Connect")
@@ -367,7 +369,10 @@ def _services(data: _Object) -> tuple[Service, ...]:
                 name=item.text("Name") or "",
                 tags=item.texts("Tags") or (),
                 meta=item.text_map("Meta"),
-                checks=tuple(check.data for check in item.objects("Checks")),
+                health_checks=tuple(
+                    _check(check, item, task, number)
+                    for number, check in enumerate(item.objects("Checks"), start=1)
+                ),
                 **present(
                     port_label=item.text("PortLabel"),
                     provider=item.filled("Provider"),
@@ -376,6 +381,46 @@ def _services(data: _Object) -> tuple[Service, ...]:
             )
         )
     return tuple(found)
+
+
+def _check(data: _Object, service: _Object, task: str, number: int) -> Check:
+    data.refuse("GRPCService", "GRPCUseTLS")
+    written = data.filled("Type") or ""
+    if written not in tuple(CheckKind):
+        reason = CHECKS_REFUSED.get(written, f"expected {', '.join(CheckKind)}")
+        data.problems.append(f'{data.where}.Type: "{written[:40]}" is not supported: {reason}')
+    on_update = data.filled("OnUpdate") or service.filled("OnUpdate")
+    restart = data.object("CheckRestart") or service.object("CheckRestart")
+    headers = data.map("Header")
+    return Check(
+        name=data.filled("Name") or f"{service.text('Name') or ''} check {number}",
+        kind=CheckKind(written) if written in tuple(CheckKind) else CheckKind.TCP,
+        task=data.filled("TaskName") or service.filled("TaskName") or task,
+        headers={
+            name: tuple(str(value) for value in values) if isinstance(values, list) else (str(values),)
+            for name, values in headers.items()
+        },
+        is_tls_verified=not data.boolean("TLSSkipVerify"),
+        is_passing_at_first=data.text("InitialStatus") == "passing",
+        is_ignored_on_update=on_update == "ignore",
+        restart=CheckRestart(**present(limit=restart.integer("Limit"), grace_ns=restart.duration_ns("Grace")))
+        if restart
+        else CheckRestart(),
+        **present(
+            interval_ns=data.duration_ns("Interval"),
+            timeout_ns=data.duration_ns("Timeout"),
+            port_label=data.text("PortLabel"),
+            protocol=data.filled("Protocol"),
+            method=data.filled("Method"),
+            path=data.filled("Path"),
+            body=data.text("Body"),
+            tls_server_name=data.text("TLSServerName"),
+            command=data.text("Command"),
+            args=data.texts("Args"),
+            success_before_passing=data.integer("SuccessBeforePassing"),
+            failures_before_critical=data.integer("FailuresBeforeCritical"),
+        ),
+    )
 
 
 def _task(data: _Object, group_restart: Fields) -> Task:
@@ -393,7 +438,7 @@ def _task(data: _Object, group_restart: Fields) -> Task:
         constraints=_constraints(data),
         meta=data.text_map("Meta"),
         restart=restart_policy(group_restart | own_restart) if own_restart else None,
-        services=_services(data),
+        services=_services(data, data.text("Name") or ""),
         volume_mounts=tuple(
             VolumeMount(
                 volume=item.text("Volume") or "",

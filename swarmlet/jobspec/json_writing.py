@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from swarmlet.model.check import Check
 from swarmlet.model.job import (
     Constraint,
     Job,
@@ -175,6 +176,34 @@ def _port(port: Port) -> dict[str, Any]:
     return {"Label": port.label, "Value": port.static, "To": port.to, "HostNetwork": port.host_network}
 
 
+def check_to_json(check: Check) -> dict[str, Any]:
+    """A health check in Nomad's shape."""
+    return {
+        "Name": check.name,
+        "Type": check.kind.value,
+        "TaskName": check.task,
+        "Interval": check.interval_ns,
+        "Timeout": check.timeout_ns,
+        "PortLabel": check.port_label,
+        "Protocol": check.protocol,
+        "Method": check.method,
+        "Path": check.path,
+        "Header": {name: list(values) for name, values in check.headers.items()},
+        "Body": check.body,
+        "TLSSkipVerify": not check.is_tls_verified,
+        "TLSServerName": check.tls_server_name,
+        "Command": check.command,
+        "Args": list(check.args),
+        "InitialStatus": "passing" if check.is_passing_at_first else "",
+        "SuccessBeforePassing": check.success_before_passing,
+        "FailuresBeforeCritical": check.failures_before_critical,
+        "OnUpdate": "ignore" if check.is_ignored_on_update else "require_healthy",
+        "CheckRestart": {"Limit": check.restart.limit, "Grace": check.restart.grace_ns}
+        if check.restart.limit
+        else None,
+    }
+
+
 def _service(service: Service) -> dict[str, Any]:
     return {
         "Name": service.name,
@@ -183,7 +212,7 @@ def _service(service: Service) -> dict[str, Any]:
         "AddressMode": service.address_mode,
         "Tags": list(service.tags),
         "Meta": dict(service.meta),
-        "Checks": list(service.checks),
+        "Checks": [check_to_json(check) for check in service.health_checks],
     }
 
 

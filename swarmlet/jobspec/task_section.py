@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from swarmlet.jobspec.check_section import ON_UPDATE, CheckDefaults, read_check_restart, read_checks
 from swarmlet.jobspec.driver_config import with_texts
 from swarmlet.jobspec.policy_section import (
     Fields,
@@ -14,6 +13,7 @@ from swarmlet.jobspec.policy_section import (
 )
 from swarmlet.jobspec.section import Section
 from swarmlet.jobspec.unsupported import RESOURCES_IGNORED, RESOURCES_REFUSED, SERVICE_REFUSED, TASK_REFUSED
+from swarmlet.model.check import CheckRestart
 from swarmlet.model.job import LogRotation, Service, Task, VolumeMount
 from swarmlet.model.resources import TaskResources
 
@@ -32,7 +32,7 @@ def read_task(section: Section, group_restart: Fields, job_name: str, group_name
         constraints=read_constraints(section),
         meta=section.text_map("meta"),
         restart=restart_policy(group_restart | own_restart) if own_restart else None,
-        services=read_services(section, base),
+        services=read_services(section, base, section.label),
         volume_mounts=_volume_mounts(section),
         logs=_logs(section),
         **present(
@@ -97,20 +97,17 @@ def _volume_mounts(section: Section) -> tuple[VolumeMount, ...]:
     return tuple(mounts)
 
 
-def read_services(section: Section, base: str) -> tuple[Service, ...]:
-    """All `service` blocks; `base` is the name of a service that has none."""
+def read_services(section: Section, base: str, task: str = "") -> tuple[Service, ...]:
+    """All `service` blocks; `base` is the name of a service that has none, `task` the task they stand in."""
     services = []
     for block in section.blocks("service"):
-        services.append(_service(block, base))
+        services.append(_service(block, base, task))
         block.refuse(SERVICE_REFUSED)
         block.ignore(
             {
                 "canary_tags": "there are no canaries yet",
                 "canary_meta": "there are no canaries yet",
                 "enable_tag_override": "it concerns Consul",
-                "on_update": "checks do not run yet",
-                "check_restart": "checks do not run yet",
-                "task": "it concerns script checks and Consul",
                 "address": "services are not announced yet",
                 "tagged_addresses": "it concerns Consul",
                 "weights": "it concerns Consul",
@@ -123,16 +120,22 @@ def read_services(section: Section, base: str) -> tuple[Service, ...]:
     return tuple(services)
 
 
-def _service(block: Section, base: str) -> Service:
-    checks: list[dict[str, Any]] = [check.data() for check in block.blocks("check")]
+def _service(block: Section, base: str, task: str) -> Service:
     written = block.text("name") or base
     provider = block.choice("provider", ("nomad", "consul"))
     if provider == "consul":
         block.warn(block.place("provider"), "provider is ignored: there is no Consul integration")
+    name = written.replace("${BASE}", base)
+    inherited = CheckDefaults(
+        service=name,
+        task=block.text("task") or task,
+        on_update=block.choice("on_update", ON_UPDATE),
+        restart=read_check_restart(block, CheckRestart()),
+    )
     return Service(
-        name=written.replace("${BASE}", base),
+        name=name,
         tags=block.texts("tags") or (),
         meta=block.text_map("meta"),
-        checks=tuple(checks),
+        health_checks=read_checks(block, inherited),
         **present(port_label=block.text("port"), provider=provider, address_mode=block.text("address_mode")),
     )

@@ -13,9 +13,11 @@ import msgspec
 from swarmlet.errors import InvalidJob
 from swarmlet.jobspec.evaluate import suggestion
 from swarmlet.jobspec.unsupported import DRIVERS, DRIVERS_KNOWN_ELSEWHERE
+from swarmlet.model.check import CHECKS_MAX, INTERVAL_NS_MIN, TIMEOUT_NS_MIN, CheckKind
 from swarmlet.model.job import (
     COUNT_MAX,
     GROUPS_MAX,
+    HOUR_NS,
     JOB_BYTES_MAX,
     PRIORITY_MAX,
     PRIORITY_MIN,
@@ -36,12 +38,16 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
 _JOB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,127}\Z")
 _NAME_EXPECTED = "expected 1 to 128 letters, digits, -, _ or . and a letter or digit first"
 _ENVIRONMENT_NAME = re.compile(r"[^\s=\0]+\Z")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 PORT_MAX = 65_535
 #: One node of a petahertz or a pebibyte does not exist; larger numbers are slips, and keep sums in 63 bits.
 QUANTITY_MAX = 1_000_000_000
 #: Nomad's own least reservations.
 CPU_MIN, MEMORY_MIN, DISK_MIN = 1, 10, 10
 PORTS_MAX = 1_000
+#: Beyond these a check says nothing within the life of a rollout.
+CHECK_NS_MAX = 24 * HOUR_NS
+ANSWERS_MAX = 1_000
 OPERANDS = (
     "=", "==", "is", "!=", "not", "<", "<=", ">", ">=", "regexp", "version", "semver", "set_contains",
     "set_contains_all", "set_contains_any", "is_set", "is_not_set", "distinct_hosts", "distinct_property",
@@ -212,6 +218,7 @@ def _group(group: TaskGroup) -> _Found:
                 f'volume "{volume.name}" has no source; expected the name of a host volume',
             )
     yield from _services(path, group.services, labels)
+    yield from _check_targets(path, group)
     yield from _unique("task", path, [task.name for task in group.tasks])
     if sum(task.is_leader for task in group.tasks) > 1:
         yield path, f'group "{group.name}" has more than one leader; expected one task with leader = true'
@@ -334,6 +341,62 @@ def _services(path: tuple[str, ...], services: Iterable[Service], labels: list[s
             yield (
                 (*path, "service", str(number), "port"),
                 f'port "{label[:40]}" is no port of the group{_known(label, labels)}',
+            )
+        yield from _checks((*path, "service", str(number)), service, labels)
+
+
+def _checks(path: tuple[str, ...], service: Service, labels: list[str]) -> _Found:
+    for number, check in enumerate(service.health_checks):
+        here = (*path, "check", str(number))
+        for name, found, least in (
+            ("interval", check.interval_ns, INTERVAL_NS_MIN),
+            ("timeout", check.timeout_ns, TIMEOUT_NS_MIN),
+        ):
+            if not least <= found <= CHECK_NS_MAX:
+                yield (*here, name), f"{name} of {found / 1e9:g} s is out of range; expected 1 s to 1 day"
+        for name, count in (
+            ("success_before_passing", check.success_before_passing),
+            ("failures_before_critical", check.failures_before_critical),
+            ("check_restart limit", check.restart.limit),
+        ):
+            if not 0 <= count <= ANSWERS_MAX:
+                yield (*here, name), f"{name} of {count} is out of range; expected 0 to {ANSWERS_MAX}"
+        if not 0 <= check.restart.grace_ns <= CHECK_NS_MAX:
+            yield here, f"grace of {check.restart.grace_ns / 1e9:g} s is out of range; expected 0 s to 1 day"
+        if check.kind is CheckKind.SCRIPT:
+            if not check.command:
+                yield here, "a script check has no command; expected the program to run inside the task"
+            if not check.task:
+                yield here, "a script check has no task; expected the task to run it in"
+            continue
+        label = check.port_label or service.port_label
+        if not label:
+            yield here, f"a {check.kind} check has no port; expected port in the check or its service"
+        elif not label.isdigit() and "${" not in label and label not in labels:
+            yield (*here, "port"), f'port "{label[:40]}" is no port of the group{_known(label, labels)}'
+        if check.kind is CheckKind.HTTP and not _is_method(check.method):
+            yield (*here, "method"), f'method: "{check.method[:40]}" is no HTTP method; expected such as GET'
+        for name, values in check.headers.items():
+            if not _HEADER_NAME.match(name) or any("\n" in value or "\r" in value for value in values):
+                yield (*here, "header"), f'header "{name[:40]}" is no HTTP header'
+
+
+def _is_method(text: str) -> bool:
+    return text.isascii() and text.isalpha()
+
+
+def _check_targets(path: tuple[str, ...], group: TaskGroup) -> _Found:
+    """Each check's task exists, and there are not too many of them."""
+    names = [task.name for task in group.tasks]
+    services = [*group.services, *(service for task in group.tasks for service in task.services)]
+    checks = [check for service in services for check in service.health_checks]
+    if len(checks) > CHECKS_MAX:
+        yield path, f'group "{group.name}" has {len(checks)} checks; expected at most {CHECKS_MAX}'
+    for check in checks:
+        if check.task and check.task not in names:
+            yield (
+                path,
+                f'check "{check.name[:40]}": task "{check.task[:40]}" is no task of the group{_known(check.task, names)}',
             )
 
 

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from swarmlet.ids import DEFAULT_NAMESPACE, JobId, Namespace
+from swarmlet.model.check import Check
 from swarmlet.model.resources import Network, Quantity, TaskResources
 from swarmlet.wire import Record
 
@@ -110,7 +111,7 @@ class ReschedulePolicy(Record):
 class HealthCheckKind(StrEnum):
     """What makes an allocation of a new version healthy."""
 
-    #: Its service checks pass (until there are checks: as TASK_STATES).
+    #: Its tasks run and its service checks pass (without checks: as TASK_STATES).
     CHECKS = "checks"
     #: Its tasks run.
     TASK_STATES = "task_states"
@@ -183,7 +184,10 @@ class VolumeMount(Record):
 
 
 class Service(Record):
-    """Stored, and announced once there is discovery. `checks` is kept as it was written."""
+    """Stored, and announced once there is discovery; its checks run.
+
+    `checks` is what versions before `health_checks` stored, as it was written; nothing reads it.
+    """
 
     name: str
     port_label: str = ""
@@ -192,6 +196,7 @@ class Service(Record):
     address_mode: str = "auto"
     meta: dict[str, str] = {}
     checks: tuple[dict[str, Any], ...] = ()
+    health_checks: tuple[Check, ...] = ()
 
 
 class Task(Record):

@@ -9,24 +9,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 import structlog
 
-from swarmlet.errors import DriverError, NotFound, StorageError
+from swarmlet.errors import Conflict, DriverError, NotFound, StorageError
 from swarmlet.ids import AllocationId, ClusterId, JobId, Namespace, NodeId
-from swarmlet.model.allocation import Allocation, ClientStatus
+from swarmlet.model.allocation import Allocation, ClientStatus, TaskStatus
+from swarmlet.model.check import CheckResult
+from swarmlet.model.file import FileInfo
 from swarmlet.model.job import HOUR_NS, Job
 from swarmlet.model.node import Node
+from swarmlet.model.usage import AllocationUsage
+from swarmlet.runtime import file_tree
 from swarmlet.runtime.allocation_runner import AllocationRunner, Site
 from swarmlet.runtime.drivers.driver import Driver, LogStream, Presence, TaskHandle
 from swarmlet.runtime.drivers.raw_exec import boot_id
 from swarmlet.runtime.local_state import LocalState
 from swarmlet.runtime.reporting import Reporter, Reports
+from swarmlet.runtime.usage import between, read_usage
 from swarmlet.state.command import AllocationReport
 from swarmlet.wire import Record
 
@@ -43,6 +49,10 @@ COLLECT_SECONDS = 300.0
 CONTACT_SECONDS = 0.5
 #: The time of the last contact is kept on disk this often at most.
 CONTACT_KEPT_SECONDS = 2.0
+#: Between the two looks that make a share of CPU: long enough to mean something, short for who waits.
+USAGE_SECONDS = 0.2
+#: Read at once from a file that somebody looks at.
+FILE_CHUNK_BYTES = 65_536
 RECONNECT_SECONDS, RECONNECT_SECONDS_MAX = 0.2, 5.0
 
 JobKey = tuple[Namespace, JobId, int]
@@ -125,6 +135,12 @@ class Agent:
 
     async def run(self) -> None:
         """For as long as the agent lives. Cancelled, it leaves every task running."""
+        try:
+            await self._run()
+        finally:
+            await self._site.prober.close()
+
+    async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
             for driver in self._site.drivers.values():
                 group.create_task(driver.run())
@@ -163,6 +179,81 @@ class Agent:
                 f"task {task!r} of allocation {allocation} has not been started: there is no output"
             )
         return found.driver.logs(handle, stream, tail=tail, follow=follow)
+
+    def checks(self, allocation: AllocationId) -> list[CheckResult]:
+        """How the allocation's health checks stand. Raises NotFound."""
+        return self._runner(allocation).check_results()
+
+    async def signal(self, allocation: AllocationId, task: str, signal: str) -> None:
+        """Send a task a signal ("": all that run). Raises NotFound, Conflict where nothing runs."""
+        runner = self._runner(allocation)
+        if task and task not in runner.tasks:
+            raise NotFound(f"allocation {allocation} has no task {task!r}")
+        chosen = [found for name, found in runner.tasks.items() if task in {"", name}]
+        running = [found for found in chosen if found.machine.record.state.status is TaskStatus.RUNNING]
+        if not running:
+            raise Conflict(f"no task of allocation {allocation[:8]} runs that could be sent {signal}")
+        for found in running:
+            handle = found.machine.record.handle
+            assert handle is not None
+            try:
+                await found.driver.signal(handle, signal)
+            except DriverError as error:
+                raise Conflict(str(error)) from error
+            found.signalled(signal)
+
+    async def usage(self, allocation: AllocationId) -> AllocationUsage:
+        """What its running tasks use now; CPU over a moment. Raises NotFound."""
+        runner = self._runner(allocation)
+        pids = {}
+        for name, task in runner.tasks.items():
+            handle = task.machine.record.handle
+            if handle is None or task.machine.record.state.status is not TaskStatus.RUNNING:
+                continue
+            with contextlib.suppress(DriverError):
+                if pid := await task.driver.first_pid(handle):
+                    pids[name] = pid
+        before = {
+            name: await asyncio.to_thread(read_usage, pid, time.time_ns()) for name, pid in pids.items()
+        }
+        if pids:
+            await asyncio.sleep(USAGE_SECONDS)
+        after = {name: await asyncio.to_thread(read_usage, pid, time.time_ns()) for name, pid in pids.items()}
+        return AllocationUsage(tasks={name: between(before[name], found) for name, found in after.items()})
+
+    async def list_directory(self, allocation: AllocationId, path: str) -> list[FileInfo]:
+        """What lies in one of its directories. Raises NotFound, Refused, InvalidInput."""
+        return await asyncio.to_thread(file_tree.list_directory, self._root(allocation), path)
+
+    async def describe_file(self, allocation: AllocationId, path: str) -> FileInfo:
+        """What one of its files is. Raises NotFound, Refused, InvalidInput."""
+        return await asyncio.to_thread(file_tree.describe, self._root(allocation), path)
+
+    async def read_file(
+        self, allocation: AllocationId, path: str, *, offset: int = 0, length: int = -1
+    ) -> AsyncGenerator[bytes, None]:
+        """Bytes of one of its files, `length` below 0: to the end. Raises NotFound, Refused, InvalidInput."""
+        descriptor = await asyncio.to_thread(file_tree.open_file, self._root(allocation), path)
+        try:
+            while length:
+                wanted = FILE_CHUNK_BYTES if length < 0 else min(length, FILE_CHUNK_BYTES)
+                chunk = await asyncio.to_thread(os.pread, descriptor, wanted, offset)
+                if not chunk:
+                    return
+                offset += len(chunk)
+                length = length - len(chunk) if length > 0 else length
+                yield chunk
+        finally:
+            os.close(descriptor)
+
+    def _root(self, allocation: AllocationId) -> Path:
+        return self._site.allocations / self._runner(allocation).allocation.id
+
+    def _runner(self, allocation: AllocationId) -> AllocationRunner:
+        runner = self._runners.get(allocation)
+        if runner is None:
+            raise NotFound(f"this node does not hold allocation {allocation} (any more)")
+        return runner
 
     # What the cluster wants.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -14,13 +14,17 @@ import structlog
 from swarmlet.errors import DriverError
 from swarmlet.ids import ClusterId
 from swarmlet.model.allocation import Allocation, ClientStatus, TaskState
-from swarmlet.model.job import Job, JobType, Task, TaskGroup
+from swarmlet.model.check import Check, CheckResult
+from swarmlet.model.job import HealthCheckKind, Job, JobType, MigrateStrategy, Task, TaskGroup
 from swarmlet.model.node import Node
 from swarmlet.runtime import environment
 from swarmlet.runtime.allocation_status import HealthRule, client_status, describe, health
+from swarmlet.runtime.check_runner import CheckRunner
+from swarmlet.runtime.drivers.command import CommandResult
 from swarmlet.runtime.drivers.driver import Directories, Driver, TaskSpec, VolumeBind
 from swarmlet.runtime.drivers.missing import MissingDriver
 from swarmlet.runtime.local_state import VERSION, LocalAllocation
+from swarmlet.runtime.probe import Prober
 from swarmlet.runtime.task_machine import (
     Phase,
     RestartRequested,
@@ -48,20 +52,26 @@ class Site:
     #: Set once a voter has confirmed what this node shall run.
     confirmed: asyncio.Event
     now_ns: Callable[[], int] = time.time_ns
+    prober: Prober = field(default_factory=Prober)
 
     def host_address(self) -> str:
         """Where this node's ports are reached."""
         return self.node().address.rpartition(":")[0].strip("[]") or "127.0.0.1"
 
 
-def make_directories(root: Path, task: str) -> Directories:
-    """The directories of one task of the allocation at `root`, made where they are missing. Nomad's layout."""
-    directories = Directories(
+def directories_of(root: Path, task: str) -> Directories:
+    """The directories of one task of the allocation at `root`. Nomad's layout."""
+    return Directories(
         root=str(root),
         shared=str(root / "alloc"),
         local=str(root / task / "local"),
         secrets=str(root / task / "secrets"),
     )
+
+
+def make_directories(root: Path, task: str) -> Directories:
+    """The directories of one task, made where they are missing."""
+    directories = directories_of(root, task)
     for path in (root, root / "alloc", root / task):
         path.mkdir(parents=True, exist_ok=True, mode=0o755)
     for path in (
@@ -120,6 +130,7 @@ class AllocationRunner:
         self._deadline_from_ns = 0
         self.finished_at_ns = 0
         self._health_stir = asyncio.Event()
+        self._checks = self._make_checks()
         self.tasks = {task.name: self._task_runner(task, TaskRecord(name=task.name)) for task in group.tasks}
 
     @classmethod
@@ -208,10 +219,12 @@ class AllocationRunner:
         """Until every task is dead. Cancelled, it leaves the tasks running."""
         async with asyncio.TaskGroup() as group:
             watch = group.create_task(self._watch_health())
+            checks = group.create_task(self._checks.run())
             runs = [group.create_task(self._run_task(runner)) for runner in self.tasks.values()]
             for run in runs:
                 await run
             watch.cancel()
+            checks.cancel()
         self.finished_at_ns = self.finished_at_ns or self.site.now_ns()
         self._changed(self)
 
@@ -256,6 +269,7 @@ class AllocationRunner:
             # The deadline does not count the pull of an image: nobody's version is unhealthy for a slow registry.
             self._deadline_from_ns = self.site.now_ns()
         self._health_stir.set()
+        self._checks.stir()
         self._changed(self)
 
     async def _watch_health(self) -> None:
@@ -264,12 +278,23 @@ class AllocationRunner:
         rule = HealthRule(
             min_healthy_ns=strategy.min_healthy_ns, healthy_deadline_ns=strategy.healthy_deadline_ns
         )
+        are_checks_asked = (
+            isinstance(strategy, MigrateStrategy) or strategy.health_check is HealthCheckKind.CHECKS
+        )
         while self.is_healthy is None and self.job.type is not JobType.BATCH:
             self._health_stir.clear()
             now_ns = self.site.now_ns()
-            verdict = health(self.states().values(), rule, self._deadline_from_ns, now_ns)
+            verdict = health(
+                self.states().values(),
+                rule,
+                self._deadline_from_ns,
+                now_ns,
+                passing_since_ns=self._checks.passing_since_ns() if are_checks_asked else 0,
+            )
             if verdict.is_healthy is not None:
                 self.is_healthy = verdict.is_healthy
+                if not verdict.is_healthy:
+                    self._note_unhealthy(now_ns)
                 self._changed(self)
                 return
             wait = (verdict.look_again_at_ns - now_ns) / 1e9 if verdict.look_again_at_ns else None
@@ -279,18 +304,83 @@ class AllocationRunner:
             except TimeoutError:
                 continue
 
-    def _specify(self, name: str) -> TaskSpec:
-        """Everything resolved, afresh for every start. Raises DriverError when it cannot be."""
+    def _note_unhealthy(self, now_ns: int) -> None:
+        """In the history of each task that runs: the others' own last events say why."""
+        reason = self._checks.why_not_passing()
+        for runner in self.tasks.values():
+            if reason and runner.machine.record.phase is Phase.RUNNING:
+                runner.machine.note(now_ns, "Alloc Unhealthy", reason)
+
+    # Health checks.
+
+    def check_results(self) -> list[CheckResult]:
+        """How each check of its services stands."""
+        return self._checks.results()
+
+    def _make_checks(self) -> CheckRunner:
+        return CheckRunner(self.allocation, self.group, self, self.site.prober, self.site.now_ns)
+
+    def running_since_ns(self, task: str) -> int | None:
+        """When the task started, or the last of the group's (""); None while it does not run."""
+        starts = [
+            runner.machine.record.state.started_at_ns
+            for name, runner in self.tasks.items()
+            if task in {"", name} and runner.machine.record.phase is Phase.RUNNING
+        ]
+        return max(starts, default=None)
+
+    async def execute(self, task: str, command: tuple[str, ...], timeout_seconds: float) -> CommandResult:
+        """Run a command inside the task. Raises DriverError."""
+        runner = self.tasks[task]
+        handle = runner.machine.record.handle
+        if handle is None or runner.machine.record.phase is not Phase.RUNNING:
+            raise DriverError(f"task {task} does not run")
+        return await runner.driver.execute(handle, command, timeout_seconds)
+
+    def restart_unhealthy(self, task: str, reason: str) -> None:
+        """Restart the task ("": all) as its restart policy says."""
+        for name, runner in self.tasks.items():
+            if task in {"", name}:
+                runner.send(RestartRequested(reason=reason, is_failure=True))
+
+    def resolved(self, check: Check) -> Check:
+        """The check with its `${...}` replaced, as for the task it concerns."""
+        name = check.task or self.group.tasks[0].name
+        interpolation = self._environment(name)[1]
+        return msgspec.structs.replace(
+            check,
+            path=interpolation.text(check.path),
+            body=interpolation.text(check.body),
+            command=interpolation.text(check.command),
+            args=tuple(interpolation.text(argument) for argument in check.args),
+            headers={
+                name: tuple(interpolation.text(value) for value in values)
+                for name, values in check.headers.items()
+            },
+        )
+
+    def address_of(self, port_label: str) -> tuple[str, int] | None:
+        """Where a port of the allocation is reached; None where it has no such port."""
+        if port_label.isdigit():
+            return self.site.host_address(), int(port_label)
+        for port in self.allocation.ports:
+            if port.label == port_label:
+                return port.host_ip or self.site.host_address(), port.value
+        return None
+
+    def check_changed(self) -> None:
+        """A check's status is another one now."""
+        self._health_stir.set()
+
+    def _environment(self, name: str) -> tuple[dict[str, str], environment.Interpolation]:
+        """A task's variables, and what replaces `${...}` in its values."""
         task = next(task for task in self.group.tasks if task.name == name)
         driver = self.tasks[name].driver
-        allocation, node = self.allocation, self.site.node()
-        root = self.site.allocations / allocation.id
-        if self.group.ephemeral_disk.is_sticky and allocation.previous_allocation:
-            inherit_disk(self.site.allocations / allocation.previous_allocation, root)
-        directories = make_directories(root, name)
+        node = self.site.node()
+        directories = directories_of(self.site.allocations / self.allocation.id, name)
         network = self.group.networks[0] if self.group.networks else None
         values = environment.facts(
-            allocation,
+            self.allocation,
             self.job,
             self.group,
             task,
@@ -299,7 +389,18 @@ class AllocationRunner:
             host_address=self.site.host_address(),
             is_port_mapped=driver.is_port_mapped(task.config, network),
         )
-        env, interpolation = environment.build(task, values, node)
+        return environment.build(task, values, node)
+
+    def _specify(self, name: str) -> TaskSpec:
+        """Everything resolved, afresh for every start. Raises DriverError when it cannot be."""
+        task = next(task for task in self.group.tasks if task.name == name)
+        allocation, node = self.allocation, self.site.node()
+        root = self.site.allocations / allocation.id
+        if self.group.ephemeral_disk.is_sticky and allocation.previous_allocation:
+            inherit_disk(self.site.allocations / allocation.previous_allocation, root)
+        directories = make_directories(root, name)
+        network = self.group.networks[0] if self.group.networks else None
+        env, interpolation = self._environment(name)
         return TaskSpec(
             allocation_id=allocation.id,
             allocation_name=allocation.name,

@@ -53,17 +53,25 @@ class Verdict(Record):
     look_again_at_ns: int = 0
 
 
-def health(states: Iterable[TaskState], rule: HealthRule, deadline_from_ns: int, now_ns: int) -> Verdict:
-    """Healthy: every task has run for `min_healthy_ns` without a restart. Unhealthy: failed, or too late.
+def health(
+    states: Iterable[TaskState],
+    rule: HealthRule,
+    deadline_from_ns: int,
+    now_ns: int,
+    *,
+    passing_since_ns: int | None = 0,
+) -> Verdict:
+    """Healthy: every task has run, and every check passed, for `min_healthy_ns`. Unhealthy: failed, or too late.
 
     `deadline_from_ns` is when the deadline began to count (after the image was pulled); 0: not yet.
+    `passing_since_ns`: since when all checks pass; None: one does not; 0: there are none.
     """
     every = list(states)
     if any(state.is_failed for state in every):
         return Verdict(is_healthy=False)
     deadline = deadline_from_ns + rule.healthy_deadline_ns if deadline_from_ns else 0
-    if every and all(state.status is TaskStatus.RUNNING for state in every):
-        stable_at = max(state.started_at_ns for state in every) + rule.min_healthy_ns
+    if passing_since_ns is not None and every and all(state.status is TaskStatus.RUNNING for state in every):
+        stable_at = max(passing_since_ns, *(state.started_at_ns for state in every)) + rule.min_healthy_ns
         if now_ns >= stable_at:
             return Verdict(is_healthy=True)
         if not deadline or now_ns < deadline:

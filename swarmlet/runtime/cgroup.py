@@ -51,7 +51,7 @@ class Cgroups:
         if (root / "cgroup.controllers").exists():
             return cls._unified(root)
         parents = {}
-        for controller in ("memory", "cpu", "pids"):
+        for controller in ("memory", "cpu", "cpuacct", "pids"):
             path = own_path(controller, root)
             if path is not None and os.access(path, os.W_OK):
                 parents[controller] = path

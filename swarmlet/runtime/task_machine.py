@@ -85,9 +85,10 @@ class StopRequested(Record, tag="stop_requested"):
 
 
 class RestartRequested(Record, tag="restart_requested"):
-    """Somebody asked for a restart (it does not count as a failure)."""
+    """Somebody asked for a restart. `is_failure`: a health check did, so the restart policy decides."""
 
     reason: str
+    is_failure: bool = False
 
 
 Event = (
@@ -130,6 +131,8 @@ class TaskRecord(Record):
     #: Attempts used in the policy's current interval, and when that began (wall time).
     attempts: int = 0
     interval_started_at_ns: int = 0
+    #: The restart under way was asked for by a health check.
+    is_restart_failure: bool = False
 
 
 class Delayed(Record):
@@ -280,6 +283,8 @@ class TaskMachine:
     def _exited_while_restarting(self, now_ns: int, event: Event) -> list[Action]:
         if isinstance(event, Exited):
             self._record_exit(now_ns, event.result)
+        if self.record.is_restart_failure:
+            return self._retry_or_die(now_ns)
         self._count_restart(now_ns)
         self._become(Phase.STARTING)
         return [Start()]
@@ -331,6 +336,7 @@ class TaskMachine:
     def _restart_running(self, now_ns: int, event: Event) -> list[Action]:
         assert isinstance(event, RestartRequested)
         self.note(now_ns, "Restart Signaled", event.reason)
+        self.record = msgspec.structs.replace(self.record, is_restart_failure=event.is_failure)
         self._become(Phase.RESTARTING)
         return [Stop()]
 

@@ -177,6 +177,10 @@ class TaskRunner:
         self.machine.note(self._now_ns(), kind, message)
         self._changed()
 
+    def signalled(self, signal: str) -> None:
+        """Somebody sent it a signal: part of its history."""
+        self._notice("Signaling", f"{signal} was sent, as somebody asked")
+
     async def _do_watch(self) -> None:
         handle = self.machine.record.handle
         assert handle is not None

@@ -20,6 +20,7 @@ class Capability(StrEnum):
     ALLOC_READ = "alloc:read"
     ALLOC_LIFECYCLE = "alloc:lifecycle"
     ALLOC_LOGS = "alloc:logs"
+    ALLOC_FILES = "alloc:files"
     NODE_READ = "node:read"
     NODE_WRITE = "node:write"
     OPERATOR_READ = "operator:read"

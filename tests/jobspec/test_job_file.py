@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from swarmlet.jobspec import InvalidJobFile, Parsed, parse_job
+from swarmlet.model.check import Check, CheckKind
 from swarmlet.model.job import (
     MINUTE_NS,
     SECOND_NS,
@@ -195,13 +196,16 @@ def test_numbers_among_the_arguments_of_a_command_are_texts() -> None:
     assert task.config == {"command": "x", "args": ["-p", "80", "true"]}
 
 
+CHECK = Check(name="a-g check 1", kind=CheckKind.TCP, interval_ns=5 * SECOND_NS, timeout_ns=SECOND_NS)
+
+
 def test_a_service_is_stored_and_warned_about() -> None:
     parsed = parse(
-        'job "a" {\n  group "g" {\n    network {\n      port "http" {}\n    }\n    service {\n      port = "http"\n      tags = ["x"]\n      check {\n        type = "tcp"\n      }\n    }\n'
+        'job "a" {\n  group "g" {\n    network {\n      port "http" {}\n    }\n    service {\n      port = "http"\n      tags = ["x"]\n      check {\n        type = "tcp"\n        interval = "5s"\n        timeout = "1s"\n      }\n    }\n'
         f'    task "t" {{\n{DOCKER}    }}\n  }}\n}}\n'
     )
     assert parsed.job.groups[0].services == (
-        Service(name="a-g", port_label="http", tags=("x",), checks=({"type": "tcp"},)),
+        Service(name="a-g", port_label="http", tags=("x",), health_checks=(CHECK,)),
     )
     assert [str(warning) for warning in parsed.warnings] == [
         "test.hcl:6:5: service is stored, but not announced: there is no service discovery yet"

@@ -39,3 +39,14 @@ def test_too_late_or_failed_is_unhealthy() -> None:
 
 def test_the_deadline_does_not_count_the_image_pull() -> None:
     assert health([PENDING], RULE, 0, 10_000) == Verdict(is_healthy=None)
+
+
+def test_checks_hold_health_back_until_they_have_passed_for_long_enough() -> None:
+    assert health([RUNNING], RULE, 1_000, 1_050, passing_since_ns=None) == Verdict(
+        is_healthy=None, look_again_at_ns=1_100
+    )
+    assert health([RUNNING], RULE, 1_000, 1_059, passing_since_ns=1_050) == Verdict(
+        is_healthy=None, look_again_at_ns=1_060
+    )
+    assert health([RUNNING], RULE, 1_000, 1_060, passing_since_ns=1_050) == Verdict(is_healthy=True)
+    assert health([RUNNING], RULE, 1_000, 1_100, passing_since_ns=None) == Verdict(is_healthy=False)

@@ -20,6 +20,7 @@ from swarmlet.model.resources import TaskResources
 from swarmlet.runtime.drivers.docker import Docker, wall_ns
 from swarmlet.runtime.drivers.docker_image import split_image
 from swarmlet.runtime.drivers.driver import LogStream, Presence, TaskExit, TaskHandle
+from swarmlet.runtime.usage import read_usage
 from tests.runtime.engine import IMAGE, Engine, why_not
 from tests.runtime.test_raw_exec import ignore, spec
 from tests.runtime.world import (
@@ -134,6 +135,39 @@ async def test_containers_are_named_and_labelled_for_people_and_agents(
     other = Docker(socket_path=engine.socket, node_id=NODE.id, cluster_id=ClusterId("another"))
     assert await other.list_owned() == []
     await other.close()
+
+
+async def test_a_command_runs_inside_the_container_and_tells_its_exit_code(
+    driver: Docker, tmp_path: Path
+) -> None:
+    handle = await driver.start(
+        spec(tmp_path, "", config=config("exec tail -f /dev/null"), env={"WHO": "me"}), ignore
+    )
+    done = await driver.execute(handle, ("/bin/sh", "-c", "echo $WHO; echo err >&2; exit 3"), 10.0)
+    assert (done.exit_code, sorted(done.output.splitlines())) == (3, [b"err", b"me"])
+
+
+async def test_a_command_that_hangs_in_a_container_is_killed(driver: Docker, tmp_path: Path) -> None:
+    handle = await driver.start(spec(tmp_path, "", config=config("exec tail -f /dev/null")), ignore)
+    done = await driver.execute(handle, ("/bin/sh", "-c", "echo begun; exec sleep 1000"), 1.0)
+    assert (done.exit_code, done.output) == (None, b"begun\n")
+    left = await driver.execute(handle, ("/bin/sh", "-c", "ps | grep -c '[s]leep 1000'"), 10.0)
+    assert left.output == b"0\n"
+
+
+async def test_a_signal_reaches_a_container_and_its_usage_is_read(driver: Docker, tmp_path: Path) -> None:
+    command = "trap 'exit 7' HUP; while :; do sleep 0.05; done"
+    handle = await driver.start(spec(tmp_path, "", config=config(command)), ignore)
+    pid = await driver.first_pid(handle)
+    assert pid is not None
+    usage = read_usage(pid, 1)
+    assert set(usage.measured) >= {"cpu", "memory"}
+    assert usage.memory_usage > 0
+    await driver.signal(handle, "SIGHUP")
+    assert (await driver.wait(handle)).exit_code == 7
+    with pytest.raises(DriverError):
+        await driver.signal(handle, "SIGHUP")
+    assert await driver.first_pid(handle) is None
 
 
 async def test_limits_reach_the_kernel(driver: Docker, engine: Engine, tmp_path: Path) -> None:

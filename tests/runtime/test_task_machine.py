@@ -197,3 +197,22 @@ def test_after_a_stop_nothing_is_started(events: list[Event]) -> None:
     play(under_test, *events, StopRequested(reason="x"))
     for event in (Started(handle=HANDLE), exited(), DelayOver(), RestartRequested(reason="x"), Begin()):
         assert Start() not in under_test.step(NOW, event)
+
+
+def test_a_restart_for_a_failing_check_counts_against_the_restart_policy() -> None:
+    asked = RestartRequested(reason="check", is_failure=True)
+    under_test = machine(RestartPolicy(attempts=1, delay_ns=7, is_backoff=False))
+    assert play(under_test, Begin(), Started(handle=HANDLE), asked) == [Stop()]
+    assert under_test.step(NOW, exited(0)) == [Delay(delay_ns=7)]
+    play(under_test, DelayOver(), Started(handle=HANDLE), asked)
+    assert under_test.step(NOW, exited(0)) == [Finish()]
+    assert under_test.record.state.is_failed
+
+
+def test_somebodys_restart_after_one_for_a_check_is_not_a_failure() -> None:
+    under_test = machine(RestartPolicy(attempts=1, delay_ns=0, is_backoff=False))
+    for_check = RestartRequested(reason="check", is_failure=True)
+    play(
+        under_test, Begin(), Started(handle=HANDLE), for_check, exited(), DelayOver(), Started(handle=HANDLE)
+    )
+    assert play(under_test, RestartRequested(reason="x"), exited()) == [Start()]

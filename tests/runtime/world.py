@@ -17,6 +17,7 @@ from swarmlet.model.job import Job, JobType, RestartPolicy, Task, TaskGroup, Upd
 from swarmlet.model.node import DriverInfo, Node
 from swarmlet.model.resources import Network
 from swarmlet.runtime.agent import Agent, AllocationBatch
+from swarmlet.runtime.drivers.command import CommandResult
 from swarmlet.runtime.drivers.driver import (
     Directories,
     Driver,
@@ -148,6 +149,9 @@ class Machine:
         self.exits: dict[str, TaskExit] = {}
         self.failures: list[Exception] = []
         self.stops: list[str] = []
+        self.signals: list[str] = []
+        #: What a command beside a task says, by its name.
+        self.answers: dict[str, CommandResult] = {}
         self.stir = asyncio.Condition()
 
     async def end(self, allocation: AllocationId, task: str, result: TaskExit) -> None:
@@ -226,6 +230,17 @@ class FakeDriver:
         self, handle: TaskHandle, stream: LogStream, *, tail: int | None = None, follow: bool = False
     ) -> AsyncIterator[bytes]:
         yield b"line\n"
+
+    async def execute(
+        self, handle: TaskHandle, command: tuple[str, ...], timeout_seconds: float
+    ) -> CommandResult:
+        return self.machine.answers.get(command[0], CommandResult(exit_code=0))
+
+    async def signal(self, handle: TaskHandle, signal: str) -> None:
+        self.machine.signals.append(signal)
+
+    async def first_pid(self, handle: TaskHandle) -> int | None:
+        return None
 
 
 def fake_task(name: str = "server", **changes: Any) -> Task:

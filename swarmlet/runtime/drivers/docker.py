@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import AsyncIterator
 from datetime import datetime
@@ -21,6 +22,7 @@ from swarmlet.ids import AllocationId, ClusterId, NodeId
 from swarmlet.model.node import DriverInfo
 from swarmlet.model.resources import Network
 from swarmlet.runtime.drivers import docker_config
+from swarmlet.runtime.drivers.command import OUTPUT_BYTES_MAX, CommandResult
 from swarmlet.runtime.drivers.docker_config import LABEL
 from swarmlet.runtime.drivers.docker_engine import CALL_SECONDS_MAX, Engine, EngineAwayError, MissingError
 from swarmlet.runtime.drivers.docker_image import Puller, wants_latest
@@ -39,6 +41,8 @@ log = structlog.get_logger()
 NAME = "docker"
 #: One engine starts no more containers per second with more of them at once (measured), and calls get slower.
 STARTS_MAX = 4
+#: Commands inside containers at once: each costs the engine about what a start costs it.
+COMMANDS_MAX = 8
 #: A look at a container is believed for so long: a start that pulled or queued meanwhile looks again.
 FRESH_SECONDS = 0.5
 #: A start waits so long for an engine that is away, before it counts as a failed attempt.
@@ -66,6 +70,7 @@ class Docker:
         self._engine = Engine(socket_path)
         self._puller = Puller(socket_path)
         self._starts = asyncio.Semaphore(STARTS_MAX)
+        self._commands = asyncio.Semaphore(COMMANDS_MAX)
         #: One pull per image at a time; entries go when nobody waits.
         self._pulls: dict[str, asyncio.Lock] = {}
         #: Container id -> who waits for news of it.
@@ -333,6 +338,53 @@ class Docker:
                 yield chunk
         except (aiohttp.ClientError, OSError) as error:
             raise DriverError(f"docker: the log of task {handle.task} broke off: {error}") from error
+
+    async def execute(
+        self, handle: TaskHandle, command: tuple[str, ...], timeout_seconds: float
+    ) -> CommandResult:
+        """By the engine, in the container."""
+        async with self._commands:
+            return await self._execute(handle, command, timeout_seconds)
+
+    async def _execute(
+        self, handle: TaskHandle, command: tuple[str, ...], timeout_seconds: float
+    ) -> CommandResult:
+        execution = await self._engine.create_exec(handle.identifier, list(command))
+        output = b""
+        try:
+            async with (
+                asyncio.timeout(timeout_seconds),
+                contextlib.aclosing(self._engine.run_exec(execution)) as chunks,
+            ):
+                async for chunk in chunks:
+                    output = (output + chunk)[:OUTPUT_BYTES_MAX]
+        except TimeoutError:
+            await self._end_exec(execution)
+            return CommandResult(exit_code=None, output=output)
+        found = await self._engine.inspect_exec(execution)
+        code = found.get("ExitCode")
+        return CommandResult(exit_code=None if code is None else int(code), output=output)
+
+    async def _end_exec(self, execution: str) -> None:
+        """The engine has no call that ends one; its process is one of this machine's, where the engine is here."""
+        with contextlib.suppress(DriverError, OSError):
+            found = await self._engine.inspect_exec(execution)
+            if found.get("Running") and int(found.get("Pid") or 0) > 1:
+                os.kill(int(found["Pid"]), 9)
+
+    async def signal(self, handle: TaskHandle, signal: str) -> None:
+        """To the container's first process."""
+        number = signal_number(signal)
+        found = await self._inspect(handle.identifier)
+        if found is None or not found["State"]["Running"]:
+            raise DriverError(f"task {handle.task} does not run")
+        await self._engine.kill(handle.identifier, number)
+
+    async def first_pid(self, handle: TaskHandle) -> int | None:
+        """As the engine's machine counts."""
+        found = await self._inspect(handle.identifier)
+        pid = int(found["State"].get("Pid") or 0) if found is not None else 0
+        return pid or None
 
     def _handle(self, found: dict[str, Any]) -> TaskHandle:
         labels = found["Config"]["Labels"]

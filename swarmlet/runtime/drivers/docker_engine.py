@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -106,6 +106,29 @@ class Engine:
         """Remove it with its anonymous volumes, running or not. Raises MissingError."""
         await self._call("DELETE", f"/containers/{quote(container)}", {"v": "1", "force": "1"})
 
+    async def create_exec(self, container: str, command: list[str]) -> str:
+        """Prepare a command in a running container; its id. Raises MissingError."""
+        body = {"Cmd": command, "AttachStdout": True, "AttachStderr": True}
+        made = await self._call("POST", f"/containers/{quote(container)}/exec", body=body)
+        return str(made["Id"])
+
+    async def run_exec(self, execution: str) -> AsyncGenerator[bytes, None]:
+        """Start it and follow its output, both streams in one, until it has ended. Raises DriverError."""
+        url = f"http://docker/exec/{quote(execution)}/start"
+        try:
+            async with self._open().post(url, json={"Detach": False, "Tty": False}) as answer:
+                if answer.status != 200:
+                    raise refusal(answer.status, await answer.read())
+                async for chunk in _frames(answer.content):
+                    yield chunk
+        except (aiohttp.ClientError, OSError) as error:
+            raise DriverError(f"docker: the engine at {self._socket} broke off: {error}") from error
+
+    async def inspect_exec(self, execution: str) -> dict[str, Any]:
+        """Whether it runs, its exit code and pid. Raises MissingError."""
+        found: dict[str, Any] = await self._call("GET", f"/exec/{quote(execution)}/json")
+        return found
+
     async def inspect_image(self, image: str) -> dict[str, Any]:
         """All about one image. Raises MissingError."""
         found: dict[str, Any] = await self._call("GET", f"/images/{quote(image, safe='/:@')}/json")
@@ -178,14 +201,8 @@ class Engine:
                 async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
                     yield chunk
                 return
-            while header := await _exactly(answer.content, FRAME_HEADER_BYTES):
-                left = int.from_bytes(header[4:8], "big")
-                while left:
-                    chunk = await answer.content.read(min(left, CHUNK_BYTES))
-                    if not chunk:
-                        return
-                    left -= len(chunk)
-                    yield chunk
+            async for chunk in _frames(answer.content):
+                yield chunk
 
 
 def refusal(status: int, data: bytes) -> DriverError:
@@ -199,6 +216,18 @@ def refusal(status: int, data: bytes) -> DriverError:
     is_lasting = status < 500 and status not in PASSING_STATUSES
     is_lasting = is_lasting or any(text in reason for text in LASTING)
     return DriverError(f"docker: {reason}", temporary=not is_lasting)
+
+
+async def _frames(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """What the frames of a stream without a terminal hold."""
+    while header := await _exactly(content, FRAME_HEADER_BYTES):
+        left = int.from_bytes(header[4:8], "big")
+        while left:
+            chunk = await content.read(min(left, CHUNK_BYTES))
+            if not chunk:
+                return
+            left -= len(chunk)
+            yield chunk
 
 
 async def _exactly(content: aiohttp.StreamReader, size: int) -> bytes:

@@ -13,6 +13,7 @@ from swarmlet.ids import AllocationId, ClusterId, JobId, Namespace, NodeId
 from swarmlet.model.job import LogRotation
 from swarmlet.model.node import DriverInfo
 from swarmlet.model.resources import AllocatedPort, Network
+from swarmlet.runtime.drivers.command import CommandResult
 from swarmlet.wire import Record
 
 
@@ -157,3 +158,14 @@ class Driver(Protocol):
         self, handle: TaskHandle, stream: LogStream, *, tail: int | None = None, follow: bool = False
     ) -> AsyncIterator[bytes]:
         """The task's output in order, from its last `tail` lines (None: all that is kept)."""
+
+    async def execute(
+        self, handle: TaskHandle, command: tuple[str, ...], timeout_seconds: float
+    ) -> CommandResult:
+        """Run a short command as the task would; it is killed at its timeout. Raises DriverError."""
+
+    async def signal(self, handle: TaskHandle, signal: str) -> None:
+        """Send the task a signal. Raises DriverError where it is none, or the task does not run."""
+
+    async def first_pid(self, handle: TaskHandle) -> int | None:
+        """The pid of the task's first process as this machine knows it; None when it does not run."""

@@ -8,6 +8,7 @@ from typing import Any
 from swarmlet.errors import DriverError
 from swarmlet.model.node import DriverInfo
 from swarmlet.model.resources import Network
+from swarmlet.runtime.drivers.command import CommandResult
 from swarmlet.runtime.drivers.driver import (
     Directories,
     LogStream,
@@ -80,3 +81,17 @@ class MissingDriver:
 
     def _reason(self) -> str:
         return f"this node has no driver {self.name!r}; there are docker and raw_exec"
+
+    async def execute(
+        self, handle: TaskHandle, command: tuple[str, ...], timeout_seconds: float
+    ) -> CommandResult:
+        """Refuse."""
+        raise DriverError(self._reason(), temporary=False)
+
+    async def signal(self, handle: TaskHandle, signal: str) -> None:
+        """Refuse."""
+        raise DriverError(self._reason(), temporary=False)
+
+    async def first_pid(self, handle: TaskHandle) -> int | None:
+        """Nothing of it runs."""
+        return None

@@ -26,6 +26,7 @@ from swarmlet.model.node import DriverInfo
 from swarmlet.model.resources import Network
 from swarmlet.runtime.cgroup import Cgroups
 from swarmlet.runtime.drivers import shim
+from swarmlet.runtime.drivers.command import CommandResult, run_command
 from swarmlet.runtime.drivers.driver import (
     Directories,
     LogStream,
@@ -47,6 +48,8 @@ STARTS_MAX = 4
 DEATH_SECONDS_MAX = 10.0
 #: A plain process needs these to find anything; the agent's own environment is nobody's business.
 INHERITED = {"LANG": "C.UTF-8", "HOME": "/", "TMPDIR": "/tmp"}  # noqa: S108 (what every process of the machine uses)
+#: Commands beside tasks at once: each holds one of the few threads that the agent shares.
+COMMANDS_MAX = 3
 KEYS = {"command": str, "args": list, "work_dir": str, "oom_score_adj": int}
 
 
@@ -110,6 +113,7 @@ class RawExec:
         self._is_allowed = is_allowed
         self._cgroups = Cgroups.of_this_machine()
         self._starts = asyncio.Semaphore(STARTS_MAX)
+        self._commands = asyncio.Semaphore(COMMANDS_MAX)
 
     def seen_by_task(self, directories: Directories) -> Directories:
         """As they are: it shares the machine's file system."""
@@ -256,6 +260,37 @@ class RawExec:
             return await self.recover(handle) is not Presence.RUNNING
 
         return read_rotated(logs, f"{handle.task}.{stream}", tail=tail, is_over=is_over if follow else None)
+
+    async def execute(
+        self, handle: TaskHandle, command: tuple[str, ...], timeout_seconds: float
+    ) -> CommandResult:
+        """With the task's environment, directory, user and limits."""
+        request = read_json(Path(handle.state_directory) / "request.json")
+        if request is None or await self.recover(handle) is not Presence.RUNNING:
+            raise DriverError(f"task {handle.task} does not run")
+        async with self._commands:
+            return await asyncio.to_thread(
+                run_command,
+                command,
+                directory=str(request["directory"]),
+                env={str(key): str(value) for key, value in request["env"].items()},
+                uid=request["uid"],
+                gid=request["gid"],
+                cgroups=[str(path) for path in request["cgroups"]],
+                timeout_seconds=timeout_seconds,
+            )
+
+    async def signal(self, handle: TaskHandle, signal: str) -> None:
+        """To the whole process group."""
+        if not self._signal_task(handle, signal_number(signal)):
+            raise DriverError(f"task {handle.task} does not run")
+
+    async def first_pid(self, handle: TaskHandle) -> int | None:
+        """The process itself, not its shim."""
+        state = read_json(Path(handle.state_directory) / "state.json")
+        if state is None or shim.start_time(int(state["pid"])) != state["pid_started"]:
+            return None
+        return int(state["pid"])
 
     def _directory(self, allocation: AllocationId, task: str) -> Path:
         return self._allocations / allocation / STATE_DIRECTORY / task
