@@ -19,8 +19,9 @@ from swarmlet.runtime.drivers.command import CommandResult
 from swarmlet.runtime.probe import Prober
 
 log = structlog.get_logger()
-#: A command is killed at the check's timeout; a driver that has not answered so long after that is stuck.
-EXECUTE_GRACE_SECONDS = 15.0
+#: A command is killed at the check's timeout, which does not count the wait for its turn among others. A driver
+#: that has not answered so long after that is stuck.
+EXECUTE_GRACE_SECONDS = 120.0
 
 
 class CheckedTasks(Protocol):
