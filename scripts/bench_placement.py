@@ -336,10 +336,11 @@ def vector_bin_packing(archive: Path, known_file: Path) -> Rows:
             bins = pack(demands, work, random.Random(1))
             took.append((time.process_time_ns() - begin) / 1e6)
             assert sorted(item for each in bins for item in each.items) == list(range(len(demands)))
+            assert all(demands[list(each.items)].sum(axis=0).max() <= 1 + 1e-6 for each in bins)
             ratios.append(len(bins) / known[name])
     return [
-        benchmark.case("vector_bin_packing", "bins_over_best_known", "ratio", ratios),
-        benchmark.case("vector_bin_packing", "bins_over_best_known_mean", "ratio", [statistics.mean(ratios)]),
+        # The mean over all instances: most are solved as well as anyone did, the rest is what differs.
+        benchmark.case("vector_bin_packing", "bins_over_best_known", "ratio", [statistics.mean(ratios)]),
         benchmark.case("vector_bin_packing", "milliseconds", "ms", took),
         benchmark.case("vector_bin_packing", "milliseconds_mean", "ms", [statistics.mean(took)]),
     ]
