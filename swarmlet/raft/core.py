@@ -126,12 +126,13 @@ class Raft:
         """Why the leader would not take `change` now, or None."""
         return self._membership.problem_with(change)
 
-    def apply_config_change(self, change: ConfigChange) -> ConfigState:
+    def apply_config_change(self, change: ConfigChange, index: int = 0) -> ConfigState:
         """A committed configuration change is being applied: before `applied` of its index. Raises Conflict.
 
-        The returned state belongs into the next snapshot's metadata.
+        `index` is its entry's: without it a change is made again that a snapshot has brought already, where the apply
+        loop is behind. The returned state belongs into the next snapshot's metadata.
         """
-        return self._membership.apply(change)
+        return self._membership.apply(change, index)
 
     def read_index(self, context: bytes, now: float | None = None) -> None:
         """Ask for an index at which a read is linearizable; it comes as a `ReadState` with `context`.
@@ -275,6 +276,10 @@ class Raft:
     def configuration(self) -> Configuration:
         """Who takes part, as far as it is applied here."""
         return self._peer.peers.configuration
+
+    def has_newer_snapshot(self, index: Index) -> bool:
+        """A snapshot behind `index` has arrived."""
+        return self._peer.configured_at > index
 
     def term_of(self, index: Index) -> Term | None:
         """The term of an entry of the log; None where it is compacted, or not there."""

@@ -71,4 +71,5 @@ class Following:
             return False
         peer.log.restore(snapshot)
         peer.peers.restore(meta.config, peer.log.last_index)
+        peer.configured_at = meta.index
         return True

@@ -66,9 +66,12 @@ class Membership:
             and peer.log.applied >= peer.pending_config_index
         )
 
-    def apply(self, change: ConfigChange) -> ConfigState:
+    def apply(self, change: ConfigChange, index: int) -> ConfigState:
         """A committed change is being applied. Raises Conflict; then nothing changed."""
         peer = self._peer
+        if 0 < index <= peer.configured_at:
+            # The apply loop is behind a snapshot that has arrived meanwhile: made again, the change could undo a later one.
+            return peer.peers.configuration.state()
         state = peer.peers.change(change, peer.log.last_index)
         if peer.role is not Role.LEADER:
             return state

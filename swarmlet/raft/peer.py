@@ -44,6 +44,8 @@ class Peer:
         self.randomized_timeout = config.election_seconds
         self.election_reset_at = now
         self.heartbeat_reset_at = now
+        #: The snapshot whose configuration is in force: changes up to there are in it already.
+        self.configured_at = 0
         #: The disk has no room for more proposals. Votes and what is under way still fit.
         self.is_disk_full = False
         #: A leader with a full disk offers its place to somebody now and then, not all the time: theirs may be full too.

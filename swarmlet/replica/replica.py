@@ -491,7 +491,7 @@ class Replica:
         self._entries_since_snapshot += 1
         self._bytes_since_snapshot += len(entry.data)
         if entry.kind is not EntryKind.NORMAL:
-            self._config = self.consensus.core.apply_config_change(decode_config_change(entry))
+            self._config = self.consensus.core.apply_config_change(decode_config_change(entry), entry.index)
         elif entry.data:
             self._apply_command(entry)
         self._note_applied(entry.index, entry.term)

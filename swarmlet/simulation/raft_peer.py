@@ -423,7 +423,7 @@ class RaftPeer:
     def _apply(self, core: Raft, entry: Entry) -> None:
         self._invariants.note_applied(self, entry)
         if entry.kind is not EntryKind.NORMAL:
-            self.config = core.apply_config_change(decode_config_change(entry))
+            self.config = core.apply_config_change(decode_config_change(entry), entry.index)
         elif entry.data:
             command = decode(entry.data)
             outcome = self.machine.apply(int(entry.index), command)
@@ -437,7 +437,13 @@ class RaftPeer:
         if meta.index <= self.applied:
             return
         self._invariants.note_state(self, int(meta.index), snapshot.data)
-        if self.core is not None and self.core.configuration.state() != meta.config:
+        is_newest = self.log is not None and self.log.snapshot_meta().index == meta.index
+        if (
+            is_newest
+            and self.core is not None
+            and not self.core.has_newer_snapshot(meta.index)
+            and self.core.configuration.state() != meta.config
+        ):
             raise self._invariants.fail(
                 f"{self.name} restored {meta.config}, its core has {self.core.configuration.state()}"
             )

@@ -643,6 +643,20 @@ def test_a_snapshot_that_the_log_holds_cuts_nothing_off() -> None:
     assert follower.core.last_index == last
 
 
+def test_a_change_that_a_snapshot_has_brought_is_not_made_again() -> None:
+    """The apply loop may be behind a snapshot that has arrived: an old change would undo a later one."""
+    cluster = Cluster(4, voters=(1, 2, 3))
+    cluster.elect(1)
+    follower = cluster[2].core
+    index = Index(follower.last_index + 10)
+    config = ConfigState(voters=(PeerId(1), PeerId(2), PeerId(3)))
+    snapshot = Snapshot(meta=SnapshotMeta(index=index, term=cluster[1].core.term, config=config))
+    follower.step(cluster.now, message(MessageKind.SNAPSHOT, 1, 2, cluster[1].core.term, snapshot=snapshot))
+    late = ConfigChange(steps=steps("l4"))
+    assert follower.apply_config_change(late, index - 1) == config
+    assert follower.apply_config_change(late, index + 1).learners == (4,)
+
+
 # -- time
 
 
