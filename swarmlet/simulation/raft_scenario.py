@@ -369,6 +369,8 @@ class _Faults:
         # torn write (decision 2): here it is one or the other.
         self._cluster.stop(victim, Power.CRASHED if is_rot else Power.OFF)
         victim.files.garble = 0.0
+        # Nothing else may keep it from looking at its log now: what is damaged is known before the next fault.
+        victim.files.fail_next, victim.files.capacity = 0, None
         if is_rot:
             victim.files.flip_bit()
         # At once: what may be lost is known before any other disk may be.
