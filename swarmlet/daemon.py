@@ -31,7 +31,7 @@ from swarmlet.api.server import ApiServer, application
 from swarmlet.config import NodeConfig, parse_address
 from swarmlet.errors import Refused, StorageError, SwarmletError, Unavailable
 from swarmlet.gossip.config import GossipConfig
-from swarmlet.gossip.effect import Member, MemberEvent, MemberState, StreamAnswer
+from swarmlet.gossip.effect import EventKind, Member, MemberEvent, MemberState, StreamAnswer
 from swarmlet.gossip.keyring import Keyring
 from swarmlet.gossip.shell import Gossip
 from swarmlet.ids import ClusterId, NodeId, PeerId, RequestId, peer_id
@@ -589,6 +589,8 @@ class Daemon:
 
     def _on_member_event(self, event: MemberEvent) -> None:
         self.places.on_member(event.member)
+        if event.kind in {EventKind.DIED, EventKind.ALIVE_AGAIN}:
+            self.mesh.renew(event.member.id)
         self.leader.on_member_event()
         name = f"member.{event.kind.value}"
         log.info(name, node_id=event.member.id, name=event.member.name, detail=event.detail)

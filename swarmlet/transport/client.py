@@ -279,6 +279,9 @@ class _Slot:
     users: int = 0
 
 
+#: A connection that was silent for longer is given up when its node comes back: an idle one costs a new handshake.
+SILENT_SECONDS = 1.0
+
 _Key = tuple[Address, NodeId | None, Purpose]
 
 
@@ -315,6 +318,19 @@ class MeshClient:
         finally:
             self._group = None
             self.close()
+
+    def renew(self, node: NodeId) -> None:
+        """`node` went away or came back: give up connections to it that say nothing, and wait no longer to try anew.
+
+        The kernel repeats what it could not send ever more slowly: after ten seconds without a path, a connection
+        may need ten more to notice that the path is back. A new one needs a round trip.
+        """
+        for (_, peer, _), slot in self._slots.items():
+            if peer != node:
+                continue
+            slot.wait, slot.retry_at = 0.0, 0.0
+            if slot.connection is not None and slot.connection.silent_seconds > SILENT_SECONDS:
+                slot.connection.abort(Unavailable(f"the way to {node} was cut"))
 
     def close(self) -> None:
         """Close every connection; later calls raise Unavailable."""

@@ -99,6 +99,11 @@ class Connection(asyncio.Protocol):
             self._transport.close()
             self._end(None)
 
+    @property
+    def silent_seconds(self) -> float:
+        """How long the other end has said nothing."""
+        return self._loop.time() - self._heard_at
+
     def abort(self, failure: Exception | None) -> None:
         """Close now, without sending what is queued."""
         if self._transport is not None:

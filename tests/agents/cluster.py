@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -125,7 +126,18 @@ class Node:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
         wait_until(lambda: not Path(f"/proc/{self.pid}").exists() or _is_zombie(self.pid))
+        # Its other threads may hold its files a moment longer than its first.
+        wait_until(lambda: _is_unlocked(self.data / "lock"))
         self.pid = 0
+
+
+def _is_unlocked(path: Path) -> bool:
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
 
 
 def _is_zombie(pid: int) -> bool:

@@ -532,6 +532,30 @@ async def test_a_connection_without_a_sign_of_life_is_given_up(mesh: OpenMesh) -
                 await anext(items)
 
 
+async def test_a_silent_connection_is_given_up_when_its_node_comes_back(mesh: OpenMesh) -> None:
+    """After a cut the kernel may repeat for many seconds what a new connection says in a round trip."""
+    async with mesh() as net:
+        server, address = net.serve()
+
+        async def echo(peer: Peer, body: bytes) -> bytes:
+            return body
+
+        server.handlers.register("say", echo)
+        client = net.client()
+        await client.request(address, N1, "say", b"", timeout=5)
+        (slot,) = client._slots.values()
+        first = slot.connection
+        assert first is not None
+        closed = []
+        for node, silent in ((N1, 0.0), (NodeId("another"), 10.0), (N1, 0.0)):
+            first._heard_at -= silent
+            client.renew(node)
+            closed.append(first.closed)
+        # It spoke just now; another node came back; it has been silent and its own node came back.
+        assert closed == [False, False, True]
+        assert await client.request(address, N1, "say", b"again", timeout=5) == b"again"
+
+
 async def test_a_refused_connection_is_unavailable_and_backs_off(mesh: OpenMesh) -> None:
     async with mesh() as net:
         with socket.socket() as unused:
