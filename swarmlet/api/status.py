@@ -11,7 +11,7 @@ from swarmlet.gossip.effect import MemberState
 from swarmlet.ids import NodeId
 from swarmlet.model.allocation import ClientStatus
 from swarmlet.model.evaluation import PlacementFailure
-from swarmlet.model.node import NodeStatus
+from swarmlet.model.node import SILENT, NodeStatus
 from swarmlet.state.view import View
 
 #: Time for a confirmed view; after it the answer comes from this node's own copy, and says so.
@@ -82,8 +82,7 @@ def problems(view: View, members: Mapping[NodeId, MemberState], pause: str) -> l
         if node.status in {NodeStatus.DOWN, NodeStatus.DISCONNECTED}:
             found.append({"Subject": node.name, "Problem": f"{node.status.value}: {node.status_description}"})
         elif node.status is NodeStatus.READY and members.get(node.id, MemberState.DEAD) is MemberState.DEAD:
-            sentence = "silent: no answer by any path; not counted as down yet"
-            found.append({"Subject": node.name, "Problem": sentence})
+            found.append({"Subject": node.name, "Problem": SILENT})
     for evaluation in view.open_evaluations():
         for group, failure in sorted(evaluation.failed_groups.items()):
             found.append({"Subject": evaluation.job_id, "Problem": f"{group}: {summarize(failure)}"})

@@ -14,7 +14,7 @@ from swarmlet.gossip.effect import MemberState
 from swarmlet.ids import NodeId
 from swarmlet.leader.deployment_watch import Outcome
 from swarmlet.model.job import SECOND_NS
-from swarmlet.model.node import Eligibility, Node, NodeStatus
+from swarmlet.model.node import SILENT, Eligibility, Node, NodeStatus
 from swarmlet.state.command import Body, UpdateNodeEligibility, UpdateNodeStatus
 from swarmlet.state.view import View
 
@@ -22,6 +22,9 @@ from swarmlet.state.view import View
 MASS_SHARE_PERCENT = 20
 MASS_WINDOW_NS = 60 * SECOND_NS
 MASS_PAUSE_NS = 60 * SECOND_NS
+#: Nodes parted together are seen dead one after the other, each after its own suspicion. While others are suspected that
+#: would make this death one of a mass failure, it waits for their verdict: as long as a suspicion lasts that all confirm.
+VERDICT_WAIT_NS = 1_600_000_000
 #: After a cold start of the whole cluster, or for a leader that has never seen the node alive.
 COLD_START_GRACE_NS = 60 * SECOND_NS
 
@@ -66,6 +69,8 @@ class NodeFailures:
         self._dead_since: dict[NodeId, int] = {}
         #: When nodes died lately: the mass failure guard's window.
         self._recent: dict[NodeId, int] = {}
+        #: Were all that are suspected now dead too, too many would have died at once.
+        self._is_verdict_awaited = False
         self.pause: Pause | None = None
 
     def look(self, view: View, members: Mapping[NodeId, Seen], now_ns: int) -> Outcome:
@@ -74,7 +79,7 @@ class NodeFailures:
         commands: list[Body] = []
         wakes: list[int] = []
         self._remember(nodes, members, now_ns)
-        self._guard(nodes, now_ns)
+        self._guard(nodes, members, now_ns)
         for node in nodes:
             commands += self._look_at(node, members.get(node.id), now_ns, wakes)
             commands += _eligibility(node, now_ns, wakes)
@@ -102,14 +107,22 @@ class NodeFailures:
         for node_id in [key for key, at in self._recent.items() if now_ns - at >= MASS_WINDOW_NS]:
             del self._recent[node_id]
 
-    def _guard(self, nodes: list[Node], now_ns: int) -> None:
+    def _guard(self, nodes: list[Node], members: Mapping[NodeId, Seen], now_ns: int) -> None:
         """Begin or end the pause."""
         if self.pause is not None and self.pause.until_ns <= now_ns:
             self.pause = None
             self._recent.clear()
         counted = sum(1 for node in nodes if node.status is not NodeStatus.LEFT)
         dead = sum(1 for node_id in self._recent if node_id in self._dead_since)
+        suspected = sum(
+            1
+            for node in nodes
+            if node.status is NodeStatus.READY
+            and node.id in members
+            and members[node.id].state is MemberState.SUSPECT
+        )
         limit = max(1, counted * MASS_SHARE_PERCENT // 100)
+        self._is_verdict_awaited = dead <= limit < dead + suspected
         if self.pause is None and dead > limit:
             self.pause = Pause(now_ns + MASS_PAUSE_NS, dead, counted)
 
@@ -141,10 +154,15 @@ class NodeFailures:
             believe_at = max(believe_at, seen.restart_until_ns)
         if node.id not in self._ever_alive and (self._is_cold_start or seen is None):
             believe_at = max(believe_at, self._since_ns + COLD_START_GRACE_NS)
+        if self._is_verdict_awaited:
+            believe_at = max(believe_at, self._dead_since[node.id] + VERDICT_WAIT_NS)
         if self.pause is not None:
             believe_at = max(believe_at, self.pause.until_ns)
         if believe_at > now_ns:
             wakes.append(believe_at)
+            if self.pause is not None and node.status is NodeStatus.READY:
+                # What it runs stays, but nothing new is sent where nobody answers.
+                return [_status(node, NodeStatus.DISCONNECTED, SILENT)]
             return []
         return [_status(node, NodeStatus.DOWN, "no answer by any path")]
 

@@ -8,13 +8,17 @@ from swarmlet.ids import NodeId, PeerId
 from swarmlet.model.resources import Quantity
 from swarmlet.wire import Record
 
+#: What is said of a node that is dead in gossip and not yet believed to be.
+SILENT = "silent: no answer by any path; not counted as down yet"
+
 
 class NodeStatus(StrEnum):
     """What the leader knows of a node, from gossip."""
 
     INITIALIZING = "initializing"
     READY = "ready"
-    #: The host's kernel answers, the agent does not: nothing moves until the grace is over.
+    #: The host's kernel answers, the agent does not; or it is silent with too many others (`SILENT`): nothing moves
+    #: until the grace is over, and nothing new is sent there.
     DISCONNECTED = "disconnected"
     DOWN = "down"
     #: It left on purpose; it is forgotten once it runs nothing.

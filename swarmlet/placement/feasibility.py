@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from swarmlet.model.fit import asked_ports
 from swarmlet.model.job import Constraint, Job, Spread, TaskGroup
-from swarmlet.model.node import Eligibility, Node, NodeStatus
+from swarmlet.model.node import SILENT, Eligibility, Node, NodeStatus
 from swarmlet.model.resources import DYNAMIC_PORT_MAX, DYNAMIC_PORT_MIN, Quantity
 from swarmlet.placement.constraint import CompiledConstraint, compile_constraint, is_distinct_hosts
 
@@ -136,7 +136,7 @@ def unready(node: Node) -> str:
         case NodeStatus.INITIALIZING:
             return "still initializing"
         case NodeStatus.DISCONNECTED:
-            return "agent down"
+            return "silent" if node.status_description == SILENT else "agent down"
         case NodeStatus.DOWN:
             return "down"
         case NodeStatus.LEFT:

@@ -14,7 +14,7 @@ from swarmlet.model.allocation import Allocation, ClientStatus, RescheduleEvent
 from swarmlet.model.deployment import Deployment, DeploymentGroup, DeploymentStatus
 from swarmlet.model.evaluation import Evaluation
 from swarmlet.model.job import SECOND_NS, Job, JobType, TaskGroup, UpdateStrategy
-from swarmlet.model.node import Node, NodeStatus
+from swarmlet.model.node import SILENT, Node, NodeStatus
 from swarmlet.model.plan import DeploymentUpdate, InPlaceUpdate, Mark, Stop
 from swarmlet.placement.feasibility import Ask
 from swarmlet.scheduler import reschedule
@@ -336,7 +336,7 @@ class _Group:
             else:
                 live.append(allocation)
                 if node.status is NodeStatus.DISCONNECTED:
-                    self._say_agent_down(allocation, node)
+                    self._say_disconnected(allocation, node)
         current = [each for each in live if self._difference(each) is not Difference.DESTRUCTIVE]
         outdated = [each for each in live if self._difference(each) is Difference.DESTRUCTIVE]
         keeper = self._settle(current)
@@ -347,7 +347,12 @@ class _Group:
         elif not held:
             self._fill(index, everything, wanted, lost)
 
-    def _say_agent_down(self, allocation: Allocation, node: Node) -> None:
+    def _say_disconnected(self, allocation: Allocation, node: Node) -> None:
+        if node.status_description == SILENT:
+            self.result.wait(
+                self.group.name, f"{self._name(allocation.index)} stays on node {node.name}: {SILENT}"
+            )
+            return
         left = max(node.status_updated_at_ns + AGENT_GRACE_NS - self.now_ns, 0)
         self.result.wait(
             self.group.name,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from swarmlet.gossip.effect import MemberState
 from swarmlet.ids import NodeId
-from swarmlet.leader.node_failure import NodeFailures, Seen
-from swarmlet.model.node import Eligibility, NodeStatus
+from swarmlet.leader.node_failure import VERDICT_WAIT_NS, NodeFailures, Seen
+from swarmlet.model.node import SILENT, Eligibility, NodeStatus
 from swarmlet.state.command import Body, UpdateNodeEligibility, UpdateNodeStatus
 from tests.scheduler.builders import a_cluster, a_node
 from tests.scheduler.fake_view import SECOND, FakeView
@@ -62,9 +62,12 @@ def test_a_mass_failure_pauses_for_a_minute_and_says_so() -> None:
     failures.look(view, seen(view), 1)
     dead = {f"n{number}": MemberState.DEAD for number in (1, 2, 3)}
     outcome = failures.look(view, seen(view, **dead), 2)
-    assert outcome.commands == ()
+    assert set(statuses(outcome.commands).values()) == {NodeStatus.DISCONNECTED}, "none is down"
     assert outcome.wake_ns == 2 + 60 * SECOND
     assert str(failures.pause) == "3 of 10 nodes died within 60 s: nothing is replaced yet"
+    for name in dead:
+        view.change_node(name, status=NodeStatus.DISCONNECTED, status_description=SILENT)
+    assert failures.look(view, seen(view, **dead), 3).commands == ()
     after = failures.look(view, seen(view, **dead), outcome.wake_ns)
     assert set(statuses(after.commands)) == {"n1", "n2", "n3"}
     assert failures.pause is None
@@ -76,6 +79,41 @@ def test_nodes_that_come_back_during_the_pause_never_go_down() -> None:
     failures.look(view, seen(view), 1)
     failures.look(view, seen(view, n1=MemberState.DEAD, n2=MemberState.DEAD, n3=MemberState.DEAD), 2)
     assert failures.look(view, seen(view), 5 * SECOND).commands == ()
+
+
+def test_a_death_waits_for_the_verdict_on_those_that_fell_silent_with_it() -> None:
+    view = nodes(5)
+    failures = NodeFailures(0)
+    failures.look(view, seen(view), 1)
+    first = failures.look(view, seen(view, n2=MemberState.DEAD, n1=MemberState.SUSPECT), 10)
+    assert first.commands == (), "two of five at once would be a mass failure"
+    assert first.wake_ns == 10 + VERDICT_WAIT_NS
+    both = failures.look(view, seen(view, n2=MemberState.DEAD, n1=MemberState.DEAD), 20)
+    assert set(statuses(both.commands).items()) == {
+        ("n1", NodeStatus.DISCONNECTED),
+        ("n2", NodeStatus.DISCONNECTED),
+    }
+    assert str(failures.pause) == "2 of 5 nodes died within 60 s: nothing is replaced yet"
+
+
+def test_a_death_is_believed_as_soon_as_the_suspicion_beside_it_is_refuted() -> None:
+    view = nodes(5)
+    failures = NodeFailures(0)
+    failures.look(view, seen(view), 1)
+    failures.look(view, seen(view, n2=MemberState.DEAD, n1=MemberState.SUSPECT), 10)
+    assert statuses(failures.look(view, seen(view, n2=MemberState.DEAD), 20).commands) == {
+        "n2": NodeStatus.DOWN
+    }
+
+
+def test_a_suspicion_that_never_ends_holds_a_death_up_for_a_moment_only() -> None:
+    view = nodes(5)
+    failures = NodeFailures(0)
+    failures.look(view, seen(view), 1)
+    members = seen(view, n2=MemberState.DEAD, n1=MemberState.SUSPECT)
+    assert failures.look(view, members, 10).commands == ()
+    late = failures.look(view, members, 10 + VERDICT_WAIT_NS)
+    assert statuses(late.commands) == {"n2": NodeStatus.DOWN}
 
 
 def test_two_of_ten_dead_are_no_mass_failure() -> None:

@@ -23,6 +23,8 @@ class RunningWatch:
         self._running: list[set[str]] = [set() for _ in engines]
         #: Ids of the containers that have ended since the watch began (they may run again).
         self.ended: set[str] = set()
+        #: Ids of the containers that have started since.
+        self.started: set[str] = set()
         self._changed = threading.Condition()
         self._streams: list[unix_http.UnixConnection] = []
         self._threads: list[threading.Thread] = []
@@ -72,6 +74,7 @@ class RunningWatch:
                     ids = self._running[place]
                     if event["Action"] == "start":
                         ids.add(event["id"])
+                        self.started.add(event["id"])
                     else:
                         ids.discard(event["id"])
                         self.ended.add(event["id"])
