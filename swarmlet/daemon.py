@@ -56,6 +56,7 @@ from swarmlet.replica.directory import NodeDirectory
 from swarmlet.replica.memory_writer import MemoryWriter
 from swarmlet.replica.replica import Replica
 from swarmlet.replica.submission import RAFT_METHOD, SNAPSHOT_METHOD, SUBMIT_METHOD
+from swarmlet.replica.variables import Variables
 from swarmlet.runtime.agent import Agent
 from swarmlet.runtime.drivers.driver import Driver
 from swarmlet.runtime.drivers.offered import validate as validate_driver
@@ -277,6 +278,9 @@ class Daemon:
             on_failure=self._on_disk_failure,
             make_writer=MemoryWriter if self.config.ephemeral else None,
         )
+        self.variables = Variables(
+            self.replica, ClusterKey(self.identity.cluster, self.identity.cluster_key), os.urandom
+        )
         self.leader = LeaderService(
             replica=self.replica,
             members=self.gossip.members,
@@ -362,6 +366,7 @@ class Daemon:
             mint=lambda: str(uuid.uuid4()),
             members=self.gossip.members,
             raft_status=self.replica.consensus.core.status,
+            variables=self.variables,
             logs=self.logs,
             reach=self.reach,
             make_join_token=self._make_join_token,

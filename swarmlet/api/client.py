@@ -114,6 +114,8 @@ class Client:
                 message = exchange.read().decode(errors="replace")
             except OSError:
                 message = f"{self.address} answers {exchange.status}"
+            # Where the body holds more than the message (a conflict's current value), a header has the sentence.
+            message = exchange.headers.get("x-swarmlet-message", message)
             kind = exchange.headers.get("x-swarmlet-error", "")
             exchange.close()
             raise _error(exchange.status, kind, message)

@@ -15,6 +15,7 @@ from swarmlet.model.file import FileInfo
 from swarmlet.model.usage import AllocationUsage
 from swarmlet.raft.options import Status
 from swarmlet.replica.replica import Replica
+from swarmlet.replica.variables import Variables
 from swarmlet.security.access import Identity
 
 
@@ -65,6 +66,7 @@ class ApiContext:
     mint: Callable[[], str]
     members: Callable[[], list[Member]]
     raft_status: Callable[[], Status]
+    variables: Variables
     logs: TaskLogs
     reach: Reach
     #: Makes a join token: (ttl_ns, uses, description) -> (the text to show once, the record to keep).

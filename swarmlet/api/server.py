@@ -21,11 +21,13 @@ from swarmlet.api import (
     deployments,
     evaluations,
     jobs,
+    keyring,
     namespaces,
     nodes,
     operator,
     reach,
     tokens,
+    variables,
 )
 from swarmlet.api.context import CONTEXT, ApiContext
 from swarmlet.api.route import Route
@@ -53,7 +55,9 @@ ROUTES: tuple[Route, ...] = (
     *nodes.ROUTES,
     *namespaces.ROUTES,
     *tokens.ROUTES,
+    *variables.ROUTES,
     *operator.ROUTES,
+    *keyring.ROUTES,
     *agent.ROUTES,
 )
 

@@ -29,6 +29,11 @@ class Capability(StrEnum):
     AGENT_WRITE = "agent:write"
     TOKEN_WRITE = "token:write"  # noqa: S105 (a capability's name)
     EVENT_READ = "event:read"
+    #: Paths alone.
+    VARIABLES_LIST = "variables:list"
+    #: With their items, in clear.
+    VARIABLES_READ = "variables:read"
+    VARIABLES_WRITE = "variables:write"
     #: Answers that say nothing about work: is there a leader, is the agent up.
     STATUS_READ = "status:read"
     #: Between nodes: register, report own allocations, watch own allocations.

@@ -21,6 +21,7 @@ from swarmlet.state import (
     apply_nodes,
     apply_plan,
     apply_tokens,
+    apply_variables,
     collect,
     snapshot_bytes,
 )
@@ -184,6 +185,16 @@ def _dispatch(step: Step, body: Body) -> None:
             apply_cluster.delete_namespace(step, body)
         case commands.UpdateSettings():
             apply_cluster.update_settings(step, body)
+        case commands.PutVariable():
+            apply_variables.put(step, body)
+        case commands.DeleteVariable():
+            apply_variables.delete(step, body)
+        case commands.AddVariableKey():
+            apply_variables.add_key(step, body)
+        case commands.RemoveVariableKey():
+            apply_variables.remove_key(step, body)
+        case commands.ResealVariables():
+            apply_variables.reseal(step, body)
         case commands.CollectGarbage():
             collect.collect_garbage(step, body)
         case commands.Noop():

@@ -65,4 +65,6 @@ def delete_namespace(step: Step, body: DeleteNamespace) -> None:
     job = next(step.store.jobs(body.name), None)
     if job is not None:
         raise Conflict(f'namespace "{body.name}" still has job "{job.id}"; stop it with -purge first')
+    if next(step.store.variables(body.name), None) is not None:
+        raise Conflict(f'namespace "{body.name}" still has variables; purge them first')
     step.store.delete_namespace(body.name)

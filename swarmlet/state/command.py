@@ -18,6 +18,7 @@ from swarmlet.model.evaluation import Evaluation, EvaluationStatus
 from swarmlet.model.job import Job
 from swarmlet.model.node import DrainStrategy, Eligibility, Node, NodeStatus
 from swarmlet.model.plan import Plan
+from swarmlet.model.variable import VariableKey
 from swarmlet.wire import Codec, Record
 
 #: What this build understands.
@@ -238,6 +239,54 @@ class Noop(Record, tag=27):
     """Changes nothing; moves state time on."""
 
 
+class PutVariable(Record, tag=40):
+    """Create or replace a variable; its items come sealed from the node that accepted them."""
+
+    namespace: Namespace
+    path: str
+    key_id: int
+    sealed: bytes
+    #: Refuse unless the variable's `modify_index` is this (0: must not exist). None: no check.
+    check_index: int | None = None
+
+
+class DeleteVariable(Record, tag=41):
+    """Forget a variable; one that is not there is no error, unless `check_index` names it."""
+
+    namespace: Namespace
+    path: str
+    check_index: int | None = None
+
+
+class AddVariableKey(Record, tag=42):
+    """Add a key to the keyring: from now on it seals what is new. Its id must follow the last one's."""
+
+    key: VariableKey
+
+
+class RemoveVariableKey(Record, tag=43):
+    """Forget a key under which nothing is sealed any more."""
+
+    key_id: int
+
+
+class ResealedVariable(Record):
+    """A variable sealed anew, without a change of its items."""
+
+    namespace: Namespace
+    path: str
+    key_id: int
+    sealed: bytes
+    #: Only while this is its index: a write that came between has won.
+    modify_index: int
+
+
+class ResealVariables(Record, tag=44):
+    """Put variables under the newest key. Their indexes stay: nothing that a user sees has changed."""
+
+    variables: tuple[ResealedVariable, ...]
+
+
 Body = (
     InitializeCluster
     | RegisterJob
@@ -266,6 +315,11 @@ Body = (
     | CollectGarbage
     | UpdateSettings
     | Noop
+    | PutVariable
+    | DeleteVariable
+    | AddVariableKey
+    | RemoveVariableKey
+    | ResealVariables
 )
 
 

@@ -16,6 +16,7 @@ from swarmlet.model.fit import Usage
 from swarmlet.model.job import Job, JobStatus
 from swarmlet.model.node import Node
 from swarmlet.model.resources import Quantity
+from swarmlet.model.variable import Variable, VariableKey
 from swarmlet.state.allocation_table import AllocationTable
 from swarmlet.state.command import Applied
 from swarmlet.state.ordered import Ordered, with_prefix, with_text_prefix
@@ -24,6 +25,7 @@ from swarmlet.state.view import Table
 
 JobKey = tuple[Namespace, JobId]
 VersionKey = tuple[Namespace, JobId, int]
+VariablePlace = tuple[Namespace, str]
 
 OPEN = frozenset({EvaluationStatus.PENDING, EvaluationStatus.BLOCKED})
 
@@ -53,6 +55,10 @@ class Snapshot:
         "_requests",
         "_settings",
         "_table_indexes",
+        "_variable_bytes",
+        "_variable_key_uses",
+        "_variable_keys",
+        "_variables",
         "_versions",
         "index",
         "time_ns",
@@ -87,6 +93,11 @@ class Snapshot:
         self._ended_deployments: Ordered[tuple[int, DeploymentId]] = Ordered()
         self._namespaces: Rows[Namespace, NamespaceRecord] = Rows()
         self._join_tokens: Rows[str, JoinToken] = Rows()
+        self._variables: Rows[VariablePlace, Variable] = Rows()
+        self._variable_keys: Rows[int, VariableKey] = Rows()
+        # Follow from the rows: variables per key, and the length of all that is sealed.
+        self._variable_key_uses: immutables.Map[int, int] = immutables.Map()
+        self._variable_bytes = 0
         # What recent requests gave, and (index, id) of each.
         self._requests: immutables.Map[RequestId, Applied] = immutables.Map()
         self._request_order: Ordered[tuple[int, RequestId]] = Ordered()
@@ -269,3 +280,46 @@ class Snapshot:
     def outcome(self, request_id: RequestId) -> Applied | None:
         """What a recent request gave, if it was applied."""
         return self._requests.get(request_id)
+
+    # Variables.
+
+    def variable(self, namespace: Namespace, path: str) -> Variable | None:
+        """A variable (its items sealed) by namespace and path."""
+        return self._variables.get((namespace, path))
+
+    def variables(self, namespace: Namespace | None = None, prefix: str = "") -> Iterator[Variable]:
+        """Variables of one namespace or of all whose path begins with `prefix`, by namespace and path."""
+        if namespace is None:
+            return (row for row in self._variables.values() if row.path.startswith(prefix))
+        return self._variables_of(namespace, prefix)
+
+    def _variables_of(self, namespace: Namespace, prefix: str) -> Iterator[Variable]:
+        for key in self._variables.keys.at_or_after((namespace, prefix)):
+            if key[0] != namespace or not key[1].startswith(prefix):
+                return
+            yield self._variables[key]
+
+    def variable_count(self) -> int:
+        """How many variables there are. O(1)."""
+        return len(self._variables)
+
+    @property
+    def variable_bytes(self) -> int:
+        """The length of all sealed items. O(1)."""
+        return self._variable_bytes
+
+    def variable_keys(self) -> Iterator[VariableKey]:
+        """The keyring, sealed, oldest first."""
+        return self._variable_keys.values()
+
+    def variable_key(self, key_id: int) -> VariableKey | None:
+        """A key of the keyring."""
+        return self._variable_keys.get(key_id)
+
+    def newest_variable_key(self) -> int:
+        """The id of the key that seals what is new; 0: there is none. O(1)."""
+        return next(reversed(self._variable_keys.keys), 0)
+
+    def variable_key_uses(self, key_id: int) -> int:
+        """How many variables are sealed under a key. O(1)."""
+        return self._variable_key_uses.get(key_id, 0)

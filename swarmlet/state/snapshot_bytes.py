@@ -22,6 +22,7 @@ from swarmlet.model.deployment import Deployment
 from swarmlet.model.evaluation import Evaluation
 from swarmlet.model.job import Job
 from swarmlet.model.node import Node
+from swarmlet.model.variable import Variable, VariableKey
 from swarmlet.state.allocation_block import AllocationBlock
 from swarmlet.state.command import Applied
 from swarmlet.state.snapshot import Snapshot
@@ -55,6 +56,8 @@ class Kind(IntEnum):
     DEPLOYMENT = 12
     JOIN_TOKEN = 13
     REQUEST = 14
+    VARIABLE_KEY = 40
+    VARIABLE = 41
 
 
 class Header(Record, tag=1):
@@ -101,6 +104,8 @@ _TYPES: dict[Kind, Any] = {
     Kind.DEPLOYMENT: Deployment,
     Kind.JOIN_TOKEN: JoinToken,
     Kind.REQUEST: tuple[str, Applied],
+    Kind.VARIABLE_KEY: VariableKey,
+    Kind.VARIABLE: Variable,
 }
 _row_codecs: dict[Kind, Codec[Any]] = {kind: Codec(_TYPES[kind]) for kind in Kind}
 
@@ -175,6 +180,10 @@ def _rows_of(state: Snapshot, kind: Kind) -> Iterator[Any]:
             return state._join_tokens.values()
         case Kind.REQUEST:
             return ((key, state._requests[key]) for _, key in state._request_order)
+        case Kind.VARIABLE_KEY:
+            return state._variable_keys.values()
+        case Kind.VARIABLE:
+            return state._variables.values()
 
 
 def load(data: Iterable[bytes]) -> Store:
@@ -261,6 +270,13 @@ def _fill_requests(store: Store, rows: list[tuple[str, Applied]]) -> None:
     store._request_order = type(store._request_order)((applied.index, key) for key, applied in rows)  # type: ignore[misc]
 
 
+def _fill_variables(store: Store, rows: list[Variable]) -> None:
+    store._variables = type(store._variables)(((row.namespace, row.path), row) for row in rows)
+    for row in rows:
+        store._count_key(row.key_id, 1)
+        store._variable_bytes += len(row.sealed)
+
+
 def _fill_cursors(store: Store, rows: list[tuple[NodeId, int]]) -> None:
     for node_id, cursor in rows:
         store._allocations.move_port_cursor(node_id, cursor)
@@ -319,4 +335,6 @@ _FILL: dict[Kind, Callable[[Store, list[Any]], None]] = {
     Kind.DEPLOYMENT: _fill_deployments,
     Kind.JOIN_TOKEN: _filler("_join_tokens", lambda row: row.accessor, _itself),
     Kind.REQUEST: _fill_requests,
+    Kind.VARIABLE_KEY: _filler("_variable_keys", lambda row: row.id, _itself),
+    Kind.VARIABLE: _fill_variables,
 }

@@ -16,6 +16,7 @@ from swarmlet.model.deployment import Deployment
 from swarmlet.model.evaluation import Evaluation
 from swarmlet.model.job import Job
 from swarmlet.model.node import Node
+from swarmlet.model.variable import Variable, VariableKey
 from swarmlet.state.allocation_block import AllocationBlock, Reader
 from swarmlet.state.allocation_table import AllocationRun
 from swarmlet.state.command import Applied
@@ -34,6 +35,11 @@ EVALUATIONS_MAX = 50_000  # a few per node and job between two collections, abou
 DEPLOYMENTS_MAX = 20_000  # as many rollouts as an operator may look back on
 JOIN_TOKENS_MAX = 1_000  # made by people; expired ones make room
 NAMESPACES_MAX = 10_000  # one per team, or per user of a large company
+#: A few per job of the largest cluster; with their bytes bounded as well, every replica can hold them in memory.
+VARIABLES_MAX = 200_000
+VARIABLE_BYTES_MAX = 256 * 1024 * 1024
+#: Old keys stay until nothing is sealed under them; more than this many means that nobody seals anew.
+VARIABLE_KEYS_MAX = 64
 
 
 def job_scope(namespace: Namespace, job_id: JobId) -> str:
@@ -44,6 +50,11 @@ def job_scope(namespace: Namespace, job_id: JobId) -> str:
 def node_scope(node_id: NodeId) -> str:
     """What watches of a node are kept on."""
     return f"node:{node_id}"
+
+
+def variable_scope(namespace: Namespace, path: str) -> str:
+    """What watches of a variable are kept on."""
+    return f"variable:{namespace}/{path}"
 
 
 class Store(Snapshot):
@@ -346,6 +357,45 @@ class Store(Snapshot):
     def ended_deployments(self) -> list[DeploymentId]:
         """Those that are over, the one changed longest ago first."""
         return [key for _, key in self._ended_deployments]
+
+    # Variables.
+
+    def put_variable(self, variable: Variable) -> None:
+        """Create or replace a variable, with its bookkeeping done by the caller."""
+        place = (variable.namespace, variable.path)
+        before = self._variables.get(place)
+        self._variables = self._variables.put(place, variable)
+        self._variable_bytes += len(variable.sealed) - (len(before.sealed) if before else 0)
+        if before is None or before.key_id != variable.key_id:
+            self._count_key(variable.key_id, 1)
+            if before is not None:
+                self._count_key(before.key_id, -1)
+
+    def variable_changed(self, namespace: Namespace, path: str) -> None:
+        """Tell whoever waits for a variable."""
+        self._changed(Table.VARIABLES, f"{namespace}/{path}", variable_scope(namespace, path))
+
+    def delete_variable(self, variable: Variable) -> None:
+        """Forget a variable."""
+        self._variables = self._variables.delete((variable.namespace, variable.path))
+        self._variable_bytes -= len(variable.sealed)
+        self._count_key(variable.key_id, -1)
+        self.variable_changed(variable.namespace, variable.path)
+
+    def _count_key(self, key_id: int, more: int) -> None:
+        uses = self._variable_key_uses.get(key_id, 0) + more
+        uses_of = self._variable_key_uses
+        self._variable_key_uses = uses_of.set(key_id, uses) if uses else uses_of.delete(key_id)
+
+    def put_variable_key(self, key: VariableKey) -> None:
+        """Add a key to the keyring."""
+        self._variable_keys = self._variable_keys.put(key.id, key)
+        self._changed(Table.VARIABLE_KEYS, str(key.id))
+
+    def delete_variable_key(self, key_id: int) -> None:
+        """Forget a key."""
+        self._variable_keys = self._variable_keys.delete(key_id)
+        self._changed(Table.VARIABLE_KEYS, str(key_id))
 
     # Bounds and requests.
 

@@ -20,6 +20,7 @@ from swarmlet.model.evaluation import Evaluation
 from swarmlet.model.fit import Usage
 from swarmlet.model.job import Job, JobStatus
 from swarmlet.model.node import Node
+from swarmlet.model.variable import Variable, VariableKey
 
 
 class Table(StrEnum):
@@ -34,6 +35,8 @@ class Table(StrEnum):
     NAMESPACES = "namespaces"
     JOIN_TOKENS = "join_tokens"
     SETTINGS = "settings"
+    VARIABLES = "variables"
+    VARIABLE_KEYS = "variable_keys"
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):
@@ -134,3 +137,15 @@ class View(Protocol):
 
     def join_tokens(self) -> Iterator[JoinToken]:
         """By accessor."""
+
+    def variable(self, namespace: Namespace, path: str) -> Variable | None:
+        """A variable (its items sealed) by namespace and path."""
+
+    def variables(self, namespace: Namespace | None = None, prefix: str = "") -> Iterator[Variable]:
+        """Variables of one namespace or of all whose path begins with `prefix`, by namespace and path."""
+
+    def variable_keys(self) -> Iterator[VariableKey]:
+        """The keyring, sealed, oldest first."""
+
+    def variable_key_uses(self, key_id: int) -> int:
+        """How many variables are sealed under a key. O(1)."""

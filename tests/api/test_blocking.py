@@ -21,6 +21,8 @@ LISTS = [
     "/v1/nodes",
     "/v1/namespaces",
     "/v1/join-tokens",
+    "/v1/vars",
+    "/v1/operator/keyring/keys",
 ]
 
 

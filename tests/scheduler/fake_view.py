@@ -23,6 +23,7 @@ from swarmlet.model.fit import Usage, asked_ports, assign_ports, shortages
 from swarmlet.model.job import Job, JobStatus
 from swarmlet.model.node import Node
 from swarmlet.model.plan import GroupPlacement, Plan
+from swarmlet.model.variable import Variable, VariableKey
 from swarmlet.scheduler.schedule import schedule
 from swarmlet.state.view import Table, View
 
@@ -328,6 +329,18 @@ class FakeView:
 
     def join_tokens(self) -> Iterator[JoinToken]:
         return iter(())
+
+    def variable(self, namespace: Namespace, path: str) -> Variable | None:
+        return None
+
+    def variables(self, namespace: Namespace | None = None, prefix: str = "") -> Iterator[Variable]:
+        return iter(())
+
+    def variable_keys(self) -> Iterator[VariableKey]:
+        return iter(())
+
+    def variable_key_uses(self, key_id: int) -> int:
+        return 0
 
 
 def as_view(view: FakeView) -> View:
