@@ -95,14 +95,14 @@ class Outbox:
 
     def send(self, address: Address, messages: tuple[Message, ...], first: tuple[bytes, ...] = ()) -> None:
         """Seal and send messages, the encoded updates in `first`, and as many queued ones as fit."""
-        budget = updates_budget(self._me, messages, SEAL_OVERHEAD) - sum(map(len, first))
-        alive = self._view.alive
-        # Events first, within their share: membership has the rest, and all of it when there are none.
-        events = self.events.take(budget // EVENT_SHARE, self._queue.limit(alive)) if len(self.events) else []
-        budget -= sum(map(len, events))
-        updates = [*first, *self._queue.take(budget, alive)]
-        plain = encode_packet(self._me, messages, updates, events)
-        sealed = self._sealer.seal(plain)
+        updates, events = list(first), list[bytes]()
+        if len(self._queue) or len(self.events):
+            budget = updates_budget(self._me, messages, SEAL_OVERHEAD) - sum(map(len, first))
+            alive = self._view.alive
+            # Events first, within their share: membership has the rest, and all of it when there are none.
+            events = self.events.take(budget // EVENT_SHARE, self._queue.limit(alive))
+            updates += self._queue.take(budget - sum(map(len, events)), alive)
+        sealed = self._sealer.seal(encode_packet(self._me, messages, updates, events))
         self._statistics.packets_sent += 1
         self._statistics.bytes_sent += len(sealed)
         self.effects.append(Send(address, sealed))

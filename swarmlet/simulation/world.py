@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import random
+import struct
 from collections.abc import Callable
 from enum import StrEnum
 
@@ -18,6 +19,10 @@ EVENTS_PENDING_MAX = 2_000_000
 
 #: The owner of events that belong to no node: faults, checks, messages under way.
 WORLD = ""
+
+#: How times and lengths enter the trace.
+_TIME = struct.Struct(">d")
+_LENGTH = struct.Struct(">I")
 
 
 class Power(StrEnum):
@@ -91,11 +96,11 @@ class World:
         """Add one event to the trace hash."""
         if not self.traced:
             return
-        self._hash.update(repr(self.now).encode())
+        parts = [_TIME.pack(self.now)]
         for field in fields:
             data = field if isinstance(field, bytes) else str(field).encode()
-            self._hash.update(len(data).to_bytes(4, "big"))
-            self._hash.update(data)
+            parts += (_LENGTH.pack(len(data)), data)
+        self._hash.update(b"".join(parts))
 
     def trace_hash(self) -> str:
         """What the world did so far, as 32 hexadecimal digits."""
@@ -132,10 +137,11 @@ class World:
 
     def run_until(self, time: float) -> None:
         """Let everything happen that is due up to `time`; the clock then stands at `time`."""
-        while self._heap and self._heap[0][0] <= time:
-            due, _, timer = heapq.heappop(self._heap)
-            self.now = due
-            self._fire(timer)
+        heap, pop = self._heap, heapq.heappop
+        while heap and heap[0][0] <= time:
+            self.now, _, timer = pop(heap)
+            if not timer.cancelled:
+                self._fire(timer)
         self.now = max(self.now, time)
 
     def run_for(self, seconds: float) -> None:
@@ -144,18 +150,18 @@ class World:
 
     def _fire(self, timer: Timer) -> None:
         """Run one event, hold it for a paused machine, or drop it with the life it belonged to."""
-        if timer.cancelled:
-            return
         machine = self.machines.get(timer.node)
         if machine is not None:
-            if machine.life != timer.life or machine.power in {Power.CRASHED, Power.OFF}:
+            if machine.life != timer.life:
                 return
-            if machine.power is Power.PAUSED:
-                machine.held.append(timer)
+            power = machine.power
+            if power is not Power.RUNNING:
+                if power is Power.PAUSED:
+                    machine.held.append(timer)
                 return
         self.events += 1
         if self.traced:
-            self._hash.update(timer.node.encode() + b"@" + repr(self.now).encode())
+            self._hash.update(timer.node.encode() + b"@" + _TIME.pack(self.now))
         timer.function()
         for check in self._after_event:
             check()
