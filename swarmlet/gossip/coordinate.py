@@ -53,7 +53,7 @@ class Coordinate(msgspec.Struct, frozen=True, gc=False):
         return (
             len(self.position) == DIMENSIONS
             and math.isfinite(sum(numbers))
-            and -ROUND_TRIP_MAX <= min(numbers)
+            and min(numbers) >= -ROUND_TRIP_MAX
             and max(numbers) <= ROUND_TRIP_MAX
         )
 

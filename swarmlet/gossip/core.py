@@ -247,6 +247,7 @@ class Swim:
                 if self._view.get(member.id) is None
             ]
         )
+        self._exchange.rejoin(now)
 
     def leave(self, now: float) -> None:
         """Say goodbye. The core goes on spreading it until `has_left`; it refutes nothing any more."""

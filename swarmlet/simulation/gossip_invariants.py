@@ -5,7 +5,7 @@ from __future__ import annotations
 from swarmlet.errors import SwarmletError
 from swarmlet.gossip.broadcast import QUEUE_MAX
 from swarmlet.gossip.core import Swim
-from swarmlet.gossip.effect import EventKind, MemberEvent, MemberState
+from swarmlet.gossip.effect import EventKind, MemberEvent, MemberState, UserEventHeard
 from swarmlet.gossip.packet import PACKET_BYTES_MAX
 from swarmlet.gossip.suspicion import TESTIMONIES_MAX
 from swarmlet.gossip.view import Claim
@@ -54,7 +54,10 @@ class Invariants:
         #: By observer: what it held of each subject, and what it last told about it.
         self._held: dict[str, dict[NodeId, tuple[int, MemberState]]] = {}
         self._told: dict[tuple[str, NodeId], EventKind] = {}
-        self._second: dict[str, tuple[int, int]] = {}
+        #: Steps of each member in the present second.
+        self._second = 0
+        self._steps: dict[str, int] = {}
+        self._delivered: dict[str, set[UserEventHeard]] = {}
         #: By observer: claims, suspects and the count of the living at the last check.
         self._seen: dict[str, tuple[list[Claim], tuple[NodeId, ...], int]] = {}
 
@@ -63,8 +66,16 @@ class Invariants:
         self._held[name] = {}
         self._own.pop(name, None)
         self._seen.pop(name, None)
+        self._delivered.pop(name, None)
         for key in [key for key in self._told if key[0] == name]:
             del self._told[key]
+
+    def heard(self, name: str, event: UserEventHeard) -> None:
+        """A member delivered a user event: once in its life."""
+        delivered = self._delivered.setdefault(name, set())
+        if event in delivered:
+            self.fail(f"{name} delivered event {event.name!r} of {event.origin} twice")
+        delivered.add(event)
 
     def fail(self, message: str) -> None:
         """Raise Violation with the seed."""
@@ -89,13 +100,14 @@ class Invariants:
 
         What only a change can violate is checked where something has changed: most events change nothing.
         """
-        claims = [record.claim for record in core.view]
+        view = core.view
+        claims = [record.claim for record in view]
         suspects = core.suspects
         seen = self._seen.get(name)
-        if seen is None or claims != seen[0] or suspects != seen[1] or core.view.alive != seen[2]:
+        if seen is None or claims != seen[0] or suspects != seen[1] or view.alive != seen[2]:
             self._check_own(name, core)
             self._check_view(name, core)
-            self._seen[name] = (claims, suspects, core.view.alive)
+            self._seen[name] = (claims, suspects, view.alive)
         self._check_bounds(name, core, suspects, now)
 
     def _check_own(self, name: str, core: Swim) -> None:
@@ -141,8 +153,11 @@ class Invariants:
             suspicion = core.suspicion(node)
             if suspicion is not None and len(suspicion.testimonies) > TESTIMONIES_MAX:
                 self.fail(f"{name} keeps {len(suspicion.testimonies)} testimonies against {node}")
-        second, steps = self._second.get(name, (0, 0))
-        steps = steps + 1 if second == int(now) else 1
-        self._second[name] = (int(now), steps)
+        if int(now) != self._second:
+            self._second = int(now)
+            self._steps.clear()
+        self._steps[name] = steps = self._steps.get(name, 0) + 1
         if steps > STEPS_PER_SECOND_MAX:
-            self.fail(f"{name} takes more than {STEPS_PER_SECOND_MAX} steps in second {second}: it spins")
+            self.fail(
+                f"{name} takes more than {STEPS_PER_SECOND_MAX} steps in second {self._second}: it spins"
+            )
