@@ -2,7 +2,8 @@
 """Run simulated clusters through faults: `scripts/simulate.py gossip|raft|cluster [--seed S | --first-seed S --seeds N]`.
 
 `scripts/simulate.py raft --planted` puts defects into Raft, one after another, and prints after how many seeds each
-is found. `--jobs` spreads seeds over processes; the outcome of a seed does not depend on it.
+is found. `--jobs` spreads seeds over processes; the outcome of a seed does not depend on it. `--results FILE` keeps every
+seed's outcome: a seed that is there is not run again, so that a long range can be stopped and gone on with.
 
 Exit code 0 when nothing was violated; 1 with the command that reproduces each violation; 2 for a scenario that
 is not available. The last line sums up. Ranges can be run in pieces and added up.
@@ -19,6 +20,8 @@ import sys
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from swarmlet.errors import SwarmletError
@@ -31,6 +34,23 @@ class Result(Protocol):
     faults: int
     operations: int
     trace_hash: str
+
+
+class Kept(msgspec.Struct, kw_only=True):
+    """The outcome of one seed, as it is kept in a file; it reads like the scenario's own result."""
+
+    scenario: str
+    seed: int
+    nodes: int | None
+    seconds: float | None
+    virtual_seconds: float = 0.0
+    faults: int = 0
+    operations: int = 0
+    trace_hash: str = ""
+    detections: list[float] = []
+    false_alarms: int = 0
+    counts: dict[str, int] = {}
+    violation: str = ""
 
 
 class Total:
@@ -52,9 +72,8 @@ class Total:
         self.operations += result.operations
         self.detections += getattr(result, "detections", [])
         self.false_alarms += getattr(result, "false_alarms", 0)
-        counts = getattr(result, "counts", None)
-        for name in getattr(counts, "__struct_fields__", ()):
-            self.counts[name] = self.counts.get(name, 0) + getattr(counts, name)
+        for name, count in counts_of(result).items():
+            self.counts[name] = self.counts.get(name, 0) + count
 
     def print(self) -> None:
         if self.detections:
@@ -72,22 +91,31 @@ class Total:
         )
 
 
+def counts_of(result: Result) -> dict[str, int]:
+    """What happened how often, where a scenario counts that."""
+    counts: dict[str, int] = msgspec.to_builtins(getattr(result, "counts", {}))
+    return counts
+
+
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Simulated clusters under faults; same seed, same history.")
     parser.add_argument("scenario", choices=["gossip", "raft", "cluster"])
     parser.add_argument("--seed", type=int, help="run this one seed and print its trace hash")
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--nodes", type=int, help="default: 5; raft draws them from the seed")
+    parser.add_argument("--nodes", type=int, help="default: drawn from the seed; cluster 5")
     parser.add_argument(
-        "--seconds", type=float, help="virtual seconds of faults per seed; default: 180, raft 12"
+        "--seconds",
+        type=float,
+        help="virtual seconds of faults per seed; default: by size; raft 12, cluster 180",
     )
     parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="keep outcomes there and go on from it")
     parser.add_argument(
         "--planted", action="store_true", help="raft: find the planted defects, print the table"
     )
     options = parser.parse_args(arguments)
-    if options.scenario != "raft":
+    if options.scenario == "cluster":
         options.nodes = 5 if options.nodes is None else options.nodes
         options.seconds = 180.0 if options.seconds is None else options.seconds
     return options
@@ -128,6 +156,55 @@ def hunt_planted(options: argparse.Namespace) -> int:
     return 1 if missed else 0
 
 
+def count(total: Total, kept: Kept, options: argparse.Namespace) -> None:
+    """Add one seed's outcome; say how to repeat a violation."""
+    total.seeds += 1
+    if kept.violation:
+        total.violations += 1
+        print(f"VIOLATION {kept.violation}")
+        print(f"  reproduce: {reproduce(options, kept.seed)}", flush=True)
+        return
+    total.add(kept)
+    if options.seed is not None:
+        print(f"trace {kept.trace_hash}")
+
+
+class Outcomes:
+    """The outcomes of seeds, of this call and of earlier ones, in a file where one is named."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._path: Path | None = options.results
+        self._kept: dict[int, Kept] = {}
+        for line in self._path.read_text().splitlines() if self._path and self._path.exists() else []:
+            kept = msgspec.json.decode(line, type=Kept)
+            if self._is_asked_for(kept):
+                self._kept[kept.seed] = kept
+
+    def _is_asked_for(self, kept: Kept) -> bool:
+        asked = (self._options.scenario, self._options.nodes, self._options.seconds)
+        return (kept.scenario, kept.nodes, kept.seconds) == asked
+
+    def get(self, seed: int) -> Kept | None:
+        return self._kept.get(seed)
+
+    def add(self, seed: int, result: Result | None, violation: str) -> Kept:
+        """Take in a new outcome; None: the seed was violated."""
+        options = self._options
+        kept = Kept(scenario=options.scenario, seed=seed, nodes=options.nodes, seconds=options.seconds)
+        kept.violation = violation
+        if result is not None:
+            for field in ("virtual_seconds", "faults", "operations", "trace_hash"):
+                setattr(kept, field, getattr(result, field))
+            kept.detections = getattr(result, "detections", [])
+            kept.false_alarms = getattr(result, "false_alarms", 0)
+            kept.counts = counts_of(result)
+        if self._path is not None:
+            with self._path.open("ab") as file:
+                file.write(msgspec.json.encode(kept) + b"\n")
+        return kept
+
+
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
     try:
@@ -144,23 +221,24 @@ def main(arguments: list[str]) -> int:
     )
     if options.planted:
         return hunt_planted(options)
-    tasks = [(options.scenario, seed, options.nodes, options.seconds) for seed in seeds]
+    outcomes = Outcomes(options)
+    known = [outcomes.get(seed) for seed in seeds]
+    tasks = [
+        (options.scenario, seed, options.nodes, options.seconds)
+        for seed, kept in zip(seeds, known, strict=True)
+        if kept is None
+    ]
     total = Total()
+    for kept in known:
+        if kept is not None:
+            count(total, kept, options)
     with (
         concurrent.futures.ProcessPoolExecutor(options.jobs)
         if options.jobs > 1
         else contextlib.nullcontext() as pool
     ):
         for seed, result, violation in pool.map(run_one, tasks, chunksize=8) if pool else map(run_one, tasks):
-            total.seeds += 1
-            if result is None:
-                total.violations += 1
-                print(f"VIOLATION {violation}")
-                print(f"  reproduce: {reproduce(options, seed)}", flush=True)
-                continue
-            total.add(result)
-            if options.seed is not None:
-                print(f"trace {result.trace_hash}")
+            count(total, outcomes.add(seed, result, violation), options)
     total.print()
     return 1 if total.violations else 0
 

@@ -37,6 +37,8 @@ class BroadcastQueue:
         self._factor = factor
         self._number = 0
         self._queued: dict[tuple[NodeId, NodeId], _Queued] = {}
+        #: The latest answer of `limit`: for which size, and what.
+        self._limit = (0, factor)
         #: Of all that is queued.
         self._bytes = 0
 
@@ -45,7 +47,10 @@ class BroadcastQueue:
 
     def limit(self, members: int) -> int:
         """Transmissions per update in a cluster of `members`: in a small one, enough to tell each member."""
-        return max(self._factor * max(1, math.ceil(math.log10(members + 1))), min(members, SMALL_CLUSTER))
+        if self._limit[0] != members:
+            rounds = max(1, math.ceil(math.log10(members + 1)))
+            self._limit = (members, max(self._factor * rounds, min(members, SMALL_CLUSTER)))
+        return self._limit[1]
 
     def add(self, update: Update) -> None:
         """Queue `update`; it replaces what it makes obsolete."""

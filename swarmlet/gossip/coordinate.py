@@ -49,9 +49,16 @@ class Coordinate(msgspec.Struct, frozen=True, gc=False):
     def is_valid(self) -> bool:
         """Whether a coordinate from elsewhere may be used: right dimension, finite, within reason."""
         numbers = (*self.position, self.error, self.adjustment, self.height)
-        return len(self.position) == DIMENSIONS and all(
-            math.isfinite(number) and abs(number) <= ROUND_TRIP_MAX for number in numbers
+        # A sum is finite only where every term is; what is not a number would escape a comparison.
+        return (
+            len(self.position) == DIMENSIONS
+            and math.isfinite(sum(numbers))
+            and min(numbers) >= -ROUND_TRIP_MAX
+            and max(numbers) <= ROUND_TRIP_MAX
         )
+
+
+_ORIGIN = Coordinate()
 
 
 def estimate(one: Coordinate, other: Coordinate) -> float:
@@ -102,9 +109,19 @@ class Locator:
         if not 0.0 <= round_trip <= ROUND_TRIP_MAX:
             raise InvalidInput(f"round trip of {round_trip} s is outside 0 to {ROUND_TRIP_MAX:g} s")
         sample = self._smooth(peer, round_trip)
-        moved = self._pull_to_origin(self._adjust(theirs, sample, self._move(theirs, sample)))
+        error, force = self._spring(theirs, sample)
+        own = self.coordinate
+        position, height = self._push(own.position, own.height, theirs, force)
+        self._residuals.append(sample - math.dist(position, theirs.position) - height - theirs.height)
+        if len(self._residuals) > _ADJUSTMENT_WINDOW:
+            del self._residuals[0]
+        # What the space cannot express is averaged into a term of its own.
+        adjustment = sum(self._residuals) / (2.0 * _ADJUSTMENT_WINDOW)
+        gravity = -(((math.hypot(*position) + height + HEIGHT_MIN) / _GRAVITY_RHO) ** 2)
+        position, height = self._push(position, height, _ORIGIN, gravity)
+        moved = Coordinate(tuple(position), error, adjustment, height)
         # Rounding can never leave the space for good: begin anew instead.
-        self.coordinate = moved if moved.is_valid() else Coordinate()
+        self.coordinate = moved if moved.is_valid() else _ORIGIN
         return self.coordinate
 
     def forget(self, peer: str) -> None:
@@ -116,47 +133,36 @@ class Locator:
         self._samples[peer] = samples = [*samples, round_trip][-_MEDIAN_OF:]
         if len(self._samples) > PEERS_MAX:
             del self._samples[next(iter(self._samples))]
-        return median(samples)
+        return median(samples) if len(samples) > 1 else round_trip
 
-    def _move(self, theirs: Coordinate, round_trip: float) -> Coordinate:
-        """The spring between two members pulls or pushes, more on whom is less certain."""
+    def _spring(self, theirs: Coordinate, round_trip: float) -> tuple[float, float]:
+        """How wrong this member is now, and the force between the two: more on whom is less certain."""
         own = self.coordinate
         round_trip = max(round_trip, _ZERO)
         distance = estimate(own, theirs)
         wrong = abs(distance - round_trip) / round_trip
-        total = max(own.error + theirs.error, _ZERO)
-        weight = own.error / total
+        weight = own.error / max(own.error + theirs.error, _ZERO)
         error = min(ERROR_MAX, _ERROR_WEIGHT * weight * wrong + own.error * (1 - _ERROR_WEIGHT * weight))
-        force = _POSITION_WEIGHT * weight * (round_trip - distance)
-        return self._push(msgspec.structs.replace(own, error=error), theirs, force)
+        return error, _POSITION_WEIGHT * weight * (round_trip - distance)
 
-    def _push(self, own: Coordinate, other: Coordinate, force: float) -> Coordinate:
+    def _push(
+        self, position: Sequence[float], height: float, other: Coordinate, force: float
+    ) -> tuple[Sequence[float], float]:
         """Away from `other` by `force`; heights grow and shrink in proportion."""
-        distance = math.dist(own.position, other.position)
-        unit = self._direction(own.position, other.position, distance)
-        position = tuple(at + step * force for at, step in zip(own.position, unit, strict=True))
-        height = own.height
-        if distance > _ZERO:
-            height = max(HEIGHT_MIN, (own.height + other.height) * force / distance + own.height)
-        return msgspec.structs.replace(own, position=position, height=height)
+        distance = math.dist(position, other.position)
+        if distance <= _ZERO:
+            drawn = self._direction()
+            return [at + step * force for at, step in zip(position, drawn, strict=True)], height
+        share = force / distance
+        moved = [
+            mine + (mine - theirs) * share for mine, theirs in zip(position, other.position, strict=True)
+        ]
+        return moved, max(HEIGHT_MIN, (height + other.height) * share + height)
 
-    def _direction(self, own: Sequence[float], other: Sequence[float], distance: float) -> list[float]:
-        """The unit vector from `other`; at the same place, any."""
-        if distance > _ZERO:
-            return [(mine - theirs) / distance for mine, theirs in zip(own, other, strict=True)]
+    def _direction(self) -> list[float]:
+        """Any unit vector."""
         drawn = [self._rng.random() - 0.5 for _ in range(DIMENSIONS)]
         length = math.hypot(*drawn)
         if length <= _ZERO:
             return [1.0, *[0.0] * (DIMENSIONS - 1)]
         return [number / length for number in drawn]
-
-    def _adjust(self, theirs: Coordinate, round_trip: float, moved: Coordinate) -> Coordinate:
-        """What the space cannot express is averaged into a term of its own."""
-        self._residuals = [*self._residuals, round_trip - _raw(moved, theirs)][-_ADJUSTMENT_WINDOW:]
-        adjustment = sum(self._residuals) / (2.0 * _ADJUSTMENT_WINDOW)
-        return msgspec.structs.replace(moved, adjustment=adjustment)
-
-    def _pull_to_origin(self, moved: Coordinate) -> Coordinate:
-        origin = Coordinate()
-        distance = _raw(origin, moved)
-        return self._push(moved, origin, -((distance / _GRAVITY_RHO) ** 2))

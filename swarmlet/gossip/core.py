@@ -213,6 +213,11 @@ class Swim:
         """Updates that still ride on packets."""
         return self._outbox.queued
 
+    @property
+    def suspects(self) -> tuple[NodeId, ...]:
+        """Whom something is held against."""
+        return tuple(self._suspicions)
+
     def suspicion(self, node: NodeId) -> Suspicion | None:
         """What is held against a member that is suspected or whose agent is down, for reading."""
         return self._suspicions.get(node)
@@ -242,6 +247,7 @@ class Swim:
                 if self._view.get(member.id) is None
             ]
         )
+        self._exchange.rejoin(now)
 
     def leave(self, now: float) -> None:
         """Say goodbye. The core goes on spreading it until `has_left`; it refutes nothing any more."""
@@ -384,6 +390,9 @@ class Swim:
         """Notice that this process stood still: what is overdue for that reason must not kill others."""
         gap = now - self.deadline
         self._deadline = None
+        if not self._view.dead and self._prober.next_dead_ping < now:
+            # Nobody was dead, so nothing was overdue: the first death must not look like a pause.
+            self._prober.next_dead_ping = now
         if gap < PAUSE_SECONDS:
             return
         self.awareness.worse(2)

@@ -69,6 +69,8 @@ class Exchange:
         self._merge = merge
         self._hear = hear
         self._seeds: list[Address] = []
+        #: Whether an exchange ever succeeded: until then this member knows neither news nor the time of user events.
+        self._has_met = False
         self._join_wait = _JOIN_RETRY_SECONDS
         self._wanted: list[NodeId] = []
 
@@ -87,6 +89,13 @@ class Exchange:
         self._seeds = list(seeds)
         self.next_join = now if seeds else math.inf
 
+    def rejoin(self, now: float) -> None:
+        """Members are known from an earlier life: exchange state with one of them soon, again until one answers.
+
+        Not at once: a whole cluster may be starting.
+        """
+        self.next_join = min(self.next_join, now + self._rng.random() * _JOIN_RETRY_SECONDS)
+
     def want(self, now: float, node: NodeId) -> None:
         """Exchange state with `node` as soon as possible."""
         if node not in self._wanted and len(self._wanted) < SYNC_WANTED_MAX:
@@ -101,11 +110,14 @@ class Exchange:
             self._start(now)
 
     def _try_join(self, now: float) -> None:
-        if self._view.alive > 1 or self.is_quiet:
+        if self._has_met or self.is_quiet:
             self.next_join = math.inf
             return
         data = self.open(now)
-        for address in self._seeds:
+        known = self._view.pick(1, (MemberState.ALIVE,), self._me)
+        for record in known:
+            self._outbox.effects.append(Sync(record.address, record.id, data))
+        for address in [] if known else self._seeds:
             self._outbox.effects.append(Sync(address, NodeId(""), data))
         self.next_join = now + self._join_wait
         self._join_wait = min(self._join_wait * 2, _JOIN_RETRY_SECONDS_MAX)
@@ -169,10 +181,13 @@ class Exchange:
         return sender
 
     def _take(self, now: float, body: SyncBody) -> None:
+        self._has_met = self._has_met or body.sender != self._me
         for update in body.updates:
             self._merge(now, update)
         if self.is_learning:
             self._outbox.events.ignore_past(body.event_time)
+        else:
+            self._outbox.events.witness(body.event_time)
         self._hear(now, body.events)
 
     def _marks(self, count: int) -> list[int]:

@@ -43,6 +43,8 @@ class Outbox:
         self._queue = BroadcastQueue(config.retransmit_factor)
         self._last_gossip = -math.inf
         self.events = UserEvents(me)
+        #: What updates may take in a packet without messages.
+        self._room = updates_budget(me, (), SEAL_OVERHEAD)
         #: Where this member's periodic gossip lies within the interval.
         self._phase = zlib.crc32(me.encode()) / 2**32 * config.gossip_interval
 
@@ -95,14 +97,17 @@ class Outbox:
 
     def send(self, address: Address, messages: tuple[Message, ...], first: tuple[bytes, ...] = ()) -> None:
         """Seal and send messages, the encoded updates in `first`, and as many queued ones as fit."""
-        budget = updates_budget(self._me, messages, SEAL_OVERHEAD) - sum(map(len, first))
-        alive = self._view.alive
-        # Events first, within their share: membership has the rest, and all of it when there are none.
-        events = self.events.take(budget // EVENT_SHARE, self._queue.limit(alive)) if len(self.events) else []
-        budget -= sum(map(len, events))
-        updates = [*first, *self._queue.take(budget, alive)]
-        plain = encode_packet(self._me, messages, updates, events)
-        sealed = self._sealer.seal(plain)
+        updates, events = list(first), list[bytes]()
+        if len(self._queue) or len(self.events):
+            budget = updates_budget(self._me, messages, SEAL_OVERHEAD) if messages else self._room
+            budget -= sum(map(len, first))
+            alive = self._view.alive
+            # Events first, within their share: membership has the rest, and all of it when there are none.
+            if len(self.events):
+                events = self.events.take(budget // EVENT_SHARE, self._queue.limit(alive))
+                budget -= sum(map(len, events))
+            updates += self._queue.take(budget, alive)
+        sealed = self._sealer.seal(encode_packet(self._me, messages, updates, events))
         self._statistics.packets_sent += 1
         self._statistics.bytes_sent += len(sealed)
         self.effects.append(Send(address, sealed))

@@ -88,7 +88,9 @@ class Prober:
     @property
     def deadline(self) -> float:
         """When `step` has something to do."""
-        first = min(self.next_probe, self.next_dead_ping)
+        first = self.next_probe
+        if self._view.dead:
+            first = min(first, self.next_dead_ping)
         if self._probe is not None:
             timeout = self._probe.timeout_at
             first = min(first, self._probe.ends_at if timeout is None else timeout)
@@ -178,6 +180,8 @@ class Prober:
     def ping_the_dead(self, now: float) -> None:
         """Try the dead, one at a time: a healed partition joins again by itself."""
         self.next_dead_ping = now + self._config.dead_ping_interval
+        if not self._view.dead:
+            return
         dead = [record for record in self._view if record.state is MemberState.DEAD]
         if dead and not self.is_quiet:
             self._dead_position = (self._dead_position + 1) % len(dead)
@@ -243,6 +247,7 @@ class Prober:
             suspicion.testimonies.pop(self._me, None)
         if self._probe is not None and self._probe.target == record.id:
             self._probe.acked = True
+            self._probe.timeout_at = None
 
     # Streams
 

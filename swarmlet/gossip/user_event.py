@@ -76,6 +76,11 @@ class UserEvents:
             self._queue.append(_Queued(encode_event(event)))
         return True
 
+    def witness(self, time: int) -> None:
+        """Somebody's Lamport time: what is published from now on comes after it."""
+        if time <= self.time + TIME_JUMP_MAX:
+            self.time = max(self.time, time)
+
     def ignore_past(self, time: int) -> None:
         """This member joins: what happened up to `time` is not its business."""
         if time <= self.time + TIME_JUMP_MAX:

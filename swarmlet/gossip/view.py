@@ -146,6 +146,7 @@ class View:
         self._ring: list[NodeId] = []
         self._position = 0
         self._alive = 0
+        self._dead = 0
         #: Counts changes of who is ALIVE: what was worked out before another count may be out of date.
         self.changes = 0
 
@@ -164,6 +165,11 @@ class View:
         """How many members are ALIVE, this one included."""
         return self._alive
 
+    @property
+    def dead(self) -> int:
+        """How many members are DEAD."""
+        return self._dead
+
     def is_alive(self, node: NodeId) -> bool:
         """Whether `node` is known and ALIVE."""
         record = self._records.get(node)
@@ -175,8 +181,7 @@ class View:
             return False
         self._records[record.id] = record
         self._ring.insert(self._rng.randint(0, len(self._ring)), record.id)
-        self._alive += record.state is MemberState.ALIVE
-        self.changes += 1
+        self._count(record.state, 1)
         return True
 
     def add_all(self, records: list[Record]) -> None:
@@ -184,21 +189,25 @@ class View:
         for record in records[: max(0, MEMBERS_MAX - len(self._records))]:
             self._records[record.id] = record
             self._ring.append(record.id)
-            self._alive += record.state is MemberState.ALIVE
-        self.changes += 1
+            self._count(record.state, 1)
         self._rng.shuffle(self._ring)
 
     def set_claim(self, record: Record, claim: Claim) -> None:
         """Replace a record's claim."""
-        self._alive += (claim.state is MemberState.ALIVE) - (record.state is MemberState.ALIVE)
-        self.changes += claim.state is not record.claim.state
+        if claim.state is not record.claim.state:
+            self._count(record.claim.state, -1)
+            self._count(claim.state, 1)
         record.claim = claim
+
+    def _count(self, state: MemberState, by: int) -> None:
+        self._alive += by * (state is MemberState.ALIVE)
+        self._dead += by * (state is MemberState.DEAD)
+        self.changes += 1
 
     def remove(self, node: NodeId) -> None:
         """Forget `node`."""
         record = self._records.pop(node)
-        self._alive -= record.state is MemberState.ALIVE
-        self.changes += 1
+        self._count(record.state, -1)
         self._ring.remove(node)
 
     def next_to_probe(self, me: NodeId, now: float) -> Record | None:

@@ -7,7 +7,7 @@ import msgspec
 from swarmlet.gossip.config import GossipConfig
 from swarmlet.gossip.effect import EventKind, MemberState
 from swarmlet.ids import NodeId
-from swarmlet.simulation.gossip_scenario import Cluster
+from swarmlet.simulation.gossip_cluster import Cluster
 
 #: News that takes longer is reported as this.
 NEWS_SECONDS_MAX = 60.0

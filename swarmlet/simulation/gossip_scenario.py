@@ -1,7 +1,8 @@
-"""Gossip under faults: a cluster of `Swim` cores on a simulated network, with invariants checked as it runs.
+"""Gossip under faults: each seed draws a cluster, a network and a mix of faults, and everything is checked as it runs.
 
-Safety, after every membership event: only the subject raises its incarnation; nobody dead or gone becomes alive in
-the same incarnation; every packet fits. Liveness, after the faults: all views agree within a bound.
+Safety, after every event: `gossip_invariants`. Besides: while one fault lasts alone, nobody who can be reached by any
+path is declared dead. Liveness, after the faults: all views agree within a bound, nobody talks for ever, and a user
+event reaches all. The kinds of faults follow TigerBeetle's `vopr` and what took clusters of other projects down.
 """
 
 from __future__ import annotations
@@ -11,265 +12,56 @@ from collections.abc import Callable
 
 import msgspec
 
-from swarmlet.errors import WireError
-from swarmlet.gossip.config import GossipConfig
 from swarmlet.gossip.core import Swim
-from swarmlet.gossip.effect import (
-    Address,
-    Effect,
-    EventKind,
-    Member,
-    MemberEvent,
-    MemberState,
-    Send,
-    StreamAnswer,
-    StreamPing,
-    Sync,
-    UserEventHeard,
-)
-from swarmlet.gossip.keyring import Keyring
+from swarmlet.gossip.effect import EventKind, MemberState
 from swarmlet.ids import NodeId
-from swarmlet.simulation.gossip_invariants import Invariants, Violation
-from swarmlet.simulation.network import Faults, Network, Outcome
-from swarmlet.simulation.world import WORLD, Power, Timer, World
+from swarmlet.simulation.gossip_cluster import Cluster
+from swarmlet.simulation.gossip_invariants import Violation
+from swarmlet.simulation.network import Faults
+from swarmlet.simulation.world import Power
 
-PORT = 4747
-_KEY = bytes(range(32))
 #: Views agree this long after the last fault: the longest suspicion, an agent's grace, and a state exchange.
 CONVERGENCE_SECONDS = 60.0
-
 #: Every member has nothing more to tell at some moment of this time.
 QUIET_SECONDS = 15.0
+#: A user event reaches all in this time: by packets at once, on a lossy network with a state exchange.
+EVENT_SECONDS = 60.0
+#: Sizes are drawn between these, small ones more often: they are what most people run, and cost less.
+NODES_MIN, NODES_MAX = 5, 50
+#: Faults go on for so many member-seconds, within these seconds: large clusters get shorter scenarios.
+MEMBER_SECONDS = 140.0
+SECONDS_MIN, SECONDS_MAX = 5.0, 25.0
+#: How many faults of a storm overlap, at most.
+STORM_FAULTS_MAX = 6
+#: Members that join during one scenario, at most.
+NEWCOMERS_MAX = 3
+#: How often the world is looked at while something is waited for.
+_STEP_SECONDS = 0.25
 
-
-class Happened(msgspec.Struct, frozen=True):
-    """One membership event at one observer."""
-
-    time: float
-    observer: str
-    kind: EventKind
-    subject: str
-
-
-class Cluster:
-    """Simulated gossip members `n0`, `n1`, ..., all joined through `n0`."""
-
-    def __init__(
-        self,
-        seed: int,
-        nodes: int,
-        faults: Faults | None = None,
-        change: Callable[[GossipConfig], GossipConfig] = lambda config: config,
-        *,
-        acquainted: bool = False,
-        traced: bool = True,
-        digits: int = 1,
-        make: Callable[[Swim], Swim] = lambda core: core,
-    ) -> None:
-        """Start all nodes; `change` adapts the configuration. `acquainted`: all know all from the beginning.
-
-        `digits`: of the numbers in names, so that packets are as long in small clusters as in large ones.
-
-        `make` may change every core that is made (seeded bugs). Without a trace nothing is checked either.
-        """
-        self.world = World(seed, traced=traced)
-        self.network = Network(self.world, faults)
-        self.config = change(GossipConfig(cluster_id="simulated"))
-        self.names = [f"n{number:0{digits}}" for number in range(nodes)]
-        self.cores: dict[str, Swim] = {}
-        self.history: list[Happened] = []
-        #: User events by member, in the order of delivery; a restarted member goes on where it was.
-        self.heard: dict[str, list[UserEventHeard]] = {}
-        self._timers: dict[str, Timer] = {}
-        self._make = make
-        self._invariants = Invariants(seed) if traced else None
-        for name in self.names:
-            self.world.add_machine(name)
-        for name in self.names:
-            self.start(name, join=not acquainted)
-        if acquainted:
-            members = [self.member(name) for name in self.names]
-            for name in self.names:
-                self.cores[name].acquaint(self.world.now, members)
-                self._after(name)
-
-    # Nodes
-
-    def member(self, name: str) -> Member:
-        """A member as it is before it has met anybody."""
-        return Member(
-            id=NodeId(name), name=name, address=(name, PORT), state=MemberState.ALIVE, incarnation=0
-        )
-
-    def start(self, name: str, *, join: bool = True) -> Swim:
-        """Start (or restart) one member from nothing but its identity and the others' addresses."""
-        machine = self.world.machines[name]
-        if machine.power is not Power.RUNNING:
-            self.world.start(name)
-        me = self.member(name)
-        rng = self.world.rng("gossip", name, machine.life)
-        core = self._make(Swim(me, self.config, Keyring(_KEY), rng, self.world.now))
-        self.cores[name] = core
-        if self._invariants is not None:
-            self._invariants.restarted(name)
-        self.network.attach(
-            name,
-            on_datagram=lambda data, source: self._feed(
-                name, lambda core: core.on_packet(self.world.now, data, (source, PORT))
-            ),
-            on_request=lambda data, source: self._serve(name, data, source),
-        )
-        if join:
-            core.join(self.world.now, [(other, PORT) for other in self.names if other != name][:3])
-        self._after(name)
-        return core
-
-    def add(self, name: str) -> Swim:
-        """A new machine that joins through the first ones."""
-        self.world.add_machine(name)
-        core = self.start(name)
-        self.names.append(name)
-        return core
-
-    def crash(self, name: str) -> None:
-        """Kill the agent; its host's kernel goes on answering."""
-        self.world.stop(name, Power.CRASHED)
-
-    def power_off(self, name: str) -> None:
-        """Take the host away: silence."""
-        self.world.stop(name, Power.OFF)
-
-    def act(self, name: str, function: Callable[[Swim], object]) -> None:
-        """Call something on a member and perform what comes out."""
-        self._feed(name, function)
-
-    def run_for(self, seconds: float) -> None:
-        """Let virtual time pass."""
-        self.world.run_for(seconds)
-
-    # What observers see
-
-    def state(self, observer: str, subject: str) -> MemberState | None:
-        """The subject's state in the observer's view."""
-        member = self.cores[observer].member(NodeId(subject))
-        return member.state if member else None
-
-    def running(self) -> list[str]:
-        """Members whose process runs."""
-        return [name for name in self.names if self.world.is_running(name)]
-
-    def agrees(self, subject: str, state: MemberState) -> bool:
-        """Whether all running members but the subject see it in `state`."""
-        return all(
-            self.state(observer, subject) is state for observer in self.running() if observer != subject
-        )
-
-    def events(self, kind: EventKind, subject: str | None = None, since: float = 0.0) -> list[Happened]:
-        """The events of one kind, of all observers."""
-        return [
-            event
-            for event in self.history
-            if event.kind is kind and event.time >= since and subject in {None, event.subject}
-        ]
-
-    def run_until_known(
-        self, subject: str, state: MemberState, limit: float, step: float = 0.05
-    ) -> float | None:
-        """Let time pass until all running members see it; the seconds that took, or None beyond `limit`."""
-        started = self.world.now
-        while self.world.now - started < limit:
-            self.world.run_for(step)
-            if self.agrees(subject, state):
-                return self.world.now - started
-        return None
-
-    # Performing effects
-
-    def _feed(self, name: str, function: Callable[[Swim], object]) -> None:
-        function(self.cores[name])
-        self._after(name)
-
-    def _serve(self, name: str, data: bytes, source: str) -> bytes:
-        """A stream request: empty is a ping, anything else a state exchange."""
-        if not data.startswith(b"sync"):
-            return b"ack" if data == name.encode() else b"not me"
-        reply = b""
-        try:
-            reply = self.cores[name].on_sync(self.world.now, data[4:], (source, PORT))
-        except WireError:
-            return b""
-        finally:
-            self._after(name)
-        return reply
-
-    def _after(self, name: str) -> None:
-        """Perform a core's effects and arm its one timer."""
-        core = self.cores[name]
-        if self._invariants is not None:
-            self._invariants.after(name, core, self.world.now)
-        for effect in core.drain():
-            self._perform(name, effect)
-        deadline = core.deadline
-        timer = self._timers.get(name)
-        if timer is not None:
-            if timer.time <= deadline and timer.life == self.world.machines[name].life:
-                return
-            timer.cancel()
-        self._timers[name] = self.world.at(deadline, name, lambda: self._on_timer(name, core))
-
-    def _on_timer(self, name: str, core: Swim) -> None:
-        """The timer is due, or was when it was armed: the deadline may have moved on."""
-        del self._timers[name]
-        if self.cores[name] is not core:
-            return
-        if core.deadline <= self.world.now:
-            core.on_timer(self.world.now)
-        self._after(name)
-
-    def _perform(self, name: str, effect: Effect) -> None:
-        match effect:
-            case Send():
-                if self._invariants is not None:
-                    self._invariants.sent(name, len(effect.data))
-                self.network.send(name, effect.address[0], effect.data)
-            case StreamPing():
-                self._stream_ping(name, effect)
-            case Sync():
-                self._sync(name, effect)
-            case MemberEvent():
-                self._record(name, effect)
-            case UserEventHeard():
-                self.heard.setdefault(name, []).append(effect)
-
-    def _stream_ping(self, name: str, effect: StreamPing) -> None:
-        def done(outcome: Outcome, reply: bytes) -> None:
-            answer = {
-                Outcome.REPLY: StreamAnswer.ACK if reply == b"ack" else StreamAnswer.REFUSED,
-                Outcome.REFUSED: StreamAnswer.REFUSED,
-                Outcome.STALLED: StreamAnswer.STALLED,
-                Outcome.SILENT: StreamAnswer.SILENT,
-            }[outcome]
-            self._feed(name, lambda core: core.on_stream_result(self.world.now, effect.probe, answer))
-
-        target: str = effect.target
-        self.network.request(name, effect.address[0], target.encode(), effect.timeout_seconds, done)
-
-    def _sync(self, name: str, effect: Sync) -> None:
-        def done(outcome: Outcome, reply: bytes) -> None:
-            if outcome is Outcome.REPLY and reply:
-                self._feed(name, lambda core: core.on_sync_reply(self.world.now, reply))
-            else:
-                self._feed(name, lambda core: core.on_sync_failed(self.world.now, effect.target))
-
-        self.network.request(name, effect.address[0], b"sync" + effect.data, 2.0, done)
-
-    def _record(self, observer: str, event: MemberEvent) -> None:
-        """Note an event."""
-        subject = event.member.id
-        if self._invariants is not None:
-            self._invariants.told(observer, event)
-        self.world.trace("event", observer, event.kind.value, subject, event.member.incarnation)
-        self.history.append(Happened(self.world.now, observer, event.kind, subject))
+#: A fault that comes alone; the second list, what comes in storms.
+ALONE = ("off", "off", "crash", "pause", "one-way", "partition", "udp", "leave", "metadata", "restart")
+STORM = (
+    "off",
+    "crash",
+    "pause",
+    "one-way",
+    "udp",
+    "halves",
+    "single",
+    "bridge",
+    "one-way partition",
+    "clog",
+    "weather",
+    "leave",
+    "metadata",
+    "restart",
+    "force-leave",
+    "join",
+    "lag",
+    "event",
+    "start",
+    "heal",
+)
 
 
 class Result(msgspec.Struct, kw_only=True):
@@ -277,14 +69,16 @@ class Result(msgspec.Struct, kw_only=True):
 
     seed: int
     nodes: int
-    virtual_seconds: float
-    faults: int
-    operations: int
+    virtual_seconds: float = 0.0
+    faults: int = 0
+    operations: int = 0
     #: Seconds from power-off to DEAD in every running member's view.
-    detections: list[float]
+    detections: list[float] = []
     #: DIED events about members whose machine ran and was reachable.
-    false_alarms: int
-    trace_hash: str
+    false_alarms: int = 0
+    trace_hash: str = ""
+    #: How many of each kind of fault.
+    counts: dict[str, int] = {}
 
 
 def draw_faults(rng: random.Random) -> Faults:
@@ -297,169 +91,345 @@ def draw_faults(rng: random.Random) -> Faults:
     )
 
 
+def draw_weather(rng: random.Random) -> Faults:
+    """A bad network, for a while."""
+    return Faults(
+        delay_min=rng.choice([0.0002, 0.03]),
+        delay_mean=rng.choice([0.03, 0.1]),
+        loss=rng.choice([0.1, 0.2, 0.3]),
+        duplicate=rng.choice([0.0, 0.1, 0.5]),
+        reorder=rng.choice([0.0, 0.3]),
+    )
+
+
 def run(
-    seed: int, nodes: int = 5, seconds: float = 180.0, make: Callable[[Swim], Swim] = lambda core: core
+    seed: int,
+    nodes: int | None = None,
+    seconds: float | None = None,
+    make: Callable[[Swim], Swim] = lambda core: core,
 ) -> Result:
     """One seed: faults for `seconds`, then quiet, then everybody must agree. Raises Violation.
 
-    `make` may change every core (seeded bugs).
+    Size and duration are drawn from the seed where they are not given. `make` may change every core (seeded bugs).
     """
     rng = random.Random(f"gossip scenario {seed}")  # noqa: S311 - a simulation
+    drawn = round(NODES_MIN * (NODES_MAX / NODES_MIN) ** (rng.random() ** 2.5))
+    nodes = drawn if nodes is None else nodes
+    if seconds is None:
+        seconds = min(max(MEMBER_SECONDS / nodes, SECONDS_MIN), SECONDS_MAX)
     cluster = Cluster(seed, nodes, draw_faults(rng), make=make)
-    result = Result(
-        seed=seed,
-        nodes=nodes,
-        virtual_seconds=0.0,
-        faults=0,
-        operations=0,
-        detections=[],
-        false_alarms=0,
-        trace_hash="",
-    )
-    cluster.run_for(15.0)
-    _expect_agreement(cluster, "after joining")
-    while cluster.world.now < seconds:
-        result.faults += 1
-        _one_fault(cluster, rng, result)
-        cluster.run_for(rng.uniform(1.0, 20.0))
-    cluster.network.heal()
-    for name in cluster.names:
-        if cluster.world.power(name) is Power.PAUSED:
-            cluster.world.resume(name)
-        elif cluster.world.power(name) is not Power.RUNNING:
-            cluster.start(name)
-    cluster.run_for(CONVERGENCE_SECONDS)
-    _expect_agreement(cluster, "after the faults")
-    _expect_quiet(cluster)
+    scenario = Scenario(cluster, rng, Result(seed=seed, nodes=nodes))
+    scenario.run(seconds)
+    result = scenario.result
     result.virtual_seconds = cluster.world.now
     result.operations = cluster.world.events
     result.trace_hash = cluster.world.trace_hash()
     return result
 
 
-def _one_fault(cluster: Cluster, rng: random.Random, result: Result) -> None:
-    """Draw one fault or operation and let it last; measure what power-offs and false alarms there are."""
-    name = rng.choice(cluster.names)
-    others = [other for other in cluster.names if other != name]
-    started = cluster.world.now
-    kinds = ["off", "off", "crash", "pause", "one-way", "partition", "udp", "leave", "metadata", "restart"]
-    match rng.choice(kinds):
-        case "off":
-            cluster.power_off(name)
-            took = cluster.run_until_known(name, MemberState.DEAD, 40.0)
-            if took is None:
-                raise Violation(f"seed {cluster.world.seed}: {name} without power is not dead after 40 s")
-            result.detections.append(took)
-            _count_false_alarms(cluster, started, [name], result)
-            cluster.start(name)
-        case "crash":
-            cluster.crash(name)
-            cluster.run_for(rng.uniform(1.0, 25.0))
-            _expect_nobody_died(cluster, started, f"while only {name}'s agent was down")
-            cluster.start(name)
-        case "pause":
-            cluster.world.pause(name)
-            lasts = rng.choice([1.0, 5.0, 20.0, 60.0])
-            cluster.run_for(lasts)
-            if lasts < cluster.config.agent_restart_grace:
-                _expect_nobody_died(cluster, started, f"while {name} stood still for {lasts:g} s")
+class Scenario:
+    """One seed's faults: alone, with what must not follow from each, and in storms, where only invariants hold."""
+
+    def __init__(self, cluster: Cluster, rng: random.Random, result: Result) -> None:
+        """Nothing has happened yet."""
+        self.result = result
+        self._cluster = cluster
+        self._rng = rng
+        self._usual = cluster.network.faults
+        self._clogged: list[str] = []
+        self._newcomers = 0
+
+    def run(self, seconds: float) -> None:
+        """Faults for `seconds`, each followed by agreement; then all that must hold in the end."""
+        self._settle("after joining")
+        until = self._cluster.world.now + seconds
+        while self._cluster.world.now < until:
+            if self._rng.random() < 0.5:
+                self._fault(self._rng.choice(ALONE), storm=False)
+            else:
+                for _ in range(self._rng.randint(2, STORM_FAULTS_MAX)):
+                    self._fault(self._rng.choice(STORM), storm=True)
+                    self._cluster.run_for(self._rng.random() * self._rng.choice([0.2, 1.0, 4.0]))
+            self._settle("after the faults")
+        self._expect_quiet()
+        self._expect_events_reach_all()
+
+    def _fault(self, kind: str, *, storm: bool) -> None:
+        self.result.faults += 1
+        self.result.counts[kind] = self.result.counts.get(kind, 0) + 1
+        (self._in_storm if storm else self._alone)(kind)
+
+    # What must not follow from a fault that comes alone
+
+    def _alone(self, kind: str) -> None:
+        """Let one fault happen and last; check what follows, measure what power-offs and false alarms there are."""
+        cluster, rng = self._cluster, self._rng
+        name = rng.choice(cluster.names)
+        others = [other for other in cluster.names if other != name]
+        started = cluster.world.now
+        match kind:
+            case "off":
+                self._power_off(name)
+            case "crash":
+                cluster.crash(name)
+                cluster.run_for(rng.uniform(1.0, rng.choice([5.0, 25.0])))
+                self._expect_nobody_died(started, f"while only {name}'s agent was down")
+            case "pause":
+                self._pause(name)
+            case "one-way":
+                cluster.network.cut(name, rng.choice(others))
+                cluster.run_for(rng.uniform(1.0, 15.0))
+                self._count_false_alarms(started, [] if len(others) > 1 else cluster.names)
+            case "udp":
+                for other in others:
+                    cluster.network.cut(other, name, datagrams_only=True)
+                cluster.run_for(rng.uniform(1.0, 15.0))
+                self._expect_nobody_died(started, f"while {name} got no datagrams, but streams")
+            case "leave":
+                self._leave(name)
+            case "metadata":
+                self._set_metadata()
+            case "restart":
+                cluster.act(name, lambda core: core.announce_restart(cluster.world.now, 20.0))
+                cluster.run_for(1.0)
+                cluster.crash(name)
+                cluster.run_for(rng.uniform(0.5, 10.0))
+                self._expect_nobody_died(started, f"while {name} restarted as announced")
+            case _:
+                cut = rng.sample(cluster.names, rng.randint(1, max(1, len(cluster.names) // 2)))
+                cluster.network.partition(cut, [other for other in cluster.names if other not in cut])
+                cluster.run_for(rng.uniform(1.0, 15.0))
+
+    def _power_off(self, name: str) -> None:
+        cluster, started = self._cluster, self._cluster.world.now
+        cluster.power_off(name)
+        took = cluster.run_until_known(name, MemberState.DEAD, 40.0)
+        if took is None:
+            raise Violation(f"seed {cluster.world.seed}: {name} without power is not dead after 40 s")
+        self.result.detections.append(took)
+        self._count_false_alarms(started, [name])
+
+    def _pause(self, name: str) -> None:
+        cluster, started = self._cluster, self._cluster.world.now
+        cluster.world.pause(name)
+        lasts = self._rng.choice([0.5, 1.0, 1.0, 2.0, 2.0, 5.0, 5.0, 5.0, 10.0, 20.0, 20.0, 60.0])
+        cluster.run_for(lasts)
+        if lasts < cluster.config.agent_restart_grace:
+            self._expect_nobody_died(started, f"while {name} stood still for {lasts:g} s")
+        cluster.world.resume(name)
+        cluster.run_for(2.0)
+        woken = [event for event in cluster.events(EventKind.DIED, since=started) if event.observer == name]
+        if woken:
+            raise Violation(f"seed {cluster.world.seed}: {name} stood still, then declared {woken[0]}")
+
+    def _leave(self, name: str) -> None:
+        cluster = self._cluster
+        cluster.act(name, lambda core: core.leave(cluster.world.now))
+        if cluster.run_until_known(name, MemberState.LEFT, CONVERGENCE_SECONDS) is None:
+            raise Violation(f"seed {cluster.world.seed}: {name} left, and not all know it")
+        cluster.power_off(name)
+        cluster.run_for(self._rng.uniform(0.0, 5.0))
+        if not cluster.agrees(name, MemberState.LEFT):
+            raise Violation(f"seed {cluster.world.seed}: {name} left, and somebody forgot it")
+
+    def _set_metadata(self) -> None:
+        cluster = self._cluster
+        metadata = self._rng.randbytes(self._rng.choice([1, 400, 512]))
+        for each in self._rng.sample(self._running(), min(4, len(self._running()))):
+            cluster.act(each, lambda core: core.set_metadata(cluster.world.now, metadata))
+
+    # Storms: several faults at once, of which anything may follow that the invariants allow
+
+    def _in_storm(self, kind: str) -> None:
+        cluster, rng, now = self._cluster, self._rng, self._cluster.world.now
+        name = rng.choice(cluster.names)
+        if kind in {
+            "halves",
+            "single",
+            "bridge",
+            "one-way partition",
+            "one-way",
+            "udp",
+            "clog",
+            "weather",
+            "heal",
+        }:
+            self._break_network(kind, name)
+            return
+        if kind == "join":
+            self._newcomer()
+            return
+        if kind == "metadata":
+            self._set_metadata()
+            return
+        power = cluster.world.power(name)
+        if power is not Power.RUNNING:
+            self._revive(name)
+            return
+        match kind:
+            case "off":
+                cluster.power_off(name)
+            case "crash":
+                cluster.crash(name)
+            case "pause":
+                cluster.world.pause(name)
+            case "leave":
+                cluster.act(name, lambda core: core.leave(now))
+                cluster.run_for(rng.random())
+                cluster.power_off(name)
+            case "restart":
+                cluster.act(name, lambda core: core.announce_restart(now, 20.0))
+                cluster.run_for(rng.random())
+                cluster.crash(name)
+            case "force-leave":
+                known = [member.id for member in cluster.cores[name].members() if member.id != name]
+                if known:
+                    gone = rng.choice(known)
+                    cluster.act(name, lambda core: core.force_leave(now, gone))
+            case "lag":
+                cluster.act(name, lambda core: core.on_lag(now, rng.choice([0.3, 3.0])))
+            case "event":
+                cluster.act(name, lambda core: core.publish(now, "storm", rng.randbytes(4)))
+            case _:
+                self._revive(name)
+
+    def _break_network(self, kind: str, name: str) -> None:
+        network, names, rng = self._cluster.network, self._cluster.names, self._rng
+        others = [other for other in names if other != name]
+        shuffled = rng.sample(names, len(names))
+        middle = rng.randint(1, max(1, len(names) // 2))
+        match kind:
+            case "halves":
+                network.partition(shuffled[:middle], shuffled[middle:])
+            case "bridge":
+                # One member reaches both sides, which do not reach each other.
+                network.partition(shuffled[:middle], shuffled[middle + 1 :])
+            case "one-way partition":
+                for left in shuffled[:middle]:
+                    for right in shuffled[middle:]:
+                        network.cut(left, right)
+            case "single":
+                network.partition([name], others)
+            case "one-way":
+                network.cut(name, rng.choice(others))
+            case "udp":
+                for other in others:
+                    network.cut(other, name, datagrams_only=True)
+            case "clog":
+                if name not in self._clogged:
+                    self._clogged.append(name)
+                    network.withhold(name)
+            case "weather":
+                network.faults = draw_weather(rng)
+            case _:
+                self._clear_network()
+
+    def _newcomer(self) -> None:
+        if self._newcomers < NEWCOMERS_MAX:
+            self._newcomers += 1
+            self._cluster.add(f"late{self._newcomers}")
+
+    def _running(self) -> list[str]:
+        """Members that run and do not leave."""
+        cluster = self._cluster
+        return [name for name in cluster.running() if not cluster.cores[name].is_leaving]
+
+    def _revive(self, name: str) -> None:
+        """Let a member run again: from nothing but its identity, or with the members it knew."""
+        cluster, rng = self._cluster, self._rng
+        if cluster.world.power(name) is Power.PAUSED:
             cluster.world.resume(name)
-            cluster.run_for(2.0)
-            woken = [
-                event for event in cluster.events(EventKind.DIED, since=started) if event.observer == name
+        elif cluster.world.power(name) is not Power.RUNNING:
+            known = cluster.cores[name].members()
+            remembers = rng.random() < 0.3
+            cluster.start(name)
+            if remembers:
+                cluster.act(name, lambda core: core.acquaint(cluster.world.now, known))
+
+    def _clear_network(self) -> None:
+        self._cluster.network.heal()
+        self._cluster.network.faults = self._usual
+        for name in self._clogged:
+            self._cluster.network.release(name)
+        self._clogged.clear()
+
+    # What must hold in the end
+
+    def _settle(self, when: str) -> None:
+        """End all faults. All members see all members alive, as these describe themselves, within a bound."""
+        cluster = self._cluster
+        self._clear_network()
+        for name in cluster.names:
+            self._revive(name)
+        until = cluster.world.now + CONVERGENCE_SECONDS
+        while not cluster.is_settled():
+            if cluster.world.now >= until:
+                raise Violation(
+                    f"seed {cluster.world.seed}: {CONVERGENCE_SECONDS:g} s {when}, {self._differs()}"
+                )
+            cluster.run_for(_STEP_SECONDS)
+        cluster.run_for(2 * _STEP_SECONDS)
+
+    def _differs(self) -> str:
+        """Where two views differ."""
+        cluster = self._cluster
+        for observer in cluster.running():
+            for subject in cluster.names:
+                seen, own = (cluster.cores[each].member(NodeId(subject)) for each in (observer, subject))
+                if seen is None or own is None or seen.state is not MemberState.ALIVE:
+                    return f"{observer} sees {subject} as {seen.state.name if seen else 'unknown'}"
+                if (seen.incarnation, seen.metadata) != (own.incarnation, own.metadata):
+                    return (
+                        f"{observer} holds {subject} at incarnation {seen.incarnation} with {len(seen.metadata)} B"
+                        f" of metadata, it is {own.incarnation} with {len(own.metadata)} B"
+                    )
+        return "the views differ in what is not shown here"
+
+    def _expect_quiet(self) -> None:
+        """Each member runs out of things to tell: what is repeated for ever would show here.
+
+        On a lossy network suspicions come and go, so they need not all be quiet at the same moment.
+        """
+        cluster = self._cluster
+        talking = cluster.running()
+        until = cluster.world.now + QUIET_SECONDS
+        while talking and cluster.world.now < until:
+            talking = [name for name in talking if cluster.cores[name].queued]
+            cluster.run_for(0.1)
+        if talking:
+            raise Violation(f"seed {cluster.world.seed}: {talking[0]} goes on telling what all know")
+
+    def _expect_events_reach_all(self) -> None:
+        """What a member publishes now, all that run deliver."""
+        cluster = self._cluster
+        origin = self._rng.choice(cluster.names)
+        cluster.act(origin, lambda core: core.publish(cluster.world.now, "last", b"call"))
+        until = cluster.world.now + EVENT_SECONDS
+        missing = list(cluster.names)
+        while missing:
+            missing = [
+                name
+                for name in missing
+                if not any(event.name == "last" for event in reversed(cluster.heard.get(name, [])))
             ]
-            if woken:
-                raise Violation(f"seed {cluster.world.seed}: {name} stood still, then declared {woken[0]}")
-        case "one-way":
-            cluster.network.cut(name, rng.choice(others))
-            cluster.run_for(rng.uniform(1.0, 20.0))
-            _count_false_alarms(cluster, started, [] if len(others) > 1 else cluster.names, result)
-            cluster.network.heal()
-        case "udp":
-            for other in others:
-                cluster.network.cut(other, name, datagrams_only=True)
-            cluster.run_for(rng.uniform(1.0, 20.0))
-            _expect_nobody_died(cluster, started, f"while {name} got no datagrams, but streams")
-            cluster.network.heal()
-        case "leave":
-            cluster.act(name, lambda core: core.leave(cluster.world.now))
-            if cluster.run_until_known(name, MemberState.LEFT, CONVERGENCE_SECONDS) is None:
-                raise Violation(f"seed {cluster.world.seed}: {name} left, and not all know it")
-            cluster.power_off(name)
-            cluster.run_for(rng.uniform(0.0, 10.0))
-            if not cluster.agrees(name, MemberState.LEFT):
-                raise Violation(f"seed {cluster.world.seed}: {name} left, and somebody forgot it")
-            cluster.start(name)
-        case "metadata":
-            metadata = rng.randbytes(rng.choice([1, 400, 512]))
-            for each in rng.sample(cluster.names, min(4, len(cluster.names))):
-                cluster.act(each, lambda core: core.set_metadata(cluster.world.now, metadata))
-        case "restart":
-            cluster.act(name, lambda core: core.announce_restart(cluster.world.now, 20.0))
-            cluster.run_for(1.0)
-            cluster.crash(name)
-            cluster.run_for(rng.uniform(1.0, 15.0))
-            _expect_nobody_died(cluster, started, f"while {name} restarted as announced")
-            cluster.start(name)
-        case _:
-            cut = rng.sample(cluster.names, rng.randint(1, max(1, len(cluster.names) // 2)))
-            cluster.network.partition(cut, [other for other in cluster.names if other not in cut])
-            cluster.run_for(rng.uniform(1.0, 20.0))
-            cluster.network.heal()
-    cluster.world.at(cluster.world.now, WORLD, lambda: None)
-    cluster.run_for(5.0)
+            if missing and cluster.world.now >= until:
+                raise Violation(
+                    f"seed {cluster.world.seed}: {missing[0]} has not heard an event of {origin} after"
+                    f" {EVENT_SECONDS:g} s"
+                )
+            cluster.run_for(_STEP_SECONDS)
 
-
-def _count_false_alarms(cluster: Cluster, since: float, guilty: list[str], result: Result) -> None:
-    result.false_alarms += sum(
-        1
-        for event in cluster.events(EventKind.DIED, since=since)
-        if event.subject not in guilty and event.observer not in guilty
-    )
-
-
-def _expect_nobody_died(cluster: Cluster, since: float, when: str) -> None:
-    """No host was declared dead: all of them answered by some path."""
-    deaths = cluster.events(EventKind.DIED, since=since)
-    if deaths:
-        raise Violation(
-            f"seed {cluster.world.seed}: {deaths[0].observer} declared {deaths[0].subject} dead {when}"
+    def _count_false_alarms(self, since: float, guilty: list[str]) -> None:
+        self.result.false_alarms += sum(
+            1
+            for event in self._cluster.events(EventKind.DIED, since=since)
+            if event.subject not in guilty and event.observer not in guilty
         )
 
-
-def _expect_agreement(cluster: Cluster, when: str) -> None:
-    """All running members see all running members alive, as these describe themselves."""
-    for observer in cluster.running():
-        for subject in cluster.names:
-            state = cluster.state(observer, subject)
-            if state is not MemberState.ALIVE:
-                raise Violation(
-                    f"seed {cluster.world.seed}: {when}, {observer} sees {subject} as"
-                    f" {state.name if state else 'unknown'}"
-                )
-            seen, own = (cluster.cores[each].member(NodeId(subject)) for each in (observer, subject))
-            if seen and own and (seen.incarnation, seen.metadata) != (own.incarnation, own.metadata):
-                raise Violation(
-                    f"seed {cluster.world.seed}: {when}, {observer} holds {subject} at incarnation"
-                    f" {seen.incarnation} with {len(seen.metadata)} B of metadata, it is {own.incarnation}"
-                    f" with {len(own.metadata)} B"
-                )
-
-
-def _expect_quiet(cluster: Cluster) -> None:
-    """Each member runs out of things to tell: what is repeated for ever would show here.
-
-    On a lossy network suspicions come and go, so they need not all be quiet at the same moment.
-    """
-    talking = cluster.running()
-    until = cluster.world.now + QUIET_SECONDS
-    while talking and cluster.world.now < until:
-        talking = [name for name in talking if cluster.cores[name].queued]
-        cluster.run_for(0.1)
-    if talking:
-        raise Violation(f"seed {cluster.world.seed}: {talking[0]} goes on telling what all know")
-
-
-def address_of(name: str) -> Address:
-    """Where a simulated member listens."""
-    return (name, PORT)
+    def _expect_nobody_died(self, since: float, when: str) -> None:
+        """No host was declared dead: all of them answered by some path."""
+        deaths = self._cluster.events(EventKind.DIED, since=since)
+        if deaths:
+            raise Violation(
+                f"seed {self._cluster.world.seed}: {deaths[0].observer} declared {deaths[0].subject} dead {when}"
+            )

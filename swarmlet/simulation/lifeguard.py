@@ -14,7 +14,7 @@ import msgspec
 
 from swarmlet.gossip.config import GossipConfig
 from swarmlet.gossip.effect import EventKind, MemberState
-from swarmlet.simulation.gossip_scenario import Cluster
+from swarmlet.simulation.gossip_cluster import Cluster
 
 MEMBERS = 128
 #: The paper's grid: concurrent anomalies; their durations and the gaps between them in milliseconds.

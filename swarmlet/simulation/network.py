@@ -6,6 +6,7 @@ one-way cuts and partitions. A stream message is delivered once and in order, or
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from enum import StrEnum
 
@@ -147,10 +148,11 @@ class Network:
 
     def _has_path(self, source: str, destination: str) -> bool:
         """As `can_reach`, for a datagram that may be kept back at its destination."""
+        machines = self.world.machines
         return (
-            (source, destination) not in self._cuts
-            and self.world.power(source) is not Power.OFF
-            and self.world.power(destination) is not Power.OFF
+            machines[source].power is not Power.OFF
+            and machines[destination].power is not Power.OFF
+            and (not self._cuts or (source, destination) not in self._cuts)
         )
 
     # Datagrams
@@ -164,22 +166,22 @@ class Network:
         self.counters.datagram_bytes += len(data)
         if destination not in self.world.machines:
             return
-        faults = self.faults
+        faults, draw = self.faults, self._rng.random
         if (
             (source, destination) in self._datagram_cuts
             or not self._has_path(source, destination)
-            or self._rng.random() < faults.loss
+            or (faults.loss and draw() < faults.loss)
         ):
             self.counters.lost += 1
             return
         copies = 1
-        if self._rng.random() < faults.duplicate:
+        if faults.duplicate and draw() < faults.duplicate:
             self.counters.duplicated += 1
             copies = 2
         for _ in range(copies):
             delay = self._delay()
-            if self._rng.random() < faults.reorder:
-                delay += self._rng.random() * faults.reorder_seconds
+            if faults.reorder and draw() < faults.reorder:
+                delay += draw() * faults.reorder_seconds
             self.world.after(delay, WORLD, lambda: self._arrive(source, destination, data))
 
     def _arrive(self, source: str, destination: str, data: bytes) -> None:
@@ -276,4 +278,4 @@ class Network:
     def _delay(self) -> float:
         faults = self.faults
         spread = max(faults.delay_mean - faults.delay_min, 1e-9)
-        return faults.delay_min + self._rng.expovariate(1.0 / spread)
+        return faults.delay_min - spread * math.log(1.0 - self._rng.random())

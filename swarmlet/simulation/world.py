@@ -13,11 +13,16 @@ import random
 from collections.abc import Callable
 from enum import StrEnum
 
+import msgspec
+
 #: A scenario that schedules more than this runs away: it would never end.
 EVENTS_PENDING_MAX = 2_000_000
 
 #: The owner of events that belong to no node: faults, checks, messages under way.
 WORLD = ""
+
+#: How an event enters the trace: unambiguous bytes, the same everywhere.
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class Power(StrEnum):
@@ -91,11 +96,7 @@ class World:
         """Add one event to the trace hash."""
         if not self.traced:
             return
-        self._hash.update(repr(self.now).encode())
-        for field in fields:
-            data = field if isinstance(field, bytes) else str(field).encode()
-            self._hash.update(len(data).to_bytes(4, "big"))
-            self._hash.update(data)
+        self._hash.update(_encode((self.now, *fields)))
 
     def trace_hash(self) -> str:
         """What the world did so far, as 32 hexadecimal digits."""
@@ -121,7 +122,7 @@ class World:
         """Call `function` on behalf of `node`, which runs, as an event of its own, at once."""
         self.events += 1
         if self.traced:
-            self._hash.update(node.encode() + b"!")
+            self._hash.update(_encode(node))
         function()
         for check in self._after_event:
             check()
@@ -132,10 +133,11 @@ class World:
 
     def run_until(self, time: float) -> None:
         """Let everything happen that is due up to `time`; the clock then stands at `time`."""
-        while self._heap and self._heap[0][0] <= time:
-            due, _, timer = heapq.heappop(self._heap)
-            self.now = due
-            self._fire(timer)
+        heap, pop = self._heap, heapq.heappop
+        while heap and heap[0][0] <= time:
+            self.now, _, timer = pop(heap)
+            if not timer.cancelled:
+                self._fire(timer)
         self.now = max(self.now, time)
 
     def run_for(self, seconds: float) -> None:
@@ -144,18 +146,18 @@ class World:
 
     def _fire(self, timer: Timer) -> None:
         """Run one event, hold it for a paused machine, or drop it with the life it belonged to."""
-        if timer.cancelled:
-            return
         machine = self.machines.get(timer.node)
         if machine is not None:
-            if machine.life != timer.life or machine.power in {Power.CRASHED, Power.OFF}:
+            if machine.life != timer.life:
                 return
-            if machine.power is Power.PAUSED:
-                machine.held.append(timer)
+            power = machine.power
+            if power is not Power.RUNNING:
+                if power is Power.PAUSED:
+                    machine.held.append(timer)
                 return
         self.events += 1
         if self.traced:
-            self._hash.update(timer.node.encode() + b"@" + repr(self.now).encode())
+            self._hash.update(_encode((self.now, timer.node)))
         timer.function()
         for check in self._after_event:
             check()

@@ -20,7 +20,7 @@ from swarmlet.gossip.coordinate import (
     unpack,
 )
 from swarmlet.ids import NodeId
-from swarmlet.simulation.gossip_scenario import Cluster
+from swarmlet.simulation.gossip_cluster import Cluster
 from swarmlet.simulation.network import Faults
 
 CYCLES = 1000

@@ -9,7 +9,7 @@ from swarmlet.gossip.effect import UserEventHeard
 from swarmlet.gossip.packet import EVENT_PAYLOAD_MAX, UserEvent, encode_event
 from swarmlet.gossip.user_event import QUEUE_MAX, RECENT_MAX, TIME_JUMP_MAX, UserEvents
 from swarmlet.ids import NodeId
-from swarmlet.simulation.gossip_scenario import Cluster
+from swarmlet.simulation.gossip_cluster import Cluster
 from swarmlet.simulation.network import Faults
 from tests.gossip.double import Bench, alive
 
@@ -116,3 +116,23 @@ def test_a_publisher_hears_its_own_event() -> None:
     bench.core.publish(bench.now, "deploy", b"web")
     heard = [effect for effect in bench.take() if isinstance(effect, UserEventHeard)]
     assert heard == [UserEventHeard(1, NodeId("me"), "deploy", b"web")]
+
+
+def test_what_a_member_publishes_after_a_restart_is_not_taken_for_the_past() -> None:
+    """It comes back with the members it knew, so it need not join; but it has to learn what time it is."""
+    cluster = Cluster(1, 4)
+    cluster.run_for(3.0)
+    for _ in range(3):
+        cluster.act("n1", lambda core: core.publish(cluster.world.now, "old", b""))
+    cluster.run_for(1.0)
+    known = cluster.cores["n2"].members()
+    for name in ("n2", "n3"):
+        cluster.crash(name)
+    cluster.start("n3")
+    cluster.run_for(3.0)
+    cluster.start("n2", join=False)
+    cluster.act("n2", lambda core: core.acquaint(cluster.world.now, known))
+    cluster.run_for(2.0)
+    cluster.act("n2", lambda core: core.publish(cluster.world.now, "new", b""))
+    cluster.run_for(2.0)
+    assert all(cluster.heard[name][-1].name == "new" for name in cluster.names)

@@ -227,3 +227,34 @@ def one_word_makes_a_death(core: Any) -> None:
             core._settle(now, record, core._verdict(record, MemberState.DEAD))
 
     core._on_accusation = hasty
+
+
+@bug
+def an_event_is_new_every_time(core: Any) -> None:
+    events = core._outbox.events
+    hear = events.hear
+
+    def forgetful(event: Any) -> bool:
+        hear(event)
+        return True
+
+    events.hear = forgetful
+
+
+@bug
+def events_are_not_passed_on(core: Any) -> None:
+    core._outbox.events.take = lambda budget, limit: []
+    core._outbox.events.latest = tuple
+
+
+@bug
+def who_comes_back_with_what_it_knew_asks_nobody(core: Any) -> None:
+    core._exchange.rejoin = lambda now: None
+    core._exchange._outbox.events.witness = lambda time: None
+    meet = core.acquaint
+
+    def contented(now: float, members: Any) -> None:
+        meet(now, members)
+        core._exchange.next_join = math.inf
+
+    core.acquaint = contented

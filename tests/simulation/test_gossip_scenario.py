@@ -10,7 +10,8 @@ import pytest
 
 from swarmlet.gossip.effect import EventKind, MemberState
 from swarmlet.ids import NodeId
-from swarmlet.simulation.gossip_scenario import Cluster, run
+from swarmlet.simulation.gossip_cluster import Cluster
+from swarmlet.simulation.gossip_scenario import run
 from swarmlet.simulation.network import Faults
 from swarmlet.simulation.world import Power
 
