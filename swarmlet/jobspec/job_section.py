@@ -8,6 +8,7 @@ from swarmlet.jobspec.policy_section import (
     migrate_fields,
     migrate_strategy,
     present,
+    read_affinities,
     read_constraints,
     read_disconnect,
     read_spreads,
@@ -28,7 +29,7 @@ from swarmlet.jobspec.unsupported import (
     NETWORK_REFUSED,
     TYPES_REFUSED,
 )
-from swarmlet.model.job import EphemeralDisk, Job, JobType, TaskGroup, VolumeRequest
+from swarmlet.model.job import Algorithm, EphemeralDisk, Job, JobType, TaskGroup, VolumeRequest
 from swarmlet.model.resources import Network, Port
 
 MODES = ("host", "bridge", "none")
@@ -66,7 +67,9 @@ def read_job(section: Section, source_text: str) -> Job:
         name=section.text("name") or section.label,
         type=job_type,
         constraints=read_constraints(section),
+        affinities=read_affinities(section),
         spreads=read_spreads(section),
+        algorithm=_algorithm(section),
         groups=tuple(groups),
         update=update_strategy(inherited["update"], job_type) if inherited["update"] else None,
         meta=section.text_map("meta"),
@@ -76,12 +79,18 @@ def read_job(section: Section, source_text: str) -> Job:
             priority=section.integer("priority"),
             datacenters=section.texts("datacenters"),
             node_pool=section.text("node_pool"),
+            is_gang=section.boolean("all_at_once"),
         ),
     )
     section.refuse(JOB_REFUSED)
     section.ignore(JOB_IGNORED)
     section.finish()
     return job
+
+
+def _algorithm(section: Section) -> Algorithm | None:
+    chosen = section.choice("scheduler_algorithm", tuple(Algorithm))
+    return Algorithm(chosen) if chosen else None
 
 
 def _type(section: Section) -> JobType:
@@ -106,6 +115,7 @@ def _group(section: Section, inherited: dict[str, Fields], job_type: JobType, jo
         name=section.label,
         tasks=tasks,
         constraints=read_constraints(section),
+        affinities=read_affinities(section),
         spreads=read_spreads(section),
         networks=_networks(section),
         restart=restart_policy(restart),
@@ -117,7 +127,11 @@ def _group(section: Section, inherited: dict[str, Fields], job_type: JobType, jo
         volumes=_volumes(section),
         services=read_services(section, f"{job_name}-{section.label}"),
         meta=section.text_map("meta"),
-        **present(count=section.integer("count"), shutdown_delay_ns=section.duration_ns("shutdown_delay")),
+        **present(
+            count=section.integer("count"),
+            shutdown_delay_ns=section.duration_ns("shutdown_delay"),
+            is_gang=section.boolean("all_at_once"),
+        ),
     )
     section.refuse(GROUP_REFUSED)
     section.finish()

@@ -218,6 +218,11 @@ class Preemptor:
         return tuple(chosen)
 
 
+def mask_of(slots: Sequence[bool]) -> Mask:
+    """For `decide`."""
+    return np.array(slots, dtype=np.bool_)
+
+
 def _smallest_first(values: Shares) -> Iterator[int]:
     """Positions by value, then position. `values` is used up."""
     # A handful is wanted, and a partition costs more than ten scans.
