@@ -27,7 +27,6 @@ from swarmlet.jobspec.unsupported import (
     JOB_REFUSED,
     NETWORK_IGNORED,
     NETWORK_REFUSED,
-    TYPES_REFUSED,
 )
 from swarmlet.model.job import Algorithm, EphemeralDisk, Job, JobType, TaskGroup, VolumeRequest
 from swarmlet.model.resources import Network, Port
@@ -94,14 +93,7 @@ def _algorithm(section: Section) -> Algorithm | None:
 
 
 def _type(section: Section) -> JobType:
-    written = section.text("type")
-    if written in TYPES_REFUSED:
-        section.problem(
-            section.place("type"),
-            f'type "{written}" is not supported: {TYPES_REFUSED[written]}; expected service or batch',
-        )
-        return JobType.SERVICE
-    chosen = section.choice("type", tuple(JobType)) if written is not None else None
+    chosen = section.choice("type", tuple(JobType))
     return JobType(chosen) if chosen else JobType.SERVICE
 
 

@@ -23,7 +23,6 @@ from swarmlet.jobspec.policy_section import (
     restart_policy,
     update_strategy,
 )
-from swarmlet.jobspec.unsupported import TYPES_REFUSED
 from swarmlet.jobspec.value import BadValue, to_boolean, to_integer, to_list, to_map, to_text, weight
 from swarmlet.model.check import Check, CheckKind, CheckRestart
 from swarmlet.model.job import (
@@ -180,8 +179,7 @@ def _type(data: _Object) -> JobType:
     written = data.filled("Type") or JobType.SERVICE
     if written in tuple(JobType):
         return JobType(written)
-    reason = TYPES_REFUSED.get(written, "expected service or batch")
-    data.problems.append(f'{data.where}.Type "{written[:40]}" is not supported: {reason}')
+    data.problems.append(f'{data.where}.Type "{written[:40]}" is unknown; expected {", ".join(JobType)}')
     return JobType.SERVICE
 
 

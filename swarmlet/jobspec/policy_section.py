@@ -169,7 +169,7 @@ BATCH_RESCHEDULE: Fields = {
 
 def reschedule_policy(fields: Fields, job_type: JobType) -> ReschedulePolicy:
     """With the defaults of the job's type for what is not set."""
-    return ReschedulePolicy(**({**BATCH_RESCHEDULE, **fields} if job_type is JobType.BATCH else fields))
+    return ReschedulePolicy(**({**BATCH_RESCHEDULE, **fields} if job_type.is_finite else fields))
 
 
 def update_fields(section: Section) -> Fields:
@@ -199,8 +199,8 @@ def update_fields(section: Section) -> Fields:
 
 
 def update_strategy(fields: Fields, job_type: JobType) -> UpdateStrategy | None:
-    """Service jobs always roll; batch jobs never do."""
-    return UpdateStrategy(**fields) if job_type is JobType.SERVICE else None
+    """Service and system jobs always roll; batch jobs never do."""
+    return None if job_type.is_finite else UpdateStrategy(**fields)
 
 
 def migrate_fields(section: Section) -> Fields:

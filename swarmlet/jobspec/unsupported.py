@@ -63,10 +63,5 @@ SERVICE_REFUSED = {
     "gateway": "there is no service mesh",
     "identity": "workload identities do not exist yet",
 }
-#: Job types by name, with what to do instead.
-TYPES_REFUSED = {
-    "system": "system jobs do not exist yet; use constraint { distinct_hosts = true } and a count",
-    "sysbatch": "sysbatch jobs do not exist yet; use batch with constraint { distinct_hosts = true }",
-}
 DRIVERS = ("docker", "raw_exec")
 DRIVERS_KNOWN_ELSEWHERE = ("exec", "exec2", "java", "qemu", "podman", "containerd-driver", "mock_driver")

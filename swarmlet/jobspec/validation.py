@@ -47,6 +47,8 @@ QUANTITY_MAX = 1_000_000_000
 #: Nomad's own least reservations.
 CPU_MIN, MEMORY_MIN, DISK_MIN = 1, 10, 10
 PORTS_MAX = 1_000
+#: What is placed all at once goes into one log entry.
+GANG_MAX = 20_000
 #: Beyond these a check says nothing within the life of a rollout.
 CHECK_NS_MAX = 24 * HOUR_NS
 ANSWERS_MAX = 1_000
@@ -56,6 +58,7 @@ OPERANDS = (
 )  # fmt: skip
 _NO_VALUE = ("is_set", "is_not_set", "distinct_hosts", "distinct_property")
 _NO_ATTRIBUTE = ("distinct_hosts",)
+_PREFERABLE = " ".join(OPERANDS[:-2])
 
 DOCKER_KEYS = (
     "args", "auth", "cap_add", "cap_drop", "cgroupns", "command", "cpuset_cpus", "devices", "dns_options",
@@ -179,6 +182,16 @@ def _job(job: Job) -> _Found:
     yield from _unique("group", (), [group.name for group in job.groups])
     for group in job.groups[:GROUPS_MAX]:
         yield from _group(group)
+        if job.type.is_per_node and group.count > 1:
+            yield (
+                ("group", group.name, "count"),
+                f"count {group.count} in a job of type {job.type}, which runs once on every node; expected 1",
+            )
+        if (group.is_gang or job.is_gang) and group.count > GANG_MAX:
+            yield (
+                ("group", group.name, "count"),
+                f"count {group.count} placed all at once; expected at most {GANG_MAX:_}",
+            )
     size = len(msgspec.msgpack.encode(job))
     if size > JOB_BYTES_MAX:
         yield (), f"the job takes {size:_} B; expected at most {JOB_BYTES_MAX:_}"
@@ -315,8 +328,7 @@ def _affinities(path: tuple[str, ...], affinities: tuple[Affinity, ...]) -> _Fou
         if affinity.operand not in OPERANDS[:-2]:
             yield (
                 (*here, "operator"),
-                f'"{affinity.operand[:40]}" is no operator of an affinity; expected one of '
-                f"{' '.join(OPERANDS[:-2])}",
+                f'"{affinity.operand[:40]}" is no operator of an affinity; expected one of {_PREFERABLE}',
             )
             continue
         if not affinity.left:

@@ -102,7 +102,9 @@ def _change(
         for n in range(min(size, before) + 1, max(size, before) + 1):
             at_least[d, n, word] ^= bit
         size_of[slot, d] = size
-    total = _power(free[slot, 0], capacity[slot, 0], powers) + _power(free[slot, 1], capacity[slot, 1], powers)
+    total = _power(free[slot, 0], capacity[slot, 0], powers) + _power(
+        free[slot, 1], capacity[slot, 1], powers
+    )
     bucket, old = _position(edges, total), bucket_of[slot]
     if bucket != old:
         fullness[old, word] ^= bit
@@ -178,9 +180,15 @@ class AcceleratedIndex:
         asked = np.array(demand, dtype=np.int64)
         return int(
             _best(
-                self.free, self._sizes, self._at_least, self._fullness, self._population, self._scratch,
-                asked, mask,
-            )  # fmt: skip
+                self.free,
+                self._sizes,
+                self._at_least,
+                self._fullness,
+                self._population,
+                self._scratch,
+                asked,
+                mask,
+            )
         )
 
     def set_free(self, slot: int, free: Amounts) -> None:

@@ -229,7 +229,9 @@ class _Rule:
     def of(cls, cluster: Cluster, arrays: ArrayView, ask: Ask, rule: DistinctProperty) -> _Rule:
         branch = arrays.level(cluster, Spread(attribute=rule.attribute)).branch
         counts = cluster.of_job if rule.is_of_job else cluster.of_group.get(ask.group, {})
-        used = np.bincount(branch, weights=_counted(cluster, counts), minlength=int(branch.max(initial=0)) + 1)
+        used = np.bincount(
+            branch, weights=_counted(cluster, counts), minlength=int(branch.max(initial=0)) + 1
+        )
         return cls(branch, used.astype(np.int64), rule.limit)
 
 

@@ -68,6 +68,26 @@ def place(
     return Placed(runs, explain(cluster, ask, missing, only=only) if missing else None)
 
 
+def place_each(
+    cluster: Cluster, ask: Ask, nodes: Sequence[NodeId]
+) -> tuple[frozenset[int], PlacementFailure | None]:
+    """One on each of `nodes`: the slots that took it, and why the others did not."""
+    demand = (ask.demand.cpu, ask.demand.memory, ask.demand.disk)
+    taken: set[int] = set()
+    missed: set[int] = set()
+    for node_id in nodes:
+        slot = cluster.slots.get(node_id)
+        if slot is None:
+            continue
+        if _room(cluster, ask, slot, None) > 0:
+            taken.add(slot)
+            cluster.take(ask.group, slot, 1, demand, ask.static_ports, ask.dynamic_ports)
+        else:
+            missed.add(slot)
+    failure = explain(cluster, ask, len(missed), among=sorted(missed)) if missed else None
+    return frozenset(taken), failure
+
+
 def _runs(
     cluster: Cluster, ask: Ask, count: int, avoid: frozenset[NodeId], only: NodeId | None
 ) -> tuple[tuple[int, int], ...]:
@@ -151,8 +171,17 @@ def _fill_python(
     return taken
 
 
-def explain(cluster: Cluster, ask: Ask, missing: int, *, only: NodeId | None = None) -> PlacementFailure:
-    """Why `missing` allocations found no node: counted over all nodes, with reasons for the first ones."""
+def explain(
+    cluster: Cluster,
+    ask: Ask,
+    missing: int,
+    *,
+    only: NodeId | None = None,
+    among: Sequence[int] | None = None,
+) -> PlacementFailure:
+    """Why `missing` allocations found no node: counted over all nodes (or the slots in `among`), with reasons for
+    the first ones.
+    """
     filtered: dict[str, int] = {}
     exhausted: dict[str, int] = {}
     shortage: dict[str, int] = {}
@@ -160,7 +189,9 @@ def explain(cluster: Cluster, ask: Ask, missing: int, *, only: NodeId | None = N
     refusals: list[NodeRefusal] = []
     nodes_filtered = nodes_exhausted = 0
     used = _property_counts(cluster, ask)
-    for slot, node in enumerate(cluster.nodes):
+    slots = range(len(cluster.nodes)) if among is None else among
+    for slot in slots:
+        node = cluster.nodes[slot]
         if not unready(node) and ask.in_datacenter(node):
             available[node.datacenter] = available.get(node.datacenter, 0) + 1
         reason = ask.refusal(node) or _distinct_refusal(cluster, ask, slot) or _used_up(used, ask, node)
@@ -191,7 +222,7 @@ def explain(cluster: Cluster, ask: Ask, missing: int, *, only: NodeId | None = N
             )
         )
     return PlacementFailure(
-        nodes_evaluated=len(cluster.nodes),
+        nodes_evaluated=len(slots),
         nodes_filtered=nodes_filtered,
         nodes_exhausted=nodes_exhausted,
         nodes_available=dict(sorted(available.items())),

@@ -89,7 +89,9 @@ def place_group(columns: Columns, request: Request) -> tuple[Ints, Ints]:
         left -= int(parts[-1][1].sum())
         if left <= 0:
             break
-    return _sorted(np.concatenate([slots for slots, _ in parts]), np.concatenate([taken for _, taken in parts]))
+    return _sorted(
+        np.concatenate([slots for slots, _ in parts]), np.concatenate([taken for _, taken in parts])
+    )
 
 
 def _sorted(slots: Ints, counts: Ints) -> tuple[Ints, Ints]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from swarmlet.ids import JobId, Namespace
+from swarmlet.ids import JobId, Namespace, NodeId
 from swarmlet.model.allocation import Allocation, DesiredStatus
 from swarmlet.model.job import Job
 from swarmlet.model.plan import Stop
@@ -94,14 +94,16 @@ class MakingWay:
         moving = {"/".join(key): count for key, count in self._moving.items()}
         return {name: max(0, limit - moving.get(name, 0)) for name, limit in self._limits.items()}
 
-    def make(self, ask: Ask) -> list[Stop] | None:
-        """Who goes so that one more fits: nobody, where enough is on its way out. None: it would not help."""
+    def make(self, ask: Ask, only: NodeId | None = None) -> list[Stop] | None:
+        """Who goes so that one more fits (on one node): nobody, where enough is on its way out. None: no use."""
         from swarmlet.placement.preemption import Running, mask_of
 
         demand = (ask.demand.cpu, ask.demand.memory, ask.demand.disk)
         mask = mask_of(
             [
-                not ask.refusal(node) and self.cluster.has_ports(ask.static_ports, ask.dynamic_ports, slot)
+                (only is None or node.id == only)
+                and not ask.refusal(node)
+                and self.cluster.has_ports(ask.static_ports, ask.dynamic_ports, slot)
                 for slot, node in enumerate(self.cluster.nodes)
             ]
         )

@@ -15,11 +15,12 @@ from swarmlet.model.fit import shortages
 from swarmlet.model.job import Job, TaskGroup
 from swarmlet.model.plan import GroupPlacement, IndexRange, Mark, Plan, Replacement, Run, Stop
 from swarmlet.model.resources import Quantity
-from swarmlet.placement.binpack import place
+from swarmlet.placement.binpack import place, place_each
 from swarmlet.placement.cluster import Cluster, Fleet
 from swarmlet.placement.feasibility import Ask
 from swarmlet.scheduler.making_way import MakingWay
-from swarmlet.scheduler.reconcile import PlaceRequest, Reconciliation, follow_ups_pending, reconcile
+from swarmlet.scheduler.reconcile import follow_ups_pending, reconcile
+from swarmlet.scheduler.request import PlaceRequest, Reconciliation
 from swarmlet.state.view import View
 
 #: Placements per plan, so that its entry stays far below 4 MiB and its apply short; the rest follows at once.
@@ -112,7 +113,7 @@ class _Placement:
 
     view: View
     difference: Reconciliation
-    configuration: SchedulerConfiguration = SchedulerConfiguration()
+    configuration: SchedulerConfiguration
     placements: list[GroupPlacement] = field(default_factory=list)
     failures: dict[str, PlacementFailure] = field(default_factory=dict)
     queued: dict[str, int] = field(default_factory=dict)
@@ -159,6 +160,16 @@ class _Placement:
         missed: list[PlaceRequest] = []
         failure: PlacementFailure | None = None
         held = [each for each in requests if each.hold]
+        if job.type.is_per_node:
+            nodes = [each.only for each in requests if each.only is not None]
+            slots, failure = place_each(cluster, ask, nodes)
+            for request in requests:
+                slot = cluster.slots.get(request.only) if request.only is not None else None
+                if slot is not None and slot in slots:
+                    chosen.add([request], ((slot, 1),))
+                else:
+                    missed.append(request)
+            requests = []
         particular = [each for each in requests if not each.hold and (each.only or each.avoid)]
         alike = [each for each in requests if not each.hold and not each.only and not each.avoid]
         for request in particular:
@@ -193,13 +204,15 @@ class _Placement:
     def _preempt(self, cluster: Cluster, job: Job, ask: Ask, missed: list[PlaceRequest]) -> None:
         """End what is less important; the blocked evaluation goes on once it has ended."""
         for request in missed[:PREEMPTIONS_MAX]:
-            if request.only is not None:
+            if request.only is not None and not job.type.is_per_node:
                 continue
             if self._way is None:
                 self._way = MakingWay(self.view, cluster, job)
-            stops = self._way.make(ask)
+            stops = self._way.make(ask, request.only)
             if stops is None:
-                return
+                if request.only is None:
+                    return
+                continue
             self.difference.stops.extend(stops)
             self.owners += [each for each in self._way.owners(stops) if each not in self.owners]
 

@@ -32,7 +32,10 @@ def test_choices_are_those_of_the_plain_index(
 
 
 def test_many_at_once_are_placed_one_after_the_other() -> None:
-    plain, compiled = BitmapIndex([(9, 9, 9)] * 3, [(9, 9, 9)] * 3), AcceleratedIndex([(9, 9, 9)] * 3, [(9, 9, 9)] * 3)
+    plain, compiled = (
+        BitmapIndex([(9, 9, 9)] * 3, [(9, 9, 9)] * 3),
+        AcceleratedIndex([(9, 9, 9)] * 3, [(9, 9, 9)] * 3),
+    )
     demands = [(5, 5, 5), (4, 4, 4), (5, 5, 5), (9, 9, 9), (9, 9, 9)]
     masks = np.array([as_words([True] * 3), as_words([True, True, False])])
     chosen = compiled.place_all(np.array(demands), masks, np.array([0, 0, 1, 1, 0]))
