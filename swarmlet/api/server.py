@@ -26,6 +26,7 @@ from swarmlet.api import (
     nodes,
     operator,
     reach,
+    scheduling,
     tokens,
     variables,
 )
@@ -58,6 +59,7 @@ ROUTES: tuple[Route, ...] = (
     *variables.ROUTES,
     *operator.ROUTES,
     *keyring.ROUTES,
+    *scheduling.ROUTES,
     *agent.ROUTES,
 )
 

@@ -6,6 +6,7 @@ import click
 
 from swarmlet.cli.connection import client, json_option, wide_option
 from swarmlet.cli.output import age, say, say_json, short, table
+from swarmlet.cli.scheduling import scheduler
 
 
 @click.group()
@@ -141,3 +142,6 @@ def remove(ctx: click.Context, key_id: str, as_json: bool) -> int:
     else:
         say(f"key {key_id} is removed")
     return 0
+
+
+operator.add_command(scheduler)

@@ -8,6 +8,7 @@ from swarmlet.jobspec.policy_section import (
     migrate_fields,
     migrate_strategy,
     present,
+    read_affinities,
     read_constraints,
     read_disconnect,
     read_spreads,
@@ -26,9 +27,8 @@ from swarmlet.jobspec.unsupported import (
     JOB_REFUSED,
     NETWORK_IGNORED,
     NETWORK_REFUSED,
-    TYPES_REFUSED,
 )
-from swarmlet.model.job import EphemeralDisk, Job, JobType, TaskGroup, VolumeRequest
+from swarmlet.model.job import Algorithm, EphemeralDisk, Job, JobType, TaskGroup, VolumeRequest
 from swarmlet.model.resources import Network, Port
 
 MODES = ("host", "bridge", "none")
@@ -66,7 +66,9 @@ def read_job(section: Section, source_text: str) -> Job:
         name=section.text("name") or section.label,
         type=job_type,
         constraints=read_constraints(section),
+        affinities=read_affinities(section),
         spreads=read_spreads(section),
+        algorithm=_algorithm(section),
         groups=tuple(groups),
         update=update_strategy(inherited["update"], job_type) if inherited["update"] else None,
         meta=section.text_map("meta"),
@@ -76,6 +78,7 @@ def read_job(section: Section, source_text: str) -> Job:
             priority=section.integer("priority"),
             datacenters=section.texts("datacenters"),
             node_pool=section.text("node_pool"),
+            is_gang=section.boolean("all_at_once"),
         ),
     )
     section.refuse(JOB_REFUSED)
@@ -84,15 +87,13 @@ def read_job(section: Section, source_text: str) -> Job:
     return job
 
 
+def _algorithm(section: Section) -> Algorithm | None:
+    chosen = section.choice("scheduler_algorithm", tuple(Algorithm))
+    return Algorithm(chosen) if chosen else None
+
+
 def _type(section: Section) -> JobType:
-    written = section.text("type")
-    if written in TYPES_REFUSED:
-        section.problem(
-            section.place("type"),
-            f'type "{written}" is not supported: {TYPES_REFUSED[written]}; expected service or batch',
-        )
-        return JobType.SERVICE
-    chosen = section.choice("type", tuple(JobType)) if written is not None else None
+    chosen = section.choice("type", tuple(JobType))
     return JobType(chosen) if chosen else JobType.SERVICE
 
 
@@ -106,6 +107,7 @@ def _group(section: Section, inherited: dict[str, Fields], job_type: JobType, jo
         name=section.label,
         tasks=tasks,
         constraints=read_constraints(section),
+        affinities=read_affinities(section),
         spreads=read_spreads(section),
         networks=_networks(section),
         restart=restart_policy(restart),
@@ -117,7 +119,11 @@ def _group(section: Section, inherited: dict[str, Fields], job_type: JobType, jo
         volumes=_volumes(section),
         services=read_services(section, f"{job_name}-{section.label}"),
         meta=section.text_map("meta"),
-        **present(count=section.integer("count"), shutdown_delay_ns=section.duration_ns("shutdown_delay")),
+        **present(
+            count=section.integer("count"),
+            shutdown_delay_ns=section.duration_ns("shutdown_delay"),
+            is_gang=section.boolean("all_at_once"),
+        ),
     )
     section.refuse(GROUP_REFUSED)
     section.finish()

@@ -23,10 +23,11 @@ from swarmlet.jobspec.policy_section import (
     restart_policy,
     update_strategy,
 )
-from swarmlet.jobspec.unsupported import TYPES_REFUSED
 from swarmlet.jobspec.value import BadValue, to_boolean, to_integer, to_list, to_map, to_text, weight
 from swarmlet.model.check import Check, CheckKind, CheckRestart
 from swarmlet.model.job import (
+    Affinity,
+    Algorithm,
     Constraint,
     DelayFunction,
     DisconnectStrategy,
@@ -50,6 +51,7 @@ T = TypeVar("T")
 _CHOICES = {
     "HealthCheck": tuple(HealthCheckKind),
     "Mode": tuple(RestartMode),
+    "SchedulerAlgorithm": tuple(Algorithm),
     "DelayFunction": tuple(DelayFunction),
 }
 
@@ -147,15 +149,18 @@ def _job(data: _Object) -> Job:
         "Reschedule": _reschedule(data.object("Reschedule")),
         "Migrate": _migrate(data.object("Migrate")),
     }
-    data.refuse("Affinities", "Multiregion", "Periodic", "ParameterizedJob", "Payload", "Dispatched")
+    data.refuse("Multiregion", "Periodic", "ParameterizedJob", "Payload", "Dispatched")
     name = data.filled("ID") or data.filled("Name") or ""
     namespace = data.filled("Namespace")
+    algorithm = data.choice("SchedulerAlgorithm")
     return Job(
         id=JobId(name),
         name=data.filled("Name") or name,
         type=job_type,
         constraints=_constraints(data),
+        affinities=_affinities(data),
         spreads=_spreads(data),
+        algorithm=Algorithm(algorithm) if algorithm else None,
         groups=tuple(_group(group, inherited, job_type) for group in data.objects("TaskGroups")),
         update=update_strategy(inherited["Update"], job_type) if inherited["Update"] else None,
         meta=data.text_map("Meta"),
@@ -165,6 +170,7 @@ def _job(data: _Object) -> Job:
             priority=data.integer("Priority") or None,
             datacenters=data.texts("Datacenters") or None,
             node_pool=data.filled("NodePool"),
+            is_gang=data.boolean("AllAtOnce"),
         ),
     )
 
@@ -173,8 +179,7 @@ def _type(data: _Object) -> JobType:
     written = data.filled("Type") or JobType.SERVICE
     if written in tuple(JobType):
         return JobType(written)
-    reason = TYPES_REFUSED.get(written, "expected service or batch")
-    data.problems.append(f'{data.where}.Type "{written[:40]}" is not supported: {reason}')
+    data.problems.append(f'{data.where}.Type "{written[:40]}" is unknown; expected {", ".join(JobType)}')
     return JobType.SERVICE
 
 
@@ -186,6 +191,18 @@ def _constraints(data: _Object) -> tuple[Constraint, ...]:
             operand=item.filled("Operand") or "=",
         )
         for item in data.objects("Constraints")
+    )
+
+
+def _affinities(data: _Object) -> tuple[Affinity, ...]:
+    return tuple(
+        Affinity(
+            left=item.text("LTarget") or "",
+            right=item.text("RTarget") or "",
+            operand=item.filled("Operand") or "=",
+            **present(weight=item.integer("Weight")),
+        )
+        for item in data.objects("Affinities")
     )
 
 
@@ -266,12 +283,13 @@ def _migrate(data: _Object | None) -> Fields:
 
 
 def _group(data: _Object, inherited: dict[str, Fields], job_type: JobType) -> TaskGroup:
-    data.refuse("Affinities", "Scaling", "MaxClientDisconnect", "Consul", "MaxRunDuration")
+    data.refuse("Scaling", "MaxClientDisconnect", "Consul", "MaxRunDuration")
     restart = _restart(data.object("RestartPolicy"))
     return TaskGroup(
         name=data.text("Name") or "",
         tasks=tuple(_task(task, restart) for task in data.objects("Tasks")),
         constraints=_constraints(data),
+        affinities=_affinities(data),
         spreads=_spreads(data),
         networks=tuple(_network(network) for network in data.objects("Networks")),
         restart=restart_policy(restart),
@@ -285,7 +303,11 @@ def _group(data: _Object, inherited: dict[str, Fields], job_type: JobType) -> Ta
         volumes=_volumes(data),
         services=_services(data),
         meta=data.text_map("Meta"),
-        **present(count=data.integer("Count"), shutdown_delay_ns=data.duration_ns("ShutdownDelay")),
+        **present(
+            count=data.integer("Count"),
+            shutdown_delay_ns=data.duration_ns("ShutdownDelay"),
+            is_gang=data.boolean("AllAtOnce"),
+        ),
     )
 
 
@@ -425,7 +447,7 @@ def _check(data: _Object, service: _Object, task: str, number: int) -> Check:
 
 def _task(data: _Object, group_restart: Fields) -> Task:
     data.refuse(
-        "Lifecycle", "Templates", "Artifacts", "Vault", "Consul", "Affinities", "ScalingPolicies", "Secrets",
+        "Lifecycle", "Templates", "Artifacts", "Vault", "Consul", "ScalingPolicies", "Secrets",
         "Identities", "Actions", "Schedule", "CSIPluginConfig", "DispatchPayload", "Kind",
     )  # fmt: skip
     own_restart = _restart(data.object("RestartPolicy"))
@@ -436,6 +458,7 @@ def _task(data: _Object, group_restart: Fields) -> Task:
         env=data.text_map("Env"),
         resources=_resources(data.object("Resources")),
         constraints=_constraints(data),
+        affinities=_affinities(data),
         meta=data.text_map("Meta"),
         restart=restart_policy(group_restart | own_restart) if own_restart else None,
         services=_services(data, data.text("Name") or ""),

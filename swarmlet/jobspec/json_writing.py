@@ -6,6 +6,7 @@ from typing import Any
 
 from swarmlet.model.check import Check
 from swarmlet.model.job import (
+    Affinity,
     Constraint,
     Job,
     MigrateStrategy,
@@ -29,11 +30,12 @@ def job_to_json(job: Job) -> dict[str, Any]:
         "Region": "global",
         "Type": str(job.type),
         "Priority": job.priority,
-        "AllAtOnce": False,
+        "AllAtOnce": job.is_gang,
         "Datacenters": list(job.datacenters),
         "NodePool": job.node_pool,
+        "SchedulerAlgorithm": str(job.algorithm) if job.algorithm else None,
         "Constraints": _constraints(job.constraints),
-        "Affinities": None,
+        "Affinities": _affinities(job.affinities),
         "Spreads": _spreads(job.spreads),
         "TaskGroups": [_group(group) for group in job.groups],
         "Update": _update(job.update),
@@ -52,6 +54,13 @@ def job_to_json(job: Job) -> dict[str, Any]:
 
 def _constraints(constraints: tuple[Constraint, ...]) -> list[dict[str, Any]]:
     return [{"LTarget": item.left, "RTarget": item.right, "Operand": item.operand} for item in constraints]
+
+
+def _affinities(affinities: tuple[Affinity, ...]) -> list[dict[str, Any]]:
+    return [
+        {"LTarget": item.left, "RTarget": item.right, "Operand": item.operand, "Weight": item.weight}
+        for item in affinities
+    ]
 
 
 def _spreads(spreads: tuple[Spread, ...]) -> list[dict[str, Any]]:
@@ -120,8 +129,10 @@ def _group(group: TaskGroup) -> dict[str, Any]:
     return {
         "Name": group.name,
         "Count": group.count,
+        # Ours, as `SchedulerAlgorithm` of a job.
+        "AllAtOnce": group.is_gang,
         "Constraints": _constraints(group.constraints),
-        "Affinities": None,
+        "Affinities": _affinities(group.affinities),
         "Spreads": _spreads(group.spreads),
         "Networks": [_network(network) for network in group.networks],
         "RestartPolicy": _restart(group.restart),
@@ -225,7 +236,7 @@ def _task(task: Task) -> dict[str, Any]:
         "Env": dict(task.env),
         "Services": [_service(service) for service in task.services],
         "Constraints": _constraints(task.constraints),
-        "Affinities": None,
+        "Affinities": _affinities(task.affinities),
         "Resources": {
             "CPU": task.resources.cpu,
             "Cores": 0,

@@ -6,6 +6,7 @@ from typing import Any
 
 from swarmlet.jobspec.section import Section
 from swarmlet.model.job import (
+    Affinity,
     Constraint,
     DelayFunction,
     DisconnectStrategy,
@@ -32,6 +33,7 @@ _SUGAR = (
     "set_contains_all",
     "set_contains_any",
 )
+_AFFINITY_SUGAR = _SUGAR[1:]
 
 
 def present(**fields: Any) -> Fields:
@@ -51,22 +53,45 @@ def read_constraints(section: Section) -> tuple[Constraint, ...]:
 
 
 def _constraint(block: Section) -> Constraint | None:
+    hosts = block.boolean("distinct_hosts")
+    matched = _matched(block, _SUGAR)
+    if hosts is not None:
+        return Constraint(operand="distinct_hosts", right="true") if hosts else None
+    return matched
+
+
+def _matched(block: Section, sugars: tuple[str, ...]) -> Constraint:
     left = block.text("attribute") or ""
     right = block.text("value") or ""
     operand = block.text("operator") or "="
-    hosts = block.boolean("distinct_hosts")
-    for sugar in _SUGAR:
+    for sugar in sugars:
         written = block.text(sugar)
         if written is None:
             continue
         operand = sugar
         if sugar == "distinct_property":
-            left = written
+            left = written  # its limit is the value
         else:
             right = written
-    if hosts is not None:
-        return Constraint(operand="distinct_hosts", right="true") if hosts else None
     return Constraint(left=left, right=right, operand=operand)
+
+
+def read_affinities(section: Section) -> tuple[Affinity, ...]:
+    """All `affinity` blocks of a job, group or task."""
+    found = []
+    for block in section.blocks("affinity"):
+        constraint = _matched(block, _AFFINITY_SUGAR)
+        weight = block.integer("weight")
+        block.finish()
+        found.append(
+            Affinity(
+                left=constraint.left,
+                right=constraint.right,
+                operand=constraint.operand,
+                **present(weight=weight),
+            )
+        )
+    return tuple(found)
 
 
 def read_spreads(section: Section) -> tuple[Spread, ...]:
@@ -144,7 +169,7 @@ BATCH_RESCHEDULE: Fields = {
 
 def reschedule_policy(fields: Fields, job_type: JobType) -> ReschedulePolicy:
     """With the defaults of the job's type for what is not set."""
-    return ReschedulePolicy(**({**BATCH_RESCHEDULE, **fields} if job_type is JobType.BATCH else fields))
+    return ReschedulePolicy(**({**BATCH_RESCHEDULE, **fields} if job_type.is_finite else fields))
 
 
 def update_fields(section: Section) -> Fields:
@@ -174,8 +199,8 @@ def update_fields(section: Section) -> Fields:
 
 
 def update_strategy(fields: Fields, job_type: JobType) -> UpdateStrategy | None:
-    """Service jobs always roll; batch jobs never do."""
-    return UpdateStrategy(**fields) if job_type is JobType.SERVICE else None
+    """Service and system jobs always roll; batch jobs never do."""
+    return None if job_type.is_finite else UpdateStrategy(**fields)
 
 
 def migrate_fields(section: Section) -> Fields:

@@ -7,6 +7,7 @@ from swarmlet.jobspec.driver_config import with_texts
 from swarmlet.jobspec.policy_section import (
     Fields,
     present,
+    read_affinities,
     read_constraints,
     restart_fields,
     restart_policy,
@@ -30,6 +31,7 @@ def read_task(section: Section, group_restart: Fields, job_name: str, group_name
         env=section.text_map("env"),
         resources=_resources(section),
         constraints=read_constraints(section),
+        affinities=read_affinities(section),
         meta=section.text_map("meta"),
         restart=restart_policy(group_restart | own_restart) if own_restart else None,
         services=read_services(section, base, section.label),

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 _VAULT = "there is no Vault integration"
 _CONSUL = "there is no Consul integration"
-_PREFERENCE = "placement preferences do not exist yet; use constraint for what must hold"
 
 JOB_REFUSED = {
     "multiregion": "there are no regions",
     "periodic": "periodic jobs do not exist yet; submit the job from a timer",
     "parameterized": "parameterized jobs do not exist yet; pass values with -var",
-    "affinity": _PREFERENCE,
     "restart": "it belongs into a group or task",
     "vault": _VAULT,
     "consul": _CONSUL,
@@ -20,10 +18,8 @@ JOB_REFUSED = {
 }
 JOB_IGNORED = {
     "ui": "there is no web interface that would show it",
-    "all_at_once": "each allocation is placed as soon as it fits",
 }
 GROUP_REFUSED = {
-    "affinity": _PREFERENCE,
     "scaling": "scaling policies do not exist yet; set count",
     "consul": _CONSUL,
     "vault": _VAULT,
@@ -38,7 +34,6 @@ TASK_REFUSED = {
     "artifact": "downloads do not exist yet; put the files into the image",
     "vault": _VAULT,
     "consul": _CONSUL,
-    "affinity": _PREFERENCE,
     "scaling": "scaling policies do not exist yet",
     "secret": "secrets do not exist yet",
     "identity": "workload identities do not exist yet",
@@ -67,11 +62,6 @@ SERVICE_REFUSED = {
     "sidecar_service": "there is no service mesh",
     "gateway": "there is no service mesh",
     "identity": "workload identities do not exist yet",
-}
-#: Job types by name, with what to do instead.
-TYPES_REFUSED = {
-    "system": "system jobs do not exist yet; use constraint { distinct_hosts = true } and a count",
-    "sysbatch": "sysbatch jobs do not exist yet; use batch with constraint { distinct_hosts = true }",
 }
 DRIVERS = ("docker", "raw_exec")
 DRIVERS_KNOWN_ELSEWHERE = ("exec", "exec2", "java", "qemu", "podman", "containerd-driver", "mock_driver")

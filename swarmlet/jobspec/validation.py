@@ -15,6 +15,7 @@ from swarmlet.jobspec.evaluate import suggestion
 from swarmlet.jobspec.unsupported import DRIVERS, DRIVERS_KNOWN_ELSEWHERE
 from swarmlet.model.check import CHECKS_MAX, INTERVAL_NS_MIN, TIMEOUT_NS_MIN, CheckKind
 from swarmlet.model.job import (
+    AFFINITIES_MAX,
     COUNT_MAX,
     GROUPS_MAX,
     HOUR_NS,
@@ -24,6 +25,7 @@ from swarmlet.model.job import (
     SPREAD_TARGETS_MAX,
     SPREADS_MAX,
     TASKS_MAX,
+    Affinity,
     Constraint,
     Job,
     RestartPolicy,
@@ -45,6 +47,8 @@ QUANTITY_MAX = 1_000_000_000
 #: Nomad's own least reservations.
 CPU_MIN, MEMORY_MIN, DISK_MIN = 1, 10, 10
 PORTS_MAX = 1_000
+#: What is placed all at once goes into one log entry.
+GANG_MAX = 20_000
 #: Beyond these a check says nothing within the life of a rollout.
 CHECK_NS_MAX = 24 * HOUR_NS
 ANSWERS_MAX = 1_000
@@ -54,6 +58,7 @@ OPERANDS = (
 )  # fmt: skip
 _NO_VALUE = ("is_set", "is_not_set", "distinct_hosts", "distinct_property")
 _NO_ATTRIBUTE = ("distinct_hosts",)
+_PREFERABLE = " ".join(OPERANDS[:-2])
 
 DOCKER_KEYS = (
     "args", "auth", "cap_add", "cap_drop", "cgroupns", "command", "cpuset_cpus", "devices", "dns_options",
@@ -122,15 +127,20 @@ _Found = Iterator[tuple[tuple[str, ...], str]]
 
 
 def _checked(job: Job, checks: Checks) -> _Found:
-    yield from _compiled((), job.constraints, checks)
+    yield from _compiled((), (*job.constraints, *map(matched, job.affinities)), checks)
     for group in job.groups:
         path: tuple[str, ...] = ("group", group.name)
-        yield from _compiled(path, group.constraints, checks)
+        yield from _compiled(path, (*group.constraints, *map(matched, group.affinities)), checks)
         for task in group.tasks:
             here = (*path, "task", task.name)
-            yield from _compiled(here, task.constraints, checks)
+            yield from _compiled(here, (*task.constraints, *map(matched, task.affinities)), checks)
             for message in checks.driver(task.driver, task.config):
                 yield (*here, "config", "0", _key_in(message, task.config)), message
+
+
+def matched(affinity: Affinity) -> Constraint:
+    """What an affinity looks for, as the constraint that would require it."""
+    return Constraint(left=affinity.left, right=affinity.right, operand=affinity.operand)
 
 
 def _compiled(path: tuple[str, ...], constraints: tuple[Constraint, ...], checks: Checks) -> _Found:
@@ -165,12 +175,23 @@ def _job(job: Job) -> _Found:
     if not _NAME.match(job.node_pool):
         yield ("node_pool",), f'"{job.node_pool[:40]}" is no node pool; {_NAME_EXPECTED}'
     yield from _constraints((), job.constraints)
+    yield from _affinities((), job.affinities)
     yield from _spreads((), job.spreads)
     if not 1 <= len(job.groups) <= GROUPS_MAX:
         yield (), f"the job has {len(job.groups)} groups; expected 1 to {GROUPS_MAX}"
     yield from _unique("group", (), [group.name for group in job.groups])
     for group in job.groups[:GROUPS_MAX]:
         yield from _group(group)
+        if job.type.is_per_node and group.count > 1:
+            yield (
+                ("group", group.name, "count"),
+                f"count {group.count} in a job of type {job.type}, which runs once on every node; expected 1",
+            )
+        if (group.is_gang or job.is_gang) and group.count > GANG_MAX:
+            yield (
+                ("group", group.name, "count"),
+                f"count {group.count} placed all at once; expected at most {GANG_MAX:_}",
+            )
     size = len(msgspec.msgpack.encode(job))
     if size > JOB_BYTES_MAX:
         yield (), f"the job takes {size:_} B; expected at most {JOB_BYTES_MAX:_}"
@@ -193,6 +214,7 @@ def _group(group: TaskGroup) -> _Found:
     if not 1 <= len(group.tasks) <= TASKS_MAX:
         yield path, f'group "{group.name}" has {len(group.tasks)} tasks; expected 1 to {TASKS_MAX}'
     yield from _constraints(path, group.constraints)
+    yield from _affinities(path, group.affinities)
     yield from _spreads(path, group.spreads)
     yield from _restart((*path, "restart", "0"), group.restart)
     yield from _policies(path, group)
@@ -289,6 +311,30 @@ def _networks(path: tuple[str, ...], networks: tuple[Network, ...]) -> _Found:
             yield (*here, "to"), f"to {port.to} is out of range; expected 1 to {PORT_MAX}, or -1"
 
 
+def _is_limit(text: str) -> bool:
+    return not text or (text.isascii() and text.isdigit() and 0 < int(text[:10]) <= COUNT_MAX)
+
+
+def _affinities(path: tuple[str, ...], affinities: tuple[Affinity, ...]) -> _Found:
+    if len(affinities) > AFFINITIES_MAX:
+        yield (*path, "affinity"), f"{len(affinities)} affinities; at most {AFFINITIES_MAX} are possible"
+    for number, affinity in enumerate(affinities):
+        here = (*path, "affinity", str(number))
+        if affinity.weight == 0 or not -100 <= affinity.weight <= 100:
+            yield (
+                (*here, "weight"),
+                f"weight {affinity.weight} of an affinity; expected 1 to 100, or -100 to -1 for what is avoided",
+            )
+        if affinity.operand not in OPERANDS[:-2]:
+            yield (
+                (*here, "operator"),
+                f'"{affinity.operand[:40]}" is no operator of an affinity; expected one of {_PREFERABLE}',
+            )
+            continue
+        if not affinity.left:
+            yield here, "an affinity without attribute; expected one such as ${node.datacenter}"
+
+
 def _spreads(path: tuple[str, ...], spreads: tuple[Spread, ...]) -> _Found:
     if len(spreads) > SPREADS_MAX:
         yield (*path, "spread"), f"{len(spreads)} spreads; at most {SPREADS_MAX} are possible"
@@ -322,6 +368,8 @@ def _constraints(path: tuple[str, ...], constraints: tuple[Constraint, ...]) -> 
             yield here, "constraint has no attribute; expected one such as ${attr.cpu.arch}"
         if not constraint.right and constraint.operand not in _NO_VALUE:
             yield here, "constraint has no value; expected what the attribute is compared with"
+        if constraint.operand == "distinct_property" and not _is_limit(constraint.right):
+            yield here, f'"{constraint.right[:40]}" is no limit of distinct_property; expected 1 or more'
         if constraint.operand == "regexp" and "${" not in constraint.right:
             try:
                 re.compile(constraint.right)
@@ -426,6 +474,7 @@ def _task(path: tuple[str, ...], task: Task, group: TaskGroup, labels: list[str]
                 f"{name} of {amount} {unit} is out of range; expected {least} to {QUANTITY_MAX:_}",
             )
     yield from _constraints(path, task.constraints)
+    yield from _affinities(path, task.affinities)
     if task.restart is not None:
         yield from _restart((*path, "restart", "0"), task.restart)
     yield from _services(path, task.services, labels)

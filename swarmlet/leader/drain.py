@@ -46,9 +46,15 @@ class _Drainer:
         drain = node.drain
         assert drain is not None
         remaining = [each for each in self.view.allocations_on_node(node.id) if not each.is_terminal()]
+        # What runs on every node goes last, or stays.
+        system = [each for each in remaining if self._is_system(each)]
+        remaining = [each for each in remaining if not self._is_system(each)]
         if not remaining:
-            still_stopping = any(each.holds_resources() for each in self.view.allocations_on_node(node.id))
-            return [] if still_stopping else [UpdateNodeDrain(node_id=node.id, drain=None)]
+            if any(self._is_stopping(each) for each in self.view.allocations_on_node(node.id)):
+                return []
+            if system and not drain.ignore_system_jobs:
+                return _transitions([], system)
+            return [UpdateNodeDrain(node_id=node.id, drain=None)]
         is_forced = bool(drain.force_at_ns) and drain.force_at_ns <= self.now_ns
         if is_forced:
             return _transitions([], remaining)
@@ -58,13 +64,21 @@ class _Drainer:
         commands: list[Body] = []
         for allocation in remaining:
             job = self.view.job(allocation.namespace, allocation.job_id)
-            if job is None or job.type is JobType.BATCH:
+            if job is None or job.type.is_finite:
                 continue  # batch work may finish until the deadline
             if allocation.transition.migrate:
                 commands += self._look_at_moving(allocation)
             elif self._may_move(allocation):
                 chosen.append(allocation)
         return [*commands, *_transitions(chosen, [])]
+
+    @staticmethod
+    def _is_stopping(allocation: Allocation) -> bool:
+        return allocation.is_server_terminal() and allocation.holds_resources()
+
+    def _is_system(self, allocation: Allocation) -> bool:
+        job = self.view.job(allocation.namespace, allocation.job_id)
+        return job is not None and job.type is JobType.SYSTEM
 
     def _strategy(self, allocation: Allocation) -> MigrateStrategy:
         job = self.view.job(allocation.namespace, allocation.job_id)

@@ -2,8 +2,44 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from swarmlet.ids import ClusterId, Namespace
+from swarmlet.model.job import HOUR_NS, MINUTE_NS, Algorithm, Job, JobType
 from swarmlet.wire import Record
+
+
+class RebalanceMode(StrEnum):
+    """What is done about allocations that would be better off elsewhere."""
+
+    OFF = "off"
+    #: A plan is made when somebody asks.
+    ADVISED = "advised"
+    #: A plan is made and carried out by itself.
+    AUTOMATIC = "automatic"
+
+
+class SchedulerConfiguration(Record):
+    """How the scheduler decides, for the whole cluster. Changed by operators."""
+
+    algorithm: Algorithm = Algorithm.BINPACK
+    #: Node pool -> its own algorithm.
+    pool_algorithms: dict[str, Algorithm] = {}
+    #: Types of jobs that may end allocations of less important ones.
+    preempting: tuple[JobType, ...] = (JobType.SYSTEM,)
+    rebalance: RebalanceMode = RebalanceMode.OFF
+    #: Moves of one plan at most, and the time between two plans that are made by themselves.
+    rebalance_moves_max: int = 20
+    rebalance_interval_ns: int = HOUR_NS
+
+    def algorithm_of(self, job: Job) -> Algorithm:
+        """The job's own, or that of its pool, or the cluster's."""
+        return job.algorithm or self.pool_algorithms.get(job.node_pool, self.algorithm)
+
+
+#: Bounds of a configuration: a pool has a name each, and a plan of moves fits into one entry.
+POOL_ALGORITHMS_MAX, REBALANCE_MOVES_MAX = 1_000, 1_000
+REBALANCE_INTERVAL_NS_MIN = MINUTE_NS
 
 
 class ClusterSettings(Record):
@@ -19,6 +55,7 @@ class ClusterSettings(Record):
     #: Hash of the admin token; empty on a cluster made by `dev`.
     admin_token_hash: bytes = b""
     created_at_ns: int = 0
+    scheduler: SchedulerConfiguration = SchedulerConfiguration()
 
 
 class JoinToken(Record):

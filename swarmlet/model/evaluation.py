@@ -35,6 +35,7 @@ class Trigger(StrEnum):
     MAX_PLAN_ATTEMPTS = "max-plan-attempts"
     SCHEDULED = "scheduled"
     RECONNECT = "reconnect"
+    PREEMPTION = "preemption"
 
 
 class NodeRefusal(Record):

@@ -27,6 +27,20 @@ class JobType(StrEnum):
 
     SERVICE = "service"
     BATCH = "batch"
+    #: One allocation on every node that may take it.
+    SYSTEM = "system"
+    #: The same, each until it has ended well once.
+    SYSBATCH = "sysbatch"
+
+    @property
+    def is_per_node(self) -> bool:
+        """Whether nodes are counted instead of allocations."""
+        return self in {JobType.SYSTEM, JobType.SYSBATCH}
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether an allocation that ended well is done."""
+        return self in {JobType.BATCH, JobType.SYSBATCH}
 
 
 class JobStatus(StrEnum):
@@ -65,6 +79,28 @@ class Spread(Record):
 
 #: Spreads of one group, and targets of one spread: more levels than places have names.
 SPREADS_MAX, SPREAD_TARGETS_MAX = 5, 100
+
+
+class Affinity(Record):
+    """`left operand right`, preferred (weight 1 to 100) or avoided (-100 to -1), not required."""
+
+    left: str = ""
+    right: str = ""
+    operand: str = "="
+    weight: int = 50
+
+
+#: Affinities of one group, its tasks and its job together: each is evaluated per class of nodes.
+AFFINITIES_MAX = 100
+
+
+class Algorithm(StrEnum):
+    """Which of the nodes that are equal otherwise comes first (Nomad's names)."""
+
+    #: The fullest.
+    BINPACK = "binpack"
+    #: The emptiest.
+    SPREAD = "spread"
 
 
 class RestartMode(StrEnum):
@@ -219,6 +255,7 @@ class Task(Record):
     user: str = ""
     is_leader: bool = False
     shutdown_delay_ns: int = 0
+    affinities: tuple[Affinity, ...] = ()
 
 
 class TaskGroup(Record):
@@ -240,6 +277,9 @@ class TaskGroup(Record):
     meta: dict[str, str] = {}
     shutdown_delay_ns: int = 0
     spreads: tuple[Spread, ...] = ()
+    affinities: tuple[Affinity, ...] = ()
+    #: All that are missing of it are placed at once, or none.
+    is_gang: bool = False
 
     def demand(self) -> Quantity:
         """What one allocation of this group reserves on its node."""
@@ -282,6 +322,11 @@ class Job(Record):
     job_modify_index: int = 0
     #: Those of every group, in addition to its own.
     spreads: tuple[Spread, ...] = ()
+    affinities: tuple[Affinity, ...] = ()
+    #: All that are missing of all groups are placed at once, or none.
+    is_gang: bool = False
+    #: None: the cluster's for the job's node pool.
+    algorithm: Algorithm | None = None
 
     def group(self, name: str) -> TaskGroup | None:
         """The group of that name."""

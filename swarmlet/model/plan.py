@@ -110,6 +110,8 @@ class Plan(Record):
     #: Evaluations to create: blocked, delayed, follow-ups. Their ids are derived by the scheduler from the
     #: evaluation's id, its attempt and a counter (`ids.derive`).
     evaluations: tuple[Evaluation, ...] = ()
+    #: All placements or none.
+    is_gang: bool = False
 
     def is_empty(self) -> bool:
         """Nothing but the evaluation's end."""

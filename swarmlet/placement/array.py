@@ -6,14 +6,16 @@ catch up from a log of the slots whose node changed.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 
 from swarmlet.ids import NodeId
-from swarmlet.model.job import Spread
+from swarmlet.model.job import Affinity, Algorithm, Spread
 from swarmlet.placement.cluster import Cluster
 from swarmlet.placement.columns import Columns, Demand, Ints, Mask
 from swarmlet.placement.constraint import resolve
-from swarmlet.placement.feasibility import Ask, dynamic_ports_free
+from swarmlet.placement.feasibility import Ask, DistinctProperty, dynamic_ports_free
 from swarmlet.placement.group import DEFAULT_ORDER, Order, Request, place_group
 from swarmlet.placement.spread import Level, place_spread
 
@@ -23,6 +25,9 @@ MASKS_MAX = 1_000
 LEVELS_MAX = 100
 #: Changes of nodes remembered; a mask that is further behind is made anew, which costs about as much.
 CHANGES_MAX = 10_000
+#: Above any sum of weights, so that a node to avoid comes after all others.
+AVOID_RANK = 1_000_000
+EMPTIEST_FIRST = Order(is_emptiest=True)
 
 
 class ArrayView:
@@ -49,6 +54,8 @@ class ArrayView:
         self._masks: dict[tuple[object, ...], tuple[Mask, int]] = {}
         #: Spread -> (branches, position in the log).
         self._levels: dict[Spread, tuple[Level, int]] = {}
+        #: Affinities -> (weights that match, position in the log).
+        self._preferences: dict[tuple[Affinity, ...], tuple[Ints, int]] = {}
 
     def refresh(self, cluster: Cluster, slot: int, *, is_changed: bool) -> None:
         """One slot was read again; `is_changed`: its node too, not only what is taken there."""
@@ -73,9 +80,24 @@ class ArrayView:
 
     def levels(self, cluster: Cluster, ask: Ask) -> tuple[Level, ...]:
         """What the group is spread over, the outermost first."""
-        return tuple(self._level(cluster, each) for each in ask.spreads)
+        return tuple(self.level(cluster, each) for each in ask.spreads)
 
-    def _level(self, cluster: Cluster, spread: Spread) -> Level:
+    def preference(self, cluster: Cluster, ask: Ask) -> Ints:
+        """The weights of the affinities that each node matches. Not to be changed."""
+        now = self._dropped + len(self._changes)
+        found, seen = self._preferences.pop(ask.preferences, (None, 0))
+        if found is None or seen < self._dropped:
+            found = np.fromiter(map(ask.preference, cluster.nodes), np.int64, len(cluster.nodes))
+        else:
+            for slot in self._changes[seen - self._dropped :]:
+                found[slot] = ask.preference(cluster.nodes[slot])
+        while len(self._preferences) >= LEVELS_MAX:
+            del self._preferences[next(iter(self._preferences))]
+        self._preferences[ask.preferences] = (found, now)
+        return found
+
+    def level(self, cluster: Cluster, spread: Spread) -> Level:
+        """What a spread says about each node."""
         now = self._dropped + len(self._changes)
         level, seen = self._levels.pop(spread, (None, 0))
         if level is None or seen != now:
@@ -114,9 +136,12 @@ def runs_of(
     *,
     avoid: frozenset[NodeId] = frozenset(),
     only: NodeId | None = None,
-    order: Order = DEFAULT_ORDER,
+    order: Order | None = None,
 ) -> tuple[tuple[int, int], ...]:
-    """(slot, how many), by slot: where `count` identical allocations go. Takes nothing."""
+    """(slot, how many), by slot: where `count` identical allocations go. Takes nothing.
+
+    `order`: None for that of the ask's algorithm.
+    """
     if cluster.arrays is None:
         cluster.arrays = ArrayView(cluster)
     arrays = cluster.arrays
@@ -132,14 +157,82 @@ def runs_of(
         demand=demand,
         count=count,
         fits=fits,
-        order=order,
+        order=order or order_of(ask),
         held=_held(cluster, ask),
         bound=bound,
-        last=_slots_mask(cluster, avoid) if avoid else None,
+        rank=_rank(cluster, arrays, ask, avoid),
     )
     levels = arrays.levels(cluster, ask)
+    if ask.distinct_properties:
+        return _one_by_one(cluster, arrays, ask, request, levels)
     place = place_spread(arrays.columns, request, levels) if levels else place_group(arrays.columns, request)
     return tuple(zip(place[0].tolist(), place[1].tolist(), strict=True))
+
+
+def order_of(ask: Ask) -> Order:
+    """How the ask's algorithm orders nodes."""
+    return EMPTIEST_FIRST if ask.algorithm is Algorithm.SPREAD else DEFAULT_ORDER
+
+
+def _rank(cluster: Cluster, arrays: ArrayView, ask: Ask, avoid: frozenset[NodeId]) -> Ints | None:
+    """Nodes to avoid last, then by affinity; None: all alike."""
+    rank: Ints | None = -arrays.preference(cluster, ask) if ask.affinities else None
+    if avoid:
+        last = _slots_mask(cluster, avoid) * AVOID_RANK
+        rank = last if rank is None else rank + last
+    return rank
+
+
+def _one_by_one(
+    cluster: Cluster, arrays: ArrayView, ask: Ask, request: Request, levels: tuple[Level, ...]
+) -> tuple[tuple[int, int], ...]:
+    """One after the other, each value of a distinct property dropping out once it is used up.
+
+    How often a value may be used depends on all nodes that share it: no arithmetic for all at once.
+    """
+    columns = Columns(arrays.columns.capacity, arrays.columns.free)
+    held = request.held if request.held is not None else np.zeros(len(columns), dtype=np.int64)
+    bound = None if request.bound is None else request.bound.copy()
+    fits = request.fits.copy()
+    rules = [_Rule.of(cluster, arrays, ask, each) for each in ask.distinct_properties]
+    taken: dict[int, int] = {}
+    for _ in range(request.count):
+        mask = fits
+        for rule in rules:
+            mask = mask & (rule.used[rule.branch] < rule.limit)
+        step = replace(request, count=1, fits=mask, held=held if held.any() else None, bound=bound)
+        slots, _ = place_spread(columns, step, levels) if levels else place_group(columns, step)
+        if not len(slots):
+            break
+        slot = int(slots[0])
+        taken[slot] = taken.get(slot, 0) + 1
+        held[slot] += 1
+        for rule in rules:
+            rule.used[rule.branch[slot]] += 1
+        columns.free[:, slot] -= request.demand
+        fits[slot] = bool((columns.free[:, slot] >= request.demand).all())
+        if bound is not None:
+            bound[slot] -= 1
+            fits[slot] &= bound[slot] > 0
+    return tuple(sorted(taken.items()))
+
+
+@dataclass
+class _Rule:
+    """A distinct property: the number of each slot's value, and how often each value is used."""
+
+    branch: Ints
+    used: Ints
+    limit: int
+
+    @classmethod
+    def of(cls, cluster: Cluster, arrays: ArrayView, ask: Ask, rule: DistinctProperty) -> _Rule:
+        branch = arrays.level(cluster, Spread(attribute=rule.attribute)).branch
+        counts = cluster.of_job if rule.is_of_job else cluster.of_group.get(ask.group, {})
+        used = np.bincount(
+            branch, weights=_counted(cluster, counts), minlength=int(branch.max(initial=0)) + 1
+        )
+        return cls(branch, used.astype(np.int64), rule.limit)
 
 
 def _held(cluster: Cluster, ask: Ask) -> Ints | None:

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 
 from swarmlet.ids import NodeId
 from swarmlet.model.evaluation import REFUSALS_MAX, NodeRefusal, PlacementFailure
+from swarmlet.model.node import Node
 from swarmlet.model.resources import DIMENSIONS, Quantity
 from swarmlet.placement.cluster import Cluster
+from swarmlet.placement.constraint import resolve
 from swarmlet.placement.feasibility import Ask, dynamic_ports_free, unready
 from swarmlet.placement.score import UNBOUNDED, emptiness
 
@@ -53,7 +55,7 @@ def place(
 
     `avoid`: nodes taken only if nothing else is left. `only`: the one node that is allowed.
     """
-    if ask.spreads or len(cluster.nodes) >= numpy_nodes:
+    if ask.is_intricate or len(cluster.nodes) >= numpy_nodes:
         from swarmlet.placement.array import runs_of
 
         runs = runs_of(cluster, ask, count, avoid=avoid, only=only)
@@ -61,10 +63,29 @@ def place(
         runs = _runs(cluster, ask, count, avoid, only)
     demand = (ask.demand.cpu, ask.demand.memory, ask.demand.disk)
     for slot, number in runs:
-        cluster.ports_promised[slot] += number * ask.dynamic_ports
-        cluster.take(ask.group, slot, number, demand, ask.static_ports)
+        cluster.take(ask.group, slot, number, demand, ask.static_ports, ask.dynamic_ports)
     missing = count - sum(number for _, number in runs)
     return Placed(runs, explain(cluster, ask, missing, only=only) if missing else None)
+
+
+def place_each(
+    cluster: Cluster, ask: Ask, nodes: Sequence[NodeId]
+) -> tuple[frozenset[int], PlacementFailure | None]:
+    """One on each of `nodes`: the slots that took it, and why the others did not."""
+    demand = (ask.demand.cpu, ask.demand.memory, ask.demand.disk)
+    taken: set[int] = set()
+    missed: set[int] = set()
+    for node_id in nodes:
+        slot = cluster.slots.get(node_id)
+        if slot is None:
+            continue
+        if _room(cluster, ask, slot, None) > 0:
+            taken.add(slot)
+            cluster.take(ask.group, slot, 1, demand, ask.static_ports, ask.dynamic_ports)
+        else:
+            missed.add(slot)
+    failure = explain(cluster, ask, len(missed), among=sorted(missed)) if missed else None
+    return frozenset(taken), failure
 
 
 def _runs(
@@ -150,18 +171,30 @@ def _fill_python(
     return taken
 
 
-def explain(cluster: Cluster, ask: Ask, missing: int, *, only: NodeId | None = None) -> PlacementFailure:
-    """Why `missing` allocations found no node: counted over all nodes, with reasons for the first ones."""
+def explain(
+    cluster: Cluster,
+    ask: Ask,
+    missing: int,
+    *,
+    only: NodeId | None = None,
+    among: Sequence[int] | None = None,
+) -> PlacementFailure:
+    """Why `missing` allocations found no node: counted over all nodes (or the slots in `among`), with reasons for
+    the first ones.
+    """
     filtered: dict[str, int] = {}
     exhausted: dict[str, int] = {}
     shortage: dict[str, int] = {}
     available: dict[str, int] = {}
     refusals: list[NodeRefusal] = []
     nodes_filtered = nodes_exhausted = 0
-    for slot, node in enumerate(cluster.nodes):
+    used = _property_counts(cluster, ask)
+    slots = range(len(cluster.nodes)) if among is None else among
+    for slot in slots:
+        node = cluster.nodes[slot]
         if not unready(node) and ask.in_datacenter(node):
             available[node.datacenter] = available.get(node.datacenter, 0) + 1
-        reason = ask.refusal(node) or _distinct_refusal(cluster, ask, slot)
+        reason = ask.refusal(node) or _distinct_refusal(cluster, ask, slot) or _used_up(used, ask, node)
         if not reason and only is not None and node.id != only:
             reason = "not the node that holds its data"
         if reason:
@@ -189,7 +222,7 @@ def explain(cluster: Cluster, ask: Ask, missing: int, *, only: NodeId | None = N
             )
         )
     return PlacementFailure(
-        nodes_evaluated=len(cluster.nodes),
+        nodes_evaluated=len(slots),
         nodes_filtered=nodes_filtered,
         nodes_exhausted=nodes_exhausted,
         nodes_available=dict(sorted(available.items())),
@@ -207,6 +240,28 @@ def _distinct_refusal(cluster: Cluster, ask: Ask, slot: int) -> str:
         return "distinct_hosts: holds an allocation of this job"
     if ask.distinct_in_group and cluster.of_group.get(ask.group, {}).get(slot, 0):
         return "distinct_hosts: holds an allocation of this group"
+    return ""
+
+
+def _property_counts(cluster: Cluster, ask: Ask) -> list[dict[str, int]]:
+    """Per distinct property: how often each value is used."""
+    found: list[dict[str, int]] = []
+    for rule in ask.distinct_properties:
+        counts = cluster.of_job if rule.is_of_job else cluster.of_group.get(ask.group, {})
+        used: dict[str, int] = {}
+        for slot, count in counts.items():
+            value = resolve(rule.attribute, cluster.nodes[slot])
+            if value is not None:
+                used[value] = used.get(value, 0) + count
+        found.append(used)
+    return found
+
+
+def _used_up(used: list[dict[str, int]], ask: Ask, node: Node) -> str:
+    for rule, counts in zip(ask.distinct_properties, used, strict=True):
+        value = resolve(rule.attribute, node)
+        if value is not None and counts.get(value, 0) >= rule.limit:
+            return f"distinct_property: {rule.attribute} = {value} is used {counts[value]} times, limit {rule.limit}"
     return ""
 
 

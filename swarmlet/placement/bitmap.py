@@ -35,10 +35,10 @@ class BitmapIndex:
         self.capacity = [tuple(each) for each in capacity]
         self.free = [tuple(each) for each in free]
         self._bit = [1 << slot for slot in range(len(self.free))]
-        self._edges = [round(EMPTINESS_MIN * 10 ** (n / buckets)) for n in range(1, buckets)]
+        self._edges = emptiness_edges(buckets)
         dimensions = len(self.free[0]) if self.free else 2
         self._sizes = [
-            _size_edges(max((each[dimension] for each in self.capacity), default=1))
+            size_edges(max((each[dimension] for each in self.capacity), default=1))
             for dimension in range(dimensions)
         ]
         #: Per dimension and size: the slots with at least that much free.
@@ -115,7 +115,12 @@ class BitmapIndex:
         return slot
 
 
-def _size_edges(largest: int) -> list[int]:
+def emptiness_edges(buckets: int) -> list[int]:
+    """Lower edges of the buckets above the fullest."""
+    return [round(EMPTINESS_MIN * 10 ** (n / buckets)) for n in range(1, buckets)]
+
+
+def size_edges(largest: int) -> list[int]:
     """Lower edges of the sizes above nothing: 1, ... `largest`, evenly on the logarithm."""
     ratio = max(largest, 2) ** (1 / (SIZES - 1))
     return sorted({max(1, round(ratio**n)) for n in range(SIZES)})

@@ -13,6 +13,7 @@ from swarmlet.ids import JobId, Namespace, NodeId
 from swarmlet.model.allocation import Allocation
 from swarmlet.model.fit import Usage
 from swarmlet.model.node import Node
+from swarmlet.placement.feasibility import dynamic_ports_free
 
 if TYPE_CHECKING:
     from swarmlet.placement.array import ArrayView
@@ -54,6 +55,10 @@ class Cluster:
     arrays: ArrayView | None = None
     #: Slots that `take` changed.
     taken: set[int] = field(default_factory=set)
+    #: What `take` was told since the cluster was read, so that it can be undone.
+    journal: list[tuple[str, int, int, tuple[int, int, int], tuple[int, ...], int]] = field(
+        default_factory=list
+    )
 
     @classmethod
     def build(cls, nodes: Iterable[Node], allocations: Iterable[Allocation]) -> Cluster:
@@ -114,18 +119,42 @@ class Cluster:
             self._count(allocation.group, slot, 1)
 
     def take(
-        self, group: str, slot: int, count: int, demand: tuple[int, int, int], ports: tuple[int, ...]
+        self,
+        group: str,
+        slot: int,
+        count: int,
+        demand: tuple[int, int, int],
+        ports: tuple[int, ...],
+        dynamic: int = 0,
     ) -> None:
-        """Count `count` new allocations of `group` on `slot`; `ports` are static."""
+        """Count `count` new allocations of `group` on `slot`; `ports` are static, `dynamic` ones of each."""
+        self.journal.append((group, slot, count, demand, ports, dynamic))
+        self.ports[slot].update(ports)
+        self.taken.add(slot)
+        self._add(group, slot, count, demand, dynamic)
+
+    def _add(self, group: str, slot: int, count: int, demand: tuple[int, int, int], dynamic: int) -> None:
         cpu, memory, disk = demand
+        self.ports_promised[slot] += count * dynamic
         self.free_cpu[slot] -= count * cpu
         self.free_memory[slot] -= count * memory
         self.free_disk[slot] -= count * disk
-        self.ports[slot].update(ports)
-        self.taken.add(slot)
         if self.arrays is not None:
             self.arrays.take(self, slot, count, demand)
         self._count(group, slot, count)
+
+    def has_ports(self, static: tuple[int, ...], dynamic: int, slot: int) -> bool:
+        """Whether the node could give one more allocation its ports."""
+        if any(port in self.ports[slot] for port in static):
+            return False
+        return not dynamic or dynamic_ports_free(self.ports[slot]) - self.ports_promised[slot] >= dynamic
+
+    def undo(self, mark: int) -> None:
+        """Give back everything taken since the journal was `mark` long."""
+        while len(self.journal) > mark:
+            group, slot, count, demand, ports, dynamic = self.journal.pop()
+            self.ports[slot].difference_update(ports)
+            self._add(group, slot, -count, demand, dynamic)
 
     def _count(self, group: str, slot: int, count: int) -> None:
         per_slot = self.of_group.setdefault(group, {})
@@ -162,6 +191,7 @@ class Fleet:
         for slot in sorted(cluster.taken):
             rows.setdefault(cluster.nodes[slot].id, view.node(cluster.nodes[slot].id))
         cluster.taken.clear()
+        cluster.journal.clear()
         cluster.of_group, cluster.of_job = {}, {}
         for node_id, row in rows.items():
             if row is not None:

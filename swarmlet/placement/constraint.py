@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from swarmlet.errors import InvalidJob
-from swarmlet.model.job import Constraint
+from swarmlet.model.job import Affinity, Constraint
 from swarmlet.model.node import Node
 
 #: Judged while placing, not per node.
 DISTINCT_HOSTS = "distinct_hosts"
+DISTINCT_PROPERTY = "distinct_property"
 _TARGET = re.compile(r"^\$\{([^}]+)\}$")
 _VERSION = re.compile(r"^v?(\d+(?:\.\d+)*)(?:-([0-9A-Za-z.-]+))?(?:\+[0-9A-Za-z.-]+)?$")
 _CLAUSE = re.compile(r"^(>=|<=|!=|~>|=|>|<)?\s*(.+)$")
@@ -88,6 +89,25 @@ def compile_constraint(constraint: Constraint) -> CompiledConstraint:
     return CompiledConstraint(constraint, any(".unique." in text for text in texts), check)
 
 
+@dataclass(frozen=True, slots=True)
+class CompiledAffinity:
+    """A preference ready to be evaluated."""
+
+    source: Affinity
+    match: CompiledConstraint
+
+    @classmethod
+    def of(cls, affinity: Affinity) -> CompiledAffinity:
+        """Raises InvalidJob as `compile_constraint` does."""
+        wanted = Constraint(left=affinity.left, right=affinity.right, operand=affinity.operand)
+        return cls(affinity, compile_constraint(wanted))
+
+    @property
+    def name(self) -> str:
+        """How explanations name it."""
+        return describe(self.match.source).replace("constraint", "affinity", 1)
+
+
 def _compile_check(constraint: Constraint) -> Check:
     operand, right = constraint.operand, constraint.right
     match operand:
@@ -113,17 +133,29 @@ def _compile_check(constraint: Constraint) -> Check:
             return lambda left, other: left is None
         case "distinct_hosts":
             return lambda left, other: True
+        case "distinct_property":
+            limit_of(constraint)
+            # Which values are used up is judged while placing; a node without the attribute never will do.
+            return lambda left, other: left is not None
         case _:
             raise InvalidJob(
                 f"constraint operand {operand!r} (with {right!r}) is not supported; use one of"
                 " = != > >= < <= regexp version semver set_contains set_contains_any is_set is_not_set"
-                " distinct_hosts"
+                " distinct_hosts distinct_property"
             )
 
 
 def is_distinct_hosts(constraint: Constraint) -> bool:
     """Whether it asks for one allocation per node (`distinct_hosts`, unless switched off by "false")."""
     return constraint.operand == DISTINCT_HOSTS and constraint.right.lower() != "false"
+
+
+def limit_of(constraint: Constraint) -> int:
+    """How many allocations a `distinct_property` allows per value. Raises InvalidJob for anything but a number."""
+    text = constraint.right or "1"
+    if not (text.isascii() and text.isdigit() and int(text[:10]) > 0):
+        raise InvalidJob(f"{describe(constraint)}: expected how many may share a value, 1 or more")
+    return int(text[:10])
 
 
 def _items(text: str | None) -> set[str]:

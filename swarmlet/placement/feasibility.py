@@ -6,13 +6,29 @@ import re
 from dataclasses import dataclass, field
 
 from swarmlet.model.fit import asked_ports
-from swarmlet.model.job import Constraint, Job, Spread, TaskGroup
+from swarmlet.model.job import Affinity, Algorithm, Constraint, Job, Spread, TaskGroup
 from swarmlet.model.node import SILENT, Eligibility, Node, NodeStatus
 from swarmlet.model.resources import DYNAMIC_PORT_MAX, DYNAMIC_PORT_MIN, Quantity
-from swarmlet.placement.constraint import CompiledConstraint, compile_constraint, is_distinct_hosts
+from swarmlet.placement.constraint import (
+    DISTINCT_PROPERTY,
+    CompiledAffinity,
+    CompiledConstraint,
+    compile_constraint,
+    is_distinct_hosts,
+    limit_of,
+)
 
 #: Jobs of this pool name run in any pool.
 ANY_POOL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class DistinctProperty:
+    """At most `limit` allocations of the group (or of the whole job) where the attribute has the same value."""
+
+    attribute: str
+    limit: int
+    is_of_job: bool
 
 
 @dataclass
@@ -33,6 +49,9 @@ class Ask:
     distinct_in_job: bool
     #: The outermost first.
     spreads: tuple[Spread, ...] = ()
+    affinities: tuple[CompiledAffinity, ...] = ()
+    distinct_properties: tuple[DistinctProperty, ...] = ()
+    algorithm: Algorithm = Algorithm.BINPACK
     _datacenter_pattern: re.Pattern[str] = field(init=False, repr=False)
     _class_refusals: dict[str, str] = field(init=False, repr=False, default_factory=dict)
 
@@ -43,11 +62,16 @@ class Ask:
         )
 
     @classmethod
-    def of(cls, job: Job, group: TaskGroup) -> Ask:
-        """Raises InvalidJob for a constraint that cannot be evaluated (submission checks that earlier)."""
+    def of(cls, job: Job, group: TaskGroup, algorithm: Algorithm = Algorithm.BINPACK) -> Ask:
+        """`algorithm`: where the job names none.
+
+        Raises InvalidJob for a constraint that cannot be evaluated (submission checks that earlier).
+        """
         constraints: list[Constraint] = [*job.constraints, *group.constraints]
+        affinities: list[Affinity] = [*job.affinities, *group.affinities]
         for task in group.tasks:
             constraints += task.constraints
+            affinities += task.affinities
         ports = asked_ports(group)
         return cls(
             group=group.name,
@@ -66,12 +90,26 @@ class Ask:
             distinct_in_group=any(map(is_distinct_hosts, group.constraints)),
             distinct_in_job=any(map(is_distinct_hosts, job.constraints)),
             spreads=tuple(sorted((*group.spreads, *job.spreads), key=lambda each: -each.weight)),
+            affinities=tuple(CompiledAffinity.of(each) for each in dict.fromkeys(affinities)),
+            distinct_properties=tuple(
+                DistinctProperty(each.left, limit_of(each), is_of_job=each in job.constraints)
+                for each in dict.fromkeys(constraints)
+                if each.operand == DISTINCT_PROPERTY
+            ),
+            algorithm=job.algorithm or algorithm,
         )
 
     @property
     def is_class_bound(self) -> bool:
         """Whether a computed class alone decides (no constraint looks at what is unique to a node)."""
         return not any(constraint.is_unique for constraint in self.constraints)
+
+    @property
+    def is_intricate(self) -> bool:
+        """Whether more than counts and fullness orders the nodes: then only the array engines do."""
+        return bool(
+            self.spreads or self.affinities or self.distinct_properties or self.algorithm is Algorithm.SPREAD
+        )
 
     @property
     def places_key(self) -> tuple[object, ...]:
@@ -81,6 +119,15 @@ class Ask:
     @property
     def _sources(self) -> tuple[Constraint, ...]:
         return tuple(each.source for each in self.constraints)
+
+    @property
+    def preferences(self) -> tuple[Affinity, ...]:
+        """The affinities as they were written."""
+        return tuple(each.source for each in self.affinities)
+
+    def preference(self, node: Node) -> int:
+        """The weights of the affinities that `node` matches, added up."""
+        return sum(each.source.weight for each in self.affinities if each.match.holds(node))
 
     def in_datacenter(self, node: Node) -> bool:
         """Whether the job names the node's datacenter."""

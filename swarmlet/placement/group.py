@@ -45,10 +45,15 @@ class Policy(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """How a group orders its nodes. `collision`: price of each allocation of the group on a node (`PACK`)."""
+    """How a group orders its nodes.
+
+    `collision`: price of each allocation of the group on a node (`PACK`). `is_emptiest`: of nodes that are equal
+    otherwise the emptiest comes first, not the fullest (`APART`).
+    """
 
     policy: Policy = Policy.APART
     collision: int = 0
+    is_emptiest: bool = False
 
 
 DEFAULT_ORDER = Order()
@@ -59,7 +64,7 @@ class Request:
     """`count` identical allocations. `fits`: the nodes that may take one and have room for it.
 
     `held`: allocations of the group per slot; `bound`: what else limits the number per slot (ports, one per
-    node); `last`: nodes taken when nothing else is left.
+    node); `rank`: nodes of a lower one come first, whatever else (affinity, nodes to avoid).
     """
 
     demand: Demand
@@ -68,7 +73,7 @@ class Request:
     order: Order = DEFAULT_ORDER
     held: Ints | None = None
     bound: Ints | None = None
-    last: Mask | None = None
+    rank: Ints | None = None
 
 
 def place_group(columns: Columns, request: Request) -> tuple[Ints, Ints]:
@@ -76,11 +81,17 @@ def place_group(columns: Columns, request: Request) -> tuple[Ints, Ints]:
     nothing = np.zeros(0, dtype=np.int64)
     if request.count <= 0:
         return nothing, nothing
-    if request.last is None or not request.last.any():
+    if request.rank is None:
         return _sorted(*_place(columns, request, request.fits, request.count))
-    slots, counts = _place(columns, request, request.fits & ~request.last, request.count)
-    more = _place(columns, request, request.fits & request.last, request.count - int(counts.sum()))
-    return _sorted(np.concatenate((slots, more[0])), np.concatenate((counts, more[1])))
+    parts, left = [(nothing, nothing)], request.count
+    for rank in np.unique(request.rank[request.fits]):
+        parts.append(_place(columns, request, request.fits & (request.rank == rank), left))
+        left -= int(parts[-1][1].sum())
+        if left <= 0:
+            break
+    return _sorted(
+        np.concatenate([slots for slots, _ in parts]), np.concatenate([taken for _, taken in parts])
+    )
 
 
 def _sorted(slots: Ints, counts: Ints) -> tuple[Ints, Ints]:
@@ -111,6 +122,8 @@ def room_of(columns: Columns, request: Request) -> Ints:
 def sort_keys(columns: Columns, request: Request, fits: Mask) -> Ints:
     """(cost of one more, slot) of every node in one integer; `LAST` where it does not fit."""
     keys = columns.emptiness(request.demand)
+    if request.order.is_emptiest:
+        np.subtract(EMPTINESS_MAX, keys, out=keys)
     if request.held is not None and request.order.collision:
         keys += request.held * request.order.collision
     keys <<= SLOT_BITS
@@ -172,6 +185,8 @@ def _place_apart(columns: Columns, request: Request, fits: Mask, count: int) -> 
     rest = count - int(taken.sum())
     rim = np.flatnonzero((level + taken == low) & (taken < room))
     cost = columns.emptiness_at(request.demand, taken[rim] + 1, rows[rim])
+    if request.order.is_emptiest:
+        np.subtract(EMPTINESS_MAX, cost, out=cost)
     taken[rim[_smallest(cost << SLOT_BITS | np.arange(len(rim)), rest) & SLOT_MASK]] += 1
     return rows, taken
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from swarmlet.placement.columns import Demand, Floats, Ints, Mask
+from swarmlet.placement.columns import Demand, Floats, Mask
 
 #: Victims are at least so much less important, as in Nomad: near equals do not chase each other.
 PRIORITY_GAP = 10
@@ -22,7 +22,6 @@ PRIORITY_GAP = 10
 NODES_MAX = 8
 
 Shares = npt.NDArray[np.float32]
-_NOTHING, _NEVER = np.float32(0), np.float32(np.inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +121,28 @@ class Preemptor:
         top = bisect_right(self._levels, priority - PRIORITY_GAP) - 1
         if top < 0:
             return None
+        level, fits = self._lowest(top, demand, mask)
+        while fits is not None:
+            best = self._best(fits, demand, self._levels[level], limits)
+            if best is not None or level == top:
+                return best
+            # Limits are not in the sums: where they forbid every choice, more important ones are looked at.
+            level += 1
+            fits = self._fits(level, demand, mask)
+        return None
+
+    def _lowest(self, top: int, demand: Demand, mask: Mask | None) -> tuple[int, Mask | None]:
+        """The lowest level up to which enough goes somewhere, and where that is; None: not even at `top`.
+
+        In a busy cluster it is nearly always the first.
+        """
+        fits = self._fits(0, demand, mask)
+        if top == 0 or fits.any():
+            return 0, fits if fits.any() else None
         fits = self._fits(top, demand, mask)
         if not fits.any():
-            return None
-        low, high = -1, top
+            return top, None
+        low, high = 0, top
         while high - low > 1:
             middle = (low + high) // 2
             found = self._fits(middle, demand, mask)
@@ -133,14 +150,7 @@ class Preemptor:
                 high, fits = middle, found
             else:
                 low = middle
-        for level in range(high, top + 1):
-            # Limits are not in the sums: where they forbid every choice, more important ones are looked at.
-            if level > high:
-                fits = self._fits(level, demand, mask)
-            best = self._best(fits, demand, self._levels[level], limits)
-            if best is not None:
-                return best
-        return None
+        return high, fits
 
     def _fits(self, level: int, demand: Demand, mask: Mask | None) -> Mask:
         available = self._available[level]
@@ -155,15 +165,17 @@ class Preemptor:
         self, fits: Mask, demand: Demand, priority_max: int, limits: Mapping[str, int] | None
     ) -> Preemption | None:
         """The cheapest of the nodes that lack least."""
-        few = np.flatnonzero(fits) if np.count_nonzero(fits) < len(fits) // 4 else None
-        missing = np.where(fits, _NOTHING, _NEVER) if few is None else np.zeros(len(few), dtype=np.float32)
-        for dimension, each in enumerate(demand):
-            inverse, share = self._inverse[dimension], self._share[dimension]
-            lacks = each * (inverse if few is None else inverse[few])
-            lacks -= share if few is None else share[few]
-            missing += np.maximum(lacks, 0, out=lacks)
+        rows = np.flatnonzero(fits)
+        lacks = np.take(self._inverse, rows, axis=1)
+        lacks *= np.array([demand], dtype=np.float32).T
+        lacks -= np.take(self._share, rows, axis=1)
+        np.maximum(lacks, 0, out=lacks)
+        missing = lacks[0]
+        missing += lacks[1]
+        missing += lacks[2]
         best: Preemption | None = None
-        for looked_at, row in enumerate(self._by_missing(fits, few, missing), 1):
+        for looked_at, number in enumerate(_smallest_first(missing), 1):
+            row = int(rows[number])
             victims = self._victims(row, demand, priority_max, limits)
             if victims is not None:
                 found = Preemption(row, victims)
@@ -172,17 +184,6 @@ class Preemptor:
             if looked_at >= NODES_MAX and best is not None:
                 break
         return best
-
-    @staticmethod
-    def _by_missing(fits: Mask, few: Ints | None, missing: Shares) -> Iterator[int]:
-        """The nodes that lack least, then (where limits forbid all of these) the others."""
-        if len(missing) > NODES_MAX:
-            most = np.partition(missing, NODES_MAX - 1)[NODES_MAX - 1]
-            if few is not None:
-                yield from few[np.flatnonzero(missing <= most)[:NODES_MAX]].tolist()
-            else:
-                yield from np.flatnonzero((missing <= most) & fits)[:NODES_MAX].tolist()
-        yield from np.flatnonzero(fits).tolist()
 
     def _victims(
         self, slot: int, demand: Demand, priority_max: int, limits: Mapping[str, int] | None
@@ -215,3 +216,20 @@ class Preemptor:
                 cpu, memory, disk = cpu + has_cpu, memory + has_memory, disk + has_disk
                 chosen.remove(running)
         return tuple(chosen)
+
+
+def mask_of(slots: Sequence[bool]) -> Mask:
+    """For `decide`."""
+    return np.array(slots, dtype=np.bool_)
+
+
+def _smallest_first(values: Shares) -> Iterator[int]:
+    """Positions by value, then position. `values` is used up."""
+    # A handful is wanted, and a partition costs more than ten scans.
+    scans = min(NODES_MAX, len(values))
+    for _ in range(scans):
+        number = int(values.argmin())
+        values[number] = np.inf
+        yield number
+    if len(values) > scans:
+        yield from np.argsort(values, kind="stable")[: len(values) - scans].tolist()

@@ -72,7 +72,7 @@ def share_out(count: int, used: Ints, room: Ints, step: Ints) -> Ints:
 def place_spread(columns: Columns, request: Request, levels: Sequence[Level]) -> tuple[Ints, Ints]:
     """(slots, how many each), by slot."""
     flat = None
-    if len(levels) == 1 and request.last is None and not request.order.collision:
+    if len(levels) == 1 and request.rank is None and not request.order.collision:
         flat = _place_flat(columns, request, levels[0])
     if flat is not None:
         return flat
@@ -109,7 +109,7 @@ def _inside(request: Request, rows: Ints, count: int) -> Request:
         fits=request.fits[rows],
         held=None if request.held is None else request.held[rows],
         bound=None if request.bound is None else request.bound[rows],
-        last=None if request.last is None else request.last[rows],
+        rank=None if request.rank is None else request.rank[rows],
     )
 
 

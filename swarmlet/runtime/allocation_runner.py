@@ -15,7 +15,7 @@ from swarmlet.errors import DriverError
 from swarmlet.ids import ClusterId
 from swarmlet.model.allocation import Allocation, ClientStatus, TaskState
 from swarmlet.model.check import Check, CheckResult
-from swarmlet.model.job import HealthCheckKind, Job, JobType, MigrateStrategy, Task, TaskGroup
+from swarmlet.model.job import HealthCheckKind, Job, MigrateStrategy, Task, TaskGroup
 from swarmlet.model.node import Node
 from swarmlet.runtime import environment
 from swarmlet.runtime.allocation_status import HealthRule, client_status, describe, health
@@ -247,7 +247,7 @@ class AllocationRunner:
         machine = TaskMachine(
             record,
             task.restart or self.group.restart,
-            is_batch=self.job.type is JobType.BATCH,
+            is_batch=self.job.type.is_finite,
             memory_mib=task.resources.memory_max or task.resources.memory,
             memory_is_default=task.resources.is_default,
         )
@@ -281,7 +281,7 @@ class AllocationRunner:
         are_checks_asked = (
             isinstance(strategy, MigrateStrategy) or strategy.health_check is HealthCheckKind.CHECKS
         )
-        while self.is_healthy is None and self.job.type is not JobType.BATCH:
+        while self.is_healthy is None and not self.job.type.is_finite:
             self._health_stir.clear()
             now_ns = self.site.now_ns()
             verdict = health(

@@ -46,6 +46,8 @@ def _essence(group: TaskGroup) -> TaskGroup:
         count=0,
         constraints=(),
         spreads=(),
+        affinities=(),
+        is_gang=False,
         restart=RestartPolicy(),
         reschedule=ReschedulePolicy(),
         update=None,
@@ -57,4 +59,4 @@ def _essence(group: TaskGroup) -> TaskGroup:
 
 
 def _task_essence(task: Task) -> Task:
-    return msgspec.structs.replace(task, constraints=(), restart=None)
+    return msgspec.structs.replace(task, constraints=(), affinities=(), restart=None)

@@ -7,7 +7,6 @@ up; until then the one before it stays too (start first). Why an index is left a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from swarmlet.ids import DeploymentId, NodeId, derive
 from swarmlet.model.allocation import Allocation, ClientStatus, RescheduleEvent
@@ -15,11 +14,13 @@ from swarmlet.model.deployment import Deployment, DeploymentGroup, DeploymentSta
 from swarmlet.model.evaluation import Evaluation
 from swarmlet.model.job import SECOND_NS, Job, JobType, TaskGroup, UpdateStrategy
 from swarmlet.model.node import SILENT, Node, NodeStatus
-from swarmlet.model.plan import DeploymentUpdate, InPlaceUpdate, Mark, Stop
+from swarmlet.model.plan import DeploymentUpdate, InPlaceUpdate, Mark
 from swarmlet.placement.feasibility import Ask
 from swarmlet.scheduler import reschedule
 from swarmlet.scheduler.definition import Difference, difference
 from swarmlet.scheduler.health import all_run_since_ns, is_running_well
+from swarmlet.scheduler.per_node import PerNode
+from swarmlet.scheduler.request import PlaceRequest, Reconciliation
 from swarmlet.state.view import View
 
 #: How long gossip gives an agent that is down (design, "What counts as dead"); for the sentence only.
@@ -30,60 +31,6 @@ STOP_MARGIN_NS = 5 * SECOND_NS
 LOOK_AGAIN_NS = 2 * SECOND_NS
 #: Where the original's node is still gone, its replacement is looked at this often until it is up.
 LOST_LOOK_AGAIN_NS = 30 * SECOND_NS
-#: Sentences kept per group.
-WAITING_MAX = 10
-
-
-@dataclass(frozen=True, slots=True)
-class PlaceRequest:
-    """One new allocation that is wanted."""
-
-    index: int
-    previous: Allocation | None = None
-    reschedule_events: tuple[RescheduleEvent, ...] = ()
-    #: Another node is better (it failed here).
-    avoid: NodeId | None = None
-    #: No other node will do (its data is there).
-    only: NodeId | None = None
-    #: Runs until the new one is up; may be stopped first if its room or port is needed.
-    replaces: Allocation | None = None
-    #: Not empty: cannot be placed yet, whatever room there is.
-    hold: str = ""
-
-
-@dataclass
-class Reconciliation:
-    """The difference, before nodes are chosen. Requests are in the order in which they are to be placed."""
-
-    requests: dict[str, list[PlaceRequest]] = field(default_factory=dict)
-    stops: list[Stop] = field(default_factory=list)
-    marks: list[Mark] = field(default_factory=list)
-    updates: list[InPlaceUpdate] = field(default_factory=list)
-    deployment: Deployment | None = None
-    deployment_updates: list[DeploymentUpdate] = field(default_factory=list)
-    #: Earliest time at which the job must be looked at again.
-    look_again_ns: int | None = None
-    #: Failed allocations whose replacement comes then.
-    delayed: list[Allocation] = field(default_factory=list)
-    waiting: dict[str, str] = field(default_factory=dict)
-    #: Ids of allocations on their way out: they do not count against new ones on the same node.
-    leaving: set[str] = field(default_factory=set)
-
-    def look_again(self, at_ns: int) -> None:
-        """Ask for a follow-up no later than `at_ns`."""
-        self.look_again_ns = at_ns if self.look_again_ns is None else min(self.look_again_ns, at_ns)
-
-    def stop(self, allocation: Allocation, why: str, client: ClientStatus | None = None) -> None:
-        """Stop it; `client` LOST where nobody is left to say that it ended."""
-        self.stops.append(Stop(allocation_id=allocation.id, description=why, client=client))
-        self.leaving.add(allocation.id)
-
-    def wait(self, group: str, sentence: str) -> None:
-        """Say why something is left alone."""
-        earlier = self.waiting.get(group, "")
-        if sentence in earlier or earlier.count("; ") >= WAITING_MAX - 1:
-            return
-        self.waiting[group] = f"{earlier}; {sentence}" if earlier else sentence
 
 
 def reconcile(view: View, evaluation: Evaluation, now_ns: int) -> Reconciliation:
@@ -99,25 +46,35 @@ def reconcile(view: View, evaluation: Evaluation, now_ns: int) -> Reconciliation
                 result.stop(allocation, "job is stopped", _lost_if_gone(view, allocation))
         _cancel(result, deployments, "Cancelled because job is stopped")
         return result
+    by_name: dict[str, list[Allocation]] = {}
+    for allocation in allocations:
+        by_name.setdefault(allocation.group, []).append(allocation)
+    if job.type.is_per_node:
+        for group in job.groups:
+            PerNode(view, job, group, now_ns, result).look_at_all(by_name.pop(group.name, []))
+        _stop_removed(view, by_name, result)
+        return result
     deployment = _deployment_of(job, deployments)
     outdated = [each for each in deployments if deployment is None or each.id != deployment.id]
     _cancel(result, outdated, "Cancelled due to newer version of job")
     groups = [_Group(view, evaluation, job, group, deployment, now_ns, result) for group in job.groups]
-    by_name: dict[str, list[Allocation]] = {}
-    for allocation in allocations:
-        by_name.setdefault(allocation.group, []).append(allocation)
     for each in groups:
         each.look_at_all(by_name.pop(each.group.name, []))
+    _stop_removed(view, by_name, result)
+    _create_deployment(evaluation, job, groups, deployment, now_ns, result)
+    for each in groups:
+        each.roll_out(result.deployment)
+    return result
+
+
+def _stop_removed(view: View, by_name: dict[str, list[Allocation]], result: Reconciliation) -> None:
+    """What is left belongs to groups that the job does not have any more."""
     for rest in by_name.values():
         for allocation in rest:
             if not allocation.is_terminal():
                 result.stop(
                     allocation, "its group is not in the job any more", _lost_if_gone(view, allocation)
                 )
-    _create_deployment(evaluation, job, groups, deployment, now_ns, result)
-    for each in groups:
-        each.roll_out(result.deployment)
-    return result
 
 
 def _write_off(view: View, allocations: list[Allocation], result: Reconciliation) -> None:

@@ -17,7 +17,7 @@ def policy_of(group: TaskGroup, kind: JobType) -> ReschedulePolicy:
     """The group's own policy, or the default of its job type."""
     if group.reschedule is not None:
         return group.reschedule
-    return ReschedulePolicy() if kind is JobType.SERVICE else BATCH_DEFAULT
+    return ReschedulePolicy() if not kind.is_finite else BATCH_DEFAULT
 
 
 def failed_at_ns(allocation: Allocation) -> int:

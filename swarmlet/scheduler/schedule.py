@@ -9,19 +9,24 @@ import msgspec
 
 from swarmlet.ids import EvaluationId, NodeId, derive
 from swarmlet.model.allocation import Allocation
+from swarmlet.model.cluster import SchedulerConfiguration
 from swarmlet.model.evaluation import Evaluation, EvaluationStatus, PlacementFailure, Trigger
 from swarmlet.model.fit import shortages
 from swarmlet.model.job import Job, TaskGroup
 from swarmlet.model.plan import GroupPlacement, IndexRange, Mark, Plan, Replacement, Run, Stop
 from swarmlet.model.resources import Quantity
-from swarmlet.placement.binpack import place
+from swarmlet.placement.binpack import place, place_each
 from swarmlet.placement.cluster import Cluster, Fleet
 from swarmlet.placement.feasibility import Ask
-from swarmlet.scheduler.reconcile import PlaceRequest, Reconciliation, follow_ups_pending, reconcile
+from swarmlet.scheduler.making_way import MakingWay
+from swarmlet.scheduler.reconcile import follow_ups_pending, reconcile
+from swarmlet.scheduler.request import PlaceRequest, Reconciliation
 from swarmlet.state.view import View
 
 #: Placements per plan, so that its entry stays far below 4 MiB and its apply short; the rest follows at once.
 PLACEMENTS_MAX = 20_000
+#: Allocations of one group that others make way for in one plan; the rest follows when the evaluation goes on.
+PREEMPTIONS_MAX = 1_000
 
 
 def schedule(
@@ -39,8 +44,10 @@ def schedule(
     """
     difference = reconcile(view, evaluation, now_ns)
     job = view.job(evaluation.namespace, evaluation.job_id)
-    is_cut = _cut(difference)
-    work = _Placement(view, difference)
+    is_cut = _cut(job, difference)
+    settings = view.settings()
+    configuration = settings.scheduler if settings is not None else SchedulerConfiguration()
+    work = _Placement(view, difference, configuration)
     if fleet is not None:
         work.cluster = fleet.cluster(view, changed)
     if job is not None and difference.requests:
@@ -62,6 +69,7 @@ def schedule(
     is_new = difference.deployment is not None and view.deployment(difference.deployment.id) is None
     if work.queued:
         evaluations.append(_blocked(view, evaluation, work, now_ns))
+    evaluations += [_preempted(evaluation, owner, now_ns) for owner in work.owners]
     return Plan(
         evaluation_id=evaluation.id,
         attempt=evaluation.attempt,
@@ -77,16 +85,24 @@ def schedule(
         queued=work.queued,
         waiting=difference.waiting,
         evaluations=tuple(evaluations),
+        is_gang=job is not None and job.is_gang,
     )
 
 
-def _cut(difference: Reconciliation) -> bool:
-    """Keep what one plan may place; whether anything was left out."""
+def _cut(job: Job | None, difference: Reconciliation) -> bool:
+    """Keep what one plan may place; whether anything was left out. What is all or nothing stays whole."""
     room = PLACEMENTS_MAX
     is_cut = False
+    if job is not None and job.is_gang:
+        return False
     for group, requests in difference.requests.items():
+        found = job.group(group) if job is not None else None
+        is_whole = found is not None and found.is_gang
+        if is_whole and (len(requests) <= room or room == PLACEMENTS_MAX):
+            room = max(0, room - len(requests))
+            continue
         is_cut = is_cut or len(requests) > room
-        difference.requests[group] = requests[:room]
+        difference.requests[group] = [] if is_whole else requests[:room]
         room -= len(difference.requests[group])
     return is_cut
 
@@ -97,6 +113,7 @@ class _Placement:
 
     view: View
     difference: Reconciliation
+    configuration: SchedulerConfiguration
     placements: list[GroupPlacement] = field(default_factory=list)
     failures: dict[str, PlacementFailure] = field(default_factory=dict)
     queued: dict[str, int] = field(default_factory=dict)
@@ -104,6 +121,9 @@ class _Placement:
     unmet: list[Ask] = field(default_factory=list)
     is_holding: bool = False
     cluster: Cluster | None = None
+    #: Jobs that lose allocations to this one.
+    owners: list[Job] = field(default_factory=list)
+    _way: MakingWay | None = None
 
     def place_job(self, job: Job) -> None:
         """Place every group's requests on one scratch copy of the cluster."""
@@ -114,19 +134,42 @@ class _Placement:
             self.view.allocations_of_job(job.namespace, job.id),
             self.difference.leaving,
         )
+        mark = len(cluster.journal)
         for group in job.groups:
             requests = self.difference.requests.get(group.name, [])
             if requests:
                 self._place_group(cluster, job, group, requests)
+        if job.is_gang and self.failures and self.placements:
+            cluster.undo(mark)
+            for placement in self.placements:
+                count = sum(run.count for run in placement.runs)
+                self._hold_together(placement.group, count, "another group of the job does not fit")
+            self.placements.clear()
+
+    def _hold_together(self, group: str, count: int, why: str) -> None:
+        """`count` of the group would fit, and are not placed."""
+        self.queued[group] = self.queued.get(group, 0) + count
+        self.difference.wait(group, f"{count} of {group} would fit, but all are placed at once: {why}")
 
     def _place_group(
         self, cluster: Cluster, job: Job, group: TaskGroup, requests: list[PlaceRequest]
     ) -> None:
-        ask = Ask.of(job, group)
+        ask = Ask.of(job, group, self.configuration.algorithm_of(job))
+        mark = len(cluster.journal)
         chosen = _Chosen(group.name, cluster)
         missed: list[PlaceRequest] = []
         failure: PlacementFailure | None = None
         held = [each for each in requests if each.hold]
+        if job.type.is_per_node:
+            nodes = [each.only for each in requests if each.only is not None]
+            slots, failure = place_each(cluster, ask, nodes)
+            for request in requests:
+                slot = cluster.slots.get(request.only) if request.only is not None else None
+                if slot is not None and slot in slots:
+                    chosen.add([request], ((slot, 1),))
+                else:
+                    missed.append(request)
+            requests = []
         particular = [each for each in requests if not each.hold and (each.only or each.avoid)]
         alike = [each for each in requests if not each.hold and not each.only and not each.avoid]
         for request in particular:
@@ -141,21 +184,50 @@ class _Placement:
             chosen.add(alike[: placed.count], placed.runs)
             failure = failure or placed.failure
             missed += alike[placed.count :]
+        if group.is_gang and missed and chosen.runs:
+            cluster.undo(mark)
+            count = sum(run.count for run in chosen.runs)
+            self._hold_together(group.name, count, f"{len(missed)} do not fit")
+            chosen = _Chosen(group.name, cluster)
         if chosen.runs:
-            self.placements.append(chosen.placement())
+            self.placements.append(chosen.placement(is_gang=group.is_gang))
         if missed and failure is not None:
             self.failures[group.name] = msgspec.structs.replace(failure, coalesced_failures=len(missed) - 1)
             self.unmet.append(ask)
-            self._make_way(cluster, ask, missed)
+            still_missed = self._make_way(cluster, ask, missed)
+            if job.type in self.configuration.preempting and not (group.is_gang or job.is_gang):
+                self._preempt(cluster, job, ask, still_missed)
         self.is_holding = self.is_holding or bool(held)
         if missed or held:
-            self.queued[group.name] = len(missed) + len(held)
+            self.queued[group.name] = self.queued.get(group.name, 0) + len(missed) + len(held)
 
-    def _make_way(self, cluster: Cluster, ask: Ask, missed: list[PlaceRequest]) -> None:
-        """Where only the old allocation is in the new one's way, stop it first; the blocked evaluation goes on."""
+    def _preempt(self, cluster: Cluster, job: Job, ask: Ask, missed: list[PlaceRequest]) -> None:
+        """End what is less important; the blocked evaluation goes on once it has ended."""
+        for request in missed[:PREEMPTIONS_MAX]:
+            if request.only is not None and not job.type.is_per_node:
+                continue
+            if self._way is None:
+                self._way = MakingWay(self.view, cluster, job)
+            stops = self._way.make(ask, request.only)
+            if stops is None:
+                if request.only is None:
+                    return
+                continue
+            self.difference.stops.extend(stops)
+            self.owners += [each for each in self._way.owners(stops) if each not in self.owners]
+
+    def _make_way(self, cluster: Cluster, ask: Ask, missed: list[PlaceRequest]) -> list[PlaceRequest]:
+        """Where only the old allocation is in the new one's way, stop it first; the blocked evaluation goes on.
+
+        Returns those that this does not help.
+        """
+        rest: list[PlaceRequest] = []
         for request in missed:
             old = request.replaces
-            if old is None or old.id in {stop.allocation_id for stop in self.difference.stops}:
+            if old is None:
+                rest.append(request)
+                continue
+            if old.id in {stop.allocation_id for stop in self.difference.stops}:
                 continue
             if _would_fit_without(cluster, ask, old):
                 self.difference.stops.append(
@@ -164,6 +236,9 @@ class _Placement:
                         description="stopped first: the new version needs its room or port",
                     )
                 )
+            else:
+                rest.append(request)
+        return rest
 
 
 @dataclass
@@ -199,13 +274,14 @@ class _Chosen:
             Run(group=self.group, node_id=self.cluster.nodes[slot].id, count=count) for slot, count in runs
         ]
 
-    def placement(self) -> GroupPlacement:
+    def placement(self, *, is_gang: bool = False) -> GroupPlacement:
         """In the form that goes through the log."""
         return GroupPlacement(
             group=self.group,
             ranges=tuple(self.ranges),
             runs=tuple(self.runs),
             replacements=tuple(self.replacements),
+            is_gang=is_gang,
         )
 
 
@@ -252,6 +328,22 @@ def _blocked(view: View, evaluation: Evaluation, work: _Placement, now_ns: int) 
         eligible_classes=tuple(sorted(name for name, may_help in classes.items() if may_help)),
         ineligible_classes=tuple(sorted(name for name, may_help in classes.items() if not may_help)),
         snapshot_index=view.index,
+    )
+
+
+def _preempted(evaluation: Evaluation, owner: Job, now_ns: int) -> Evaluation:
+    """For a job that loses allocations: it finds them another place, or waits."""
+    return Evaluation(
+        id=EvaluationId(derive(evaluation.id, evaluation.attempt, "preempted", owner.namespace, owner.id)),
+        namespace=owner.namespace,
+        job_id=owner.id,
+        type=owner.type,
+        priority=owner.priority,
+        trigger=Trigger.PREEMPTION,
+        job_modify_index=owner.job_modify_index,
+        previous_evaluation=evaluation.id,
+        create_time_ns=now_ns,
+        modify_time_ns=now_ns,
     )
 
 

@@ -15,7 +15,7 @@ from swarmlet.model.allocation import (
     TaskState,
 )
 from swarmlet.model.evaluation import Trigger
-from swarmlet.model.job import TASKS_MAX, JobType
+from swarmlet.model.job import TASKS_MAX
 from swarmlet.state.apply_deployments import with_verdict
 from swarmlet.state.apply_jobs import prune_versions
 from swarmlet.state.command import (
@@ -93,7 +93,7 @@ def _trigger(step: Step, row: Allocation, was: ClientStatus) -> Trigger | None:
     if row.client_status is ClientStatus.COMPLETE and is_wanted:
         job = step.store.job(row.namespace, row.job_id)
         # A service that ends is replaced; of batch work the end is the aim.
-        if job is not None and job.type is JobType.SERVICE:
+        if job is not None and not job.type.is_finite:
             return Trigger.ALLOC_FAILURE
     return None
 

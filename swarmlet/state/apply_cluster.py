@@ -6,7 +6,13 @@ import msgspec
 
 from swarmlet.errors import Conflict, InvalidInput, NotFound, Overloaded
 from swarmlet.ids import DEFAULT_NAMESPACE
-from swarmlet.model.cluster import NamespaceRecord
+from swarmlet.model.cluster import (
+    POOL_ALGORITHMS_MAX,
+    REBALANCE_INTERVAL_NS_MIN,
+    REBALANCE_MOVES_MAX,
+    NamespaceRecord,
+    SchedulerConfiguration,
+)
 from swarmlet.state.command import DeleteNamespace, InitializeCluster, UpdateSettings, UpsertNamespace
 from swarmlet.state.step import Step, check_name
 from swarmlet.state.store import NAMESPACES_MAX
@@ -34,6 +40,9 @@ def update_settings(step: Step, body: UpdateSettings) -> None:
         changed = msgspec.structs.replace(changed, gossip_keys_sealed=body.gossip_keys_sealed)
     if body.admin_token_hash is not None:
         changed = msgspec.structs.replace(changed, admin_token_hash=body.admin_token_hash)
+    if body.scheduler is not None:
+        _check_scheduler(body.scheduler)
+        changed = msgspec.structs.replace(changed, scheduler=body.scheduler)
     if body.feature_level is not None:
         if body.feature_level < settings.feature_level:
             raise Conflict(
@@ -42,6 +51,19 @@ def update_settings(step: Step, body: UpdateSettings) -> None:
         changed = msgspec.structs.replace(changed, feature_level=body.feature_level)
     if changed != settings:
         step.store.put_settings(changed)
+
+
+def _check_scheduler(configuration: SchedulerConfiguration) -> None:
+    if len(configuration.pool_algorithms) > POOL_ALGORITHMS_MAX:
+        raise InvalidInput(
+            f"{len(configuration.pool_algorithms)} node pools with an algorithm; at most {POOL_ALGORITHMS_MAX}"
+        )
+    if not 1 <= configuration.rebalance_moves_max <= REBALANCE_MOVES_MAX:
+        raise InvalidInput(
+            f"{configuration.rebalance_moves_max} moves of one rebalancing; expected 1 to {REBALANCE_MOVES_MAX}"
+        )
+    if configuration.rebalance_interval_ns < REBALANCE_INTERVAL_NS_MIN:
+        raise InvalidInput("the time between two rebalancings is at least a minute")
 
 
 def upsert_namespace(step: Step, body: UpsertNamespace) -> None:

@@ -56,6 +56,7 @@ def register(step: Step, body: RegisterNode) -> None:
         return
     step.store.put_node(merged)
     step.store.take_name(merged)
+    _open_for_jobs_of_every_node(step, merged)
     if before is not None and (before.status is not NodeStatus.READY or before.boot_id != node.boot_id):
         _open_for_jobs_on(step, merged, Trigger.RECONNECT)
 
@@ -134,6 +135,7 @@ def update_status(step: Step, body: UpdateNodeStatus) -> None:
     step.store.put_node(node)
     if body.status is NodeStatus.READY:
         step.store.take_name(node)
+        _open_for_jobs_of_every_node(step, node)
         if was is not NodeStatus.INITIALIZING:
             _open_for_jobs_on(step, node, Trigger.RECONNECT)
     else:
@@ -172,6 +174,15 @@ def _open_for_jobs_on(step: Step, node: Node, trigger: Trigger) -> None:
             step.open_evaluation(row.namespace, row.job_id, trigger, node_id=node.id)
 
 
+def _open_for_jobs_of_every_node(step: Step, node: Node) -> None:
+    """An evaluation for each system and sysbatch job: the node may be one that it belongs on."""
+    if not node.is_placeable():
+        return
+    for job in list(step.store.jobs()):
+        if job.type.is_per_node and not job.is_stopped:
+            step.open_evaluation(job.namespace, job.id, Trigger.NODE_UPDATE, node_id=node.id)
+
+
 def update_eligibility(step: Step, body: UpdateNodeEligibility) -> None:
     """Whether new work may go there."""
     node = found_node(step, body.node_id)
@@ -180,7 +191,9 @@ def update_eligibility(step: Step, body: UpdateNodeEligibility) -> None:
     if node.eligibility is body.eligibility and not node.ineligible_until_ns:
         return
     node = with_event(step, node, f"Node is {body.eligibility}")
-    step.store.put_node(msgspec.structs.replace(node, eligibility=body.eligibility, ineligible_until_ns=0))
+    node = msgspec.structs.replace(node, eligibility=body.eligibility, ineligible_until_ns=0)
+    step.store.put_node(node)
+    _open_for_jobs_of_every_node(step, node)
 
 
 def update_drain(step: Step, body: UpdateNodeDrain) -> None:
@@ -203,6 +216,7 @@ def update_drain(step: Step, body: UpdateNodeDrain) -> None:
         )
     step.store.put_node(node)
     _open_for_jobs_on(step, node, Trigger.NODE_DRAIN)
+    _open_for_jobs_of_every_node(step, node)
 
 
 def remove(step: Step, body: RemoveNode) -> None:

@@ -317,9 +317,15 @@ class _Application:
             raise Overloaded(f"the cluster keeps at most {ALLOCATIONS_MAX} allocations")
         room = _Room(self.store, {}, {})
         runs: list[AllocationRun] = []
+        joined = dict(self.joined)
+        dropped = self.dropped
         for placement in self.plan.placements:
             room, fitted = self._place_group(room, placement)
             runs.extend(fitted)
+        if self.plan.is_gang and self.dropped > dropped:
+            self.dropped, self.placed = self.dropped + self.placed, 0
+            self.joined, self.readers = joined, {}
+            return
         room.keep_cursors()
         ids = [key for run in runs for key, _ in run.members]
         _check_rows(len(ids))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from swarmlet.ids import JobId, Namespace
 from swarmlet.model.allocation import Allocation, ClientStatus, DesiredStatus
 from swarmlet.model.evaluation import EvaluationStatus
-from swarmlet.model.job import JobStatus, JobType
+from swarmlet.model.job import JobStatus
 from swarmlet.state.apply_nodes import GONE
 from swarmlet.state.command import CollectGarbage
 from swarmlet.state.step import Step
@@ -62,7 +62,7 @@ def _collect_jobs(step: Step, before_ns: int) -> None:
     for job in list(store.jobs()):
         if gone >= COLLECTED_MAX:
             return
-        if not (job.is_stopped or job.type is JobType.BATCH) or job.submit_time_ns >= before_ns:
+        if not (job.is_stopped or job.type.is_finite) or job.submit_time_ns >= before_ns:
             continue
         if store.job_status(job.namespace, job.id) is not JobStatus.DEAD:
             continue

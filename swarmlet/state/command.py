@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from swarmlet.ids import AllocationId, DeploymentId, EvaluationId, JobId, Namespace, NodeId, RequestId
 from swarmlet.model.allocation import ClientStatus, TaskState
-from swarmlet.model.cluster import ClusterSettings, JoinToken
+from swarmlet.model.cluster import ClusterSettings, JoinToken, SchedulerConfiguration
 from swarmlet.model.deployment import DeploymentStatus
 from swarmlet.model.evaluation import Evaluation, EvaluationStatus
 from swarmlet.model.job import Job
@@ -233,6 +233,7 @@ class UpdateSettings(Record, tag=26):
     gossip_keys_sealed: bytes | None = None
     feature_level: int | None = None
     admin_token_hash: bytes | None = None
+    scheduler: SchedulerConfiguration | None = None
 
 
 class Noop(Record, tag=27):

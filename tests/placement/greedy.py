@@ -18,7 +18,7 @@ class World:
     free: list[Demand]
     held: list[int]
     bound: list[int]
-    last: list[bool]
+    rank: list[int]
     branches: list[list[int]] = field(default_factory=list)
     steps: list[list[int]] = field(default_factory=list)
 
@@ -47,8 +47,8 @@ def greedy(world: World, demand: Demand, count: int, order: Order) -> dict[int, 
             cpu, memory = (free[slot][d] - demand[d] for d in (0, 1))
             empty = emptiness(cpu, memory, world.capacity[slot][0], world.capacity[slot][1])
             if order.policy is Policy.APART:
-                return world.last[slot], held[slot], empty, slot
-            return world.last[slot], empty + order.collision * held[slot], slot
+                return world.rank[slot], held[slot], -empty if order.is_emptiest else empty, slot
+            return world.rank[slot], empty + order.collision * held[slot], slot
 
         chosen = min(fits, key=cost)
         free[chosen] = [have - want for have, want in zip(free[chosen], demand, strict=True)]

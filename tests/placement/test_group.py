@@ -14,6 +14,7 @@ from tests.placement.greedy import World, greedy
 orders = st.sampled_from(
     [
         Order(),
+        Order(is_emptiest=True),
         Order(Policy.PACK),
         Order(Policy.PACK, 1),
         Order(Policy.PACK, 90_000),
@@ -47,7 +48,7 @@ def worlds(draw: st.DrawFn, levels: int = 0) -> World:
         ],
         held=column(st.integers(0, 3)) if draw(st.booleans()) else [0] * size,
         bound=column(st.integers(0, 3)) if draw(st.booleans()) else [10**7] * size,
-        last=[bool(each) for each in column(st.integers(0, 1))] if draw(st.booleans()) else [False] * size,
+        rank=column(st.integers(-2, 2)) if draw(st.booleans()) else [0] * size,
     )
     for _ in range(levels):
         world.branches.append(column(st.integers(0, 3)))
@@ -70,7 +71,7 @@ def arrays(world: World, demand: Demand, count: int, order: Order) -> tuple[Colu
         order=order,
         held=np.array(world.held) if any(world.held) else None,
         bound=bound if min(world.bound) < 10**7 else None,
-        last=np.array(world.last) if any(world.last) else None,
+        rank=np.array(world.rank) if any(world.rank) else None,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from swarmlet.ids import AllocationId, DeploymentId, EvaluationId, JobId, Namespace, NodeId, derive
+from swarmlet.ids import AllocationId, ClusterId, DeploymentId, EvaluationId, JobId, Namespace, NodeId, derive
 from swarmlet.model.allocation import (
     Allocation,
     ClientStatus,
@@ -16,7 +16,7 @@ from swarmlet.model.allocation import (
     TaskState,
     TaskStatus,
 )
-from swarmlet.model.cluster import ClusterSettings, JoinToken, NamespaceRecord
+from swarmlet.model.cluster import ClusterSettings, JoinToken, NamespaceRecord, SchedulerConfiguration
 from swarmlet.model.deployment import Deployment
 from swarmlet.model.evaluation import Evaluation, EvaluationStatus, Trigger
 from swarmlet.model.fit import Usage, asked_ports, assign_ports, shortages
@@ -45,6 +45,7 @@ class FakeView:
     deployment_table: dict[DeploymentId, Deployment] = field(default_factory=dict)
     cursors: dict[NodeId, int] = field(default_factory=dict)
     dropped: int = 0
+    scheduler: SchedulerConfiguration = field(default_factory=SchedulerConfiguration)
 
     # What happens.
 
@@ -235,7 +236,7 @@ class FakeView:
         return self.index
 
     def settings(self) -> ClusterSettings | None:
-        return None
+        return ClusterSettings(cluster_id=ClusterId("test"), scheduler=self.scheduler)
 
     def node(self, node_id: NodeId) -> Node | None:
         return self.node_table.get(node_id)

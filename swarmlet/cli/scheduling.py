@@ -1,0 +1,112 @@
+"""`swarmlet operator scheduler …`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from swarmlet.cli.connection import client, json_option
+from swarmlet.cli.output import say_json
+
+_PATH = "/v1/operator/scheduler/configuration"
+_TYPES = ("service", "batch", "system", "sysbatch")
+_SWITCHES = {
+    "service": "ServiceSchedulerEnabled",
+    "batch": "BatchSchedulerEnabled",
+    "system": "SystemSchedulerEnabled",
+    "sysbatch": "SysBatchSchedulerEnabled",
+}
+
+
+@click.group()
+def scheduler() -> None:
+    """How the scheduler decides, for the whole cluster.
+
+    \b
+    Example:  swarmlet operator scheduler get-config
+    """
+
+
+@scheduler.command(name="get-config")
+@json_option
+@click.pass_context
+def get_config(ctx: click.Context, as_json: bool) -> int:
+    """Show how the scheduler decides.
+
+    \b
+    Example:  swarmlet operator scheduler get-config
+    """
+    seen = client(ctx).get(_PATH)
+    if as_json:
+        say_json(seen)
+        return 0
+    _show(seen["SchedulerConfig"])
+    return 0
+
+
+def _show(configuration: dict[str, Any]) -> None:
+    preempting = [kind for kind in _TYPES if configuration["PreemptionConfig"][_SWITCHES[kind]]]
+    click.echo(f"algorithm      {configuration['SchedulerAlgorithm']}")
+    for pool, algorithm in configuration["PoolAlgorithms"].items():
+        click.echo(f"  pool {pool}  {algorithm}")
+    click.echo(f"preempting     {', '.join(preempting) or 'nobody'}")
+    minutes = configuration["RebalanceInterval"] / 60e9
+    click.echo(
+        f"rebalancing    {configuration['RebalanceMode']}, up to {configuration['RebalanceMovesMax']} moves"
+        f" every {minutes:g} minutes"
+    )
+
+
+@scheduler.command(name="set-config")
+@click.option(
+    "--scheduler-algorithm", type=click.Choice(["binpack", "spread"]), help="For jobs that name none."
+)
+@click.option("--pool", "pools", multiple=True, metavar="POOL=ALGORITHM", help="For jobs of a node pool.")
+@click.option("--preempt", multiple=True, type=click.Choice(_TYPES), help="Jobs that may end lesser work.")
+@click.option("--no-preempt", multiple=True, type=click.Choice(_TYPES), help="Jobs that may not.")
+@click.option(
+    "--rebalance", type=click.Choice(["off", "advised", "automatic"]), help="See operator rebalance."
+)
+@click.option("--rebalance-moves", type=int, metavar="N", help="Moves of one rebalancing at most.")
+@click.option("--rebalance-minutes", type=int, metavar="N", help="Between two automatic ones.")
+@click.pass_context
+def set_config(
+    ctx: click.Context,
+    scheduler_algorithm: str | None,
+    pools: tuple[str, ...],
+    rebalance: str | None,
+    rebalance_moves: int | None,
+    rebalance_minutes: int | None,
+    preempt: tuple[str, ...],
+    no_preempt: tuple[str, ...],
+) -> int:
+    """Change how the scheduler decides; what is not named stays.
+
+    \b
+    Examples:
+      swarmlet operator scheduler set-config --scheduler-algorithm spread
+      swarmlet operator scheduler set-config --pool gpu=binpack --preempt service
+    """
+    connection = client(ctx)
+    body: dict[str, Any] = {}
+    if scheduler_algorithm:
+        body["SchedulerAlgorithm"] = scheduler_algorithm
+    if pools:
+        known = dict(connection.get(_PATH)["SchedulerConfig"]["PoolAlgorithms"])
+        for each in pools:
+            pool, _, algorithm = each.partition("=")
+            known[pool] = algorithm
+        body["PoolAlgorithms"] = known
+    switches = {_SWITCHES[kind]: kind in preempt for kind in (*no_preempt, *preempt)}
+    if switches:
+        body["PreemptionConfig"] = switches
+    if rebalance:
+        body["RebalanceMode"] = rebalance
+    if rebalance_moves is not None:
+        body["RebalanceMovesMax"] = rebalance_moves
+    if rebalance_minutes is not None:
+        body["RebalanceInterval"] = rebalance_minutes * 60_000_000_000
+    connection.put(_PATH, body)
+    _show(connection.get(_PATH)["SchedulerConfig"])
+    return 0
