@@ -10,13 +10,13 @@ All times are seconds on one monotonic clock. The shell's loop: feed, `drain()`,
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable
 
 import msgspec
 
 from swarmlet.errors import InvalidInput, NotFound, WireError
+from swarmlet.gossip.accusation import Accusations
 from swarmlet.gossip.awareness import Awareness
 from swarmlet.gossip.config import GossipConfig
 from swarmlet.gossip.coordinate import Coordinate, estimate, pack
@@ -47,7 +47,6 @@ from swarmlet.gossip.packet import (
     decode_packet,
     encode_update,
 )
-from swarmlet.gossip.probe import Purpose
 from swarmlet.gossip.prober import PATH_FAILURES_WARN, Prober
 from swarmlet.gossip.statistics import Statistics
 from swarmlet.gossip.suspicion import Suspicion
@@ -58,12 +57,8 @@ from swarmlet.ids import NodeId
 PAUSE_SECONDS = 1.0
 #: Loop lag from which local health suffers.
 LAG_SECONDS = 0.25
-#: A member that answered this recently is not declared dead on somebody's word.
-FRESH_SECONDS = 2.0
 #: Nobody is asked to believe that a member was accused in an incarnation this far ahead of its own.
 INCARNATION_JUMP_MAX = 1_000_000
-#: Suspects verified at a time; more at once is a partition, and round robin suffices.
-WITNESSED_MAX = 16
 #: Contradictions in a row to another process that speaks as this member; then one per second (consul#2430: 500,000
 #: refutations an hour).
 CONTRADICTIONS_MAX = 5.0
@@ -99,20 +94,28 @@ class Swim:
         sealer = Sealer(keyring, config.cluster_id, random_bytes or rng.randbytes)
         self._sealer = sealer
         self._outbox = Outbox(me.id, config, sealer, self._view, self._statistics)
-        self._suspicions: dict[NodeId, Suspicion] = {}
+        self._accusations = Accusations(
+            me.id, config, rng, self._view, self._outbox, self.awareness, self._statistics, self.event
+        )
         #: Cached between feeds: when something is due.
         self._deadline: float | None = None
-        #: Cached: when a suspicion is due, and for which state of affairs. None: work it out.
-        self._due: float | None = None
-        self._due_state = (0, 0, 0)
         self._is_leaving = False
         self._restarting = 0.0
         #: Contradictions of other processes that speak as this member, less one per second, and when the last one was.
         self._contradictions = 0.0
         self._contradicted = now
         self._prober = Prober(
-            me.id, config, rng, now, self._view, self._outbox, self.awareness, self._suspicions, self
+            me.id,
+            config,
+            rng,
+            now,
+            self._view,
+            self._outbox,
+            self.awareness,
+            self._accusations.suspicions,
+            self,
         )
+        self._accusations.prober = self._prober
         self._exchange = Exchange(
             me.id,
             config,
@@ -140,23 +143,9 @@ class Swim:
                 self._exchange.deadline,
                 self._outbox.next_gossip,
                 self._next_reap,
-                self._suspicions_due,
+                self._accusations.due,
             )
         return self._deadline
-
-    @property
-    def _suspicions_due(self) -> float:
-        """When a suspect is to be pinged or declared dead, or earlier; worked out anew when something has changed."""
-        state = (self._view.changes, self.awareness.score, len(self._suspicions))
-        if self._due is None or state != self._due_state:
-            due = math.inf
-            scale = self._suspicion_scale()
-            for node, suspicion in self._suspicions.items():
-                due = min(due, self._dead_at(node, suspicion, scale))
-                if suspicion.is_witness:
-                    due = min(due, suspicion.next_ping)
-            self._due, self._due_state = due, state
-        return self._due
 
     def drain(self) -> list[Effect]:
         """What is to be done, in order. Each effect is handed out once."""
@@ -220,7 +209,7 @@ class Swim:
 
     def suspicion(self, node: NodeId) -> Suspicion | None:
         """What is held against a member that is suspected or whose agent is down, for reading."""
-        return self._suspicions.get(node)
+        return self._accusations.suspicions.get(node)
 
     # What the shell feeds
 
@@ -252,7 +241,8 @@ class Swim:
     def leave(self, now: float) -> None:
         """Say goodbye. The core goes on spreading it until `has_left`; it refutes nothing any more."""
         self._advance(now)
-        self._is_leaving = self._prober.is_quiet = self._exchange.is_quiet = True
+        self._is_leaving = True
+        self._prober.is_quiet = self._exchange.is_quiet = self._accusations.is_quiet = True
         me = self._own()
         update = Update(id=self.me, state=MemberState.LEFT, incarnation=me.claim.incarnation, accuser=self.me)
         self._view.set_claim(me, Claim(me.claim.incarnation, MemberState.LEFT, me.claim.content))
@@ -272,7 +262,7 @@ class Swim:
             raise NotFound(f"no member has the id {node!r}")
         if node == self.me:
             raise InvalidInput("a member cannot force itself to leave: use leave")
-        self._settle(now, record, self._verdict(record, MemberState.LEFT))
+        self._accusations.settle(now, record, self._accusations.verdict(record, MemberState.LEFT))
 
     def announce_restart(self, now: float, seconds: float) -> None:
         """Ask the others not to suspect this member for `seconds`: it stops and comes back."""
@@ -372,10 +362,7 @@ class Swim:
         """Do what is due. Harmless when nothing is."""
         self._advance(now)
         self._prober.step(now)
-        if self._suspicions_due <= now:
-            for node, suspicion in list(self._suspicions.items()):
-                self._step_suspicion(now, node, suspicion)
-            self._due = None
+        self._accusations.step(now)
         self._exchange.step(now)
         if self._prober.next_dead_ping <= now:
             self._prober.ping_the_dead(now)
@@ -398,12 +385,7 @@ class Swim:
         self.awareness.worse(2)
         self._prober.postpone(gap, now)
         self._exchange.postpone(now)
-        self._due = None
-        for node, suspicion in self._suspicions.items():
-            suspicion.postpone(gap)
-            record = self._view.get(node)
-            if record is not None:
-                record.since += gap
+        self._accusations.postpone(gap)
         self._outbox.next_gossip = max(self._outbox.next_gossip, now)
         self._next_reap = max(self._next_reap, now)
 
@@ -471,11 +453,11 @@ class Swim:
             case MemberState.ALIVE:
                 self._on_alive(now, record, update)
             case MemberState.SUSPECT:
-                self._on_accusation(now, record, update)
+                self._accusations.on_accusation(now, record, update)
             case MemberState.AGENT_DOWN | MemberState.DEAD:
-                self._on_verdict(now, record, update, synced=synced)
+                self._accusations.on_verdict(now, record, update, synced=synced)
             case MemberState.LEFT:
-                self._settle(now, record, update)
+                self._accusations.settle(now, record, update)
 
     def _on_newcomer(self, now: float, update: Update, *, synced: bool) -> None:
         """A member that was not known. The dead are noted without an event, so that a stale ALIVE cannot raise them."""
@@ -522,7 +504,7 @@ class Swim:
             return
         self._view.set_claim(record, merged)
         record.restart_until = now + update.seconds if update.seconds else 0.0
-        self._suspicions.pop(record.id, None)
+        self._accusations.acquit(record.id)
         if old.state is not MemberState.ALIVE:
             record.since = now
             kind = EventKind.JOINED if old.state is MemberState.LEFT else EventKind.ALIVE_AGAIN
@@ -574,173 +556,8 @@ class Swim:
     # Suspicion
 
     def accuse(self, now: float, record: Record, evidence: Evidence) -> None:
-        """This member's own finding about another."""
-        if record.restart_until > now or self._is_leaving:
-            return
-        self._on_accusation(
-            now,
-            record,
-            Update(
-                id=record.id,
-                state=MemberState.SUSPECT,
-                incarnation=record.claim.incarnation,
-                accuser=self.me,
-                evidence=evidence,
-            ),
-        )
-
-    def _on_accusation(self, now: float, record: Record, update: Update) -> None:
-        """Somebody, perhaps this member, could not reach `record`. Each accuser counts once, by its latest finding."""
-        if record.state in _GONE and update.incarnation == record.claim.incarnation:
-            return
-        if record.restart_until > now and update.incarnation <= record.claim.incarnation:
-            return
-        old = record.claim
-        suspicion = self._suspicions.get(record.id)
-        if suspicion is None or update.incarnation > old.incarnation:
-            suspicion = self._suspect(
-                now, record, Claim(update.incarnation, MemberState.SUSPECT, old.content)
-            )
-        if not suspicion.testify(NodeId(update.accuser), update.evidence, now):
-            return
-        self._due = None
-        is_own = self.config.evidence and update.accuser == self.me
-        if len(suspicion.testimonies) <= self.config.confirmations + 1 or is_own:
-            self._outbox.broadcast(now, update)
-        if self.config.evidence:
-            self._weigh(now, record, suspicion)
-
-    def _suspect(self, now: float, record: Record, claim: Claim) -> Suspicion:
-        """Begin a suspicion, and decide whether this member verifies it by itself."""
-        was = record.state
-        self._view.set_claim(record, merge(record.claim, claim))
-        suspicion = Suspicion(now)
-        self._suspicions[record.id] = suspicion
-        self._due = None
-        if record.state is MemberState.SUSPECT and was is not MemberState.SUSPECT:
-            record.since = now
-            self._statistics.suspicions += 1
-            self.event(EventKind.SUSPECTED, record)
-        witnessed = sum(1 for other in self._suspicions.values() if other.is_witness)
-        if witnessed < WITNESSED_MAX and self._rng.random() * self._view.alive < self.config.witnesses:
-            suspicion.is_witness = True
-            self._step_suspicion(now, record.id, suspicion)
-        return suspicion
-
-    def _weigh(self, now: float, record: Record, suspicion: Suspicion) -> None:
-        """Act on the testimonies: an answering host is not dead; a verdict that waited for this member's finding."""
-        answering = suspicion.count(Evidence.HOST_ANSWERS, self._may_testify)
-        if answering:
-            suspicion.host_answers()
-            self._due = None
-        enough = min(2, self._others(record.id) + 1)
-        if answering >= enough and record.state is MemberState.SUSPECT:
-            self._settle(now, record, self._verdict(record, MemberState.AGENT_DOWN))
-        claim = suspicion.dead_claim
-        if claim is not None and suspicion.testimonies.get(self.me) is Evidence.SILENT:
-            self._settle(now, record, claim)
-
-    def _step_suspicion(self, now: float, node: NodeId, suspicion: Suspicion) -> None:
-        """Ping the suspect again, or declare it dead when its time is over."""
-        record = self._view.get(node)
-        if record is None or self._suspicions.get(node) is not suspicion:
-            return
-        if now >= self._dead_at(node, suspicion, self._suspicion_scale()):
-            self._settle(now, record, self._verdict(record, MemberState.DEAD))
-            return
-        if not suspicion.is_witness or now < suspicion.next_ping:
-            return
-        is_settled = record.state is MemberState.AGENT_DOWN
-        suspicion.next_ping = now + self.config.verify_interval * (4 if is_settled else 1)
-        self._prober.ping(now, record, Purpose.VERIFY)
-        if now >= suspicion.next_stream:
-            self._prober.stream_ping(now, record)
-
-    def _suspicion_scale(self) -> float:
-        """How much longer than configured suspicions last: in large clusters, and where this member is unwell."""
-        size = math.log10(max(1, self._view.alive)) - self.config.scale_free_log10
-        return max(1.0, size) * (self.awareness.factor if self.config.evidence else 1)
-
-    def _dead_at(self, node: NodeId, suspicion: Suspicion, scale: float) -> float:
-        """When this suspect counts as dead, as things stand."""
-        silent = suspicion.deadline(
-            self.config, me=self.me, others=self._others(node), scale=scale, is_alive=self._may_testify
-        )
-        if not self.config.evidence:
-            return silent
-        record = self._view.get(node)
-        if record is not None and record.state is MemberState.AGENT_DOWN:
-            return min(silent, record.since + self.config.agent_restart_grace)
-        if suspicion.silent_since is None:
-            # Somebody finds that the host answers: it is not silent by every path, so nothing moves yet.
-            return suspicion.started + self.config.agent_restart_grace
-        return silent
-
-    def _on_verdict(self, now: float, record: Record, update: Update, *, synced: bool) -> None:
-        """Somebody declares a member dead or its agent down; who has fresh evidence to the contrary looks first."""
-        if record.state in _GONE and update.incarnation == record.claim.incarnation:
-            return
-        if record.restart_until > now and update.incarnation <= record.claim.incarnation:
-            return
-        suspicion = self._suspicions.get(record.id)
-        if not self.config.evidence:
-            contradicts = False
-        elif suspicion is not None:
-            contradicts = suspicion.heard_at > suspicion.started
-        else:
-            contradicts = now - record.last_heard < FRESH_SECONDS
-        if record.state is MemberState.AGENT_DOWN and suspicion is not None:
-            is_waiting = now < record.since + self.config.agent_restart_grace - FRESH_SECONDS
-            found = suspicion.testimonies.get(self.me)
-            contradicts = is_waiting and found is Evidence.HOST_ANSWERS
-        if not (contradicts or synced):
-            self._settle(now, record, update)
-            return
-        is_dead = update.state is MemberState.DEAD
-        accusation = Update(
-            id=update.id,
-            state=MemberState.SUSPECT,
-            incarnation=update.incarnation,
-            accuser=update.accuser,
-            evidence=Evidence.SILENT if is_dead else Evidence.HOST_ANSWERS,
-        )
-        self._on_accusation(now, record, accusation)
-        suspicion = self._suspicions.get(record.id)
-        if is_dead and suspicion is not None:
-            suspicion.dead_claim = update
-
-    def _settle(self, now: float, record: Record, update: Update) -> None:
-        """Accept that a member's agent is down, or that it is dead or has left, and pass it on."""
-        merged = merge(record.claim, Claim(update.incarnation, update.state, record.claim.content))
-        if merged == record.claim:
-            return
-        was = record.state
-        self._view.set_claim(record, merged)
-        self._due = None
-        record.since = now - update.seconds
-        record.restart_until = 0.0
-        if record.state is MemberState.AGENT_DOWN:
-            suspicion = self._suspicions.get(record.id)
-            if suspicion is None:
-                suspicion = self._suspicions[record.id] = Suspicion(now)
-            suspicion.host_answers()
-            self.event(EventKind.AGENT_DOWN, record)
-        else:
-            self._suspicions.pop(record.id, None)
-            self._statistics.deaths += record.state is MemberState.DEAD and was not in _GONE
-            if was not in _GONE or record.state is MemberState.LEFT:
-                self.event(EventKind.LEFT if record.state is MemberState.LEFT else EventKind.DIED, record)
-        self._outbox.broadcast(now, update)
-
-    def _verdict(self, record: Record, state: MemberState) -> Update:
-        return Update(id=record.id, state=state, incarnation=record.claim.incarnation, accuser=self.me)
-
-    def _others(self, suspect: NodeId) -> int:
-        """How many members, besides this one and the suspect, could confirm."""
-        return self._view.alive - self._view.is_alive(suspect) - (not self._is_leaving)
-
-    def _may_testify(self, node: NodeId) -> bool:
-        return node == self.me or self._view.is_alive(node)
+        """This member's own finding about another (the prober tells it)."""
+        self._accusations.accuse(now, record, evidence)
 
     # State exchange
 
@@ -772,7 +589,7 @@ class Swim:
             seconds = max(0.0, record.restart_until - now)
         elif claim.state is not MemberState.SUSPECT:
             seconds = max(0.0, now - record.since)
-        suspicion = self._suspicions.get(record.id)
+        suspicion = self._accusations.suspicions.get(record.id)
         evidence = suspicion.testimonies.get(self.me, Evidence.PENDING) if suspicion else Evidence.PENDING
         return Update(
             id=record.id,

@@ -154,7 +154,7 @@ def test_a_repeated_confirmation_does_not_count_twice() -> None:
     bench = Bench("a", "b", "c")
     for _ in range(5):
         bench.hear("b", updates=(claim("a", MemberState.SUSPECT, accuser="b", evidence=Evidence.SILENT),))
-    suspicion = bench.core._suspicions[NodeId("a")]
+    suspicion = bench.core._accusations.suspicions[NodeId("a")]
     assert suspicion.count(Evidence.SILENT, lambda node: True) == 1
 
 
