@@ -10,12 +10,13 @@ All times are seconds on one monotonic clock. The shell's loop: feed, `drain()`,
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable
 
 import msgspec
 
-from swarmlet.errors import InvalidInput, NotFound, WireError
+from swarmlet.errors import InvalidInput, NotFound, Unavailable, WireError
 from swarmlet.gossip.accusation import Accusations
 from swarmlet.gossip.awareness import Awareness
 from swarmlet.gossip.config import GossipConfig
@@ -47,7 +48,9 @@ from swarmlet.gossip.packet import (
     decode_packet,
     encode_update,
 )
-from swarmlet.gossip.prober import PATH_FAILURES_WARN, Prober
+from swarmlet.gossip.path import PathFault, Paths, sentence
+from swarmlet.gossip.path_report import REPORT_EVENT, PathReports
+from swarmlet.gossip.prober import Prober
 from swarmlet.gossip.statistics import Statistics
 from swarmlet.gossip.suspicion import Suspicion
 from swarmlet.gossip.view import Claim, Content, Record, View, claim_of, merge
@@ -65,6 +68,8 @@ CONTRADICTIONS_MAX = 5.0
 #: A leaving member tells this many others directly.
 LEAVE_FANOUT = 16
 _REAP_INTERVAL = 60.0
+#: The ways to others are looked at this often: a fault needs several probes to show, and may wait for the next one.
+_PATH_LOOK_SECONDS = 1.0
 
 _GONE = (MemberState.DEAD, MemberState.LEFT)
 
@@ -104,6 +109,11 @@ class Swim:
         #: Contradictions of other processes that speak as this member, less one per second, and when the last one was.
         self._contradictions = 0.0
         self._contradicted = now
+        self._paths = Paths(me.id)
+        self._reports = PathReports(me.id)
+        #: As the rest of the node was told last.
+        self._faults: tuple[PathFault, ...] = ()
+        self._next_path_look = now
         self._prober = Prober(
             me.id,
             config,
@@ -113,6 +123,7 @@ class Swim:
             self._outbox,
             self.awareness,
             self._accusations.suspicions,
+            self._paths,
             self,
         )
         self._accusations.prober = self._prober
@@ -285,6 +296,8 @@ class Swim:
     def publish(self, now: float, name: str, payload: bytes) -> None:
         """Send a user event to all members, this one included. Raises InvalidInput, Unavailable (try again later)."""
         self._advance(now)
+        if name.startswith("_"):
+            raise InvalidInput(f"event name {name[:40]!r}: names that begin with '_' are the program's own")
         event = self._outbox.events.publish(name, payload)
         self._deliver(now, event)
 
@@ -318,6 +331,7 @@ class Swim:
         self._statistics.bytes_received += len(data)
         if packet.sender == self.me:
             return
+        self._paths.datagram(now, NodeId(packet.sender))
         for update in packet.updates:
             self._on_update(now, update, synced=False)
         self._on_events(now, packet.events)
@@ -341,22 +355,13 @@ class Swim:
     def on_sync_reply(self, now: float, data: bytes) -> None:
         """The answer to a `Sync`. Raises WireError for another cluster's or garbage."""
         self._advance(now)
-        record = self._view.get(self._exchange.conclude(now, data))
-        if record is not None:
-            record.stream_failures = 0
+        self._paths.streamed(now, self._exchange.conclude(now, data), works=True)
 
     def on_sync_failed(self, now: float, target: NodeId) -> None:
         """A `Sync` with `target` got no answer."""
         self._advance(now)
-        record = self._view.get(target)
-        if record is None or record.state is not MemberState.ALIVE:
-            return
-        record.stream_failures += 1
-        if (
-            record.stream_failures == PATH_FAILURES_WARN
-            and now - record.last_heard < self.config.sync_interval
-        ):
-            self.event(EventKind.PATH_WARNING, record, "answers datagrams (UDP) but no streams (TCP)")
+        if self._view.is_alive(target):
+            self._paths.streamed(now, target, works=False)
 
     def on_timer(self, now: float) -> None:
         """Do what is due. Harmless when nothing is."""
@@ -368,6 +373,8 @@ class Swim:
             self._prober.ping_the_dead(now)
         if self._next_reap <= now:
             self._reap(now)
+        if self._next_path_look <= now:
+            self._look_at_paths(now)
         if self._outbox.next_gossip <= now:
             self._outbox.gossip(now)
 
@@ -385,6 +392,7 @@ class Swim:
         self.awareness.worse(2)
         self._prober.postpone(gap, now)
         self._exchange.postpone(now)
+        self._paths.postpone()
         self._accusations.postpone(gap)
         self._outbox.next_gossip = max(self._outbox.next_gossip, now)
         self._next_reap = max(self._next_reap, now)
@@ -397,7 +405,12 @@ class Swim:
                 case Ping():
                     if message.target == self.me:
                         place = pack(self._prober.locator.coordinate)
-                        ack = Ack(sequence=message.sequence, subject=self.me, coordinate=place)
+                        ack = Ack(
+                            sequence=message.sequence,
+                            subject=self.me,
+                            coordinate=place,
+                            health=self.awareness.score,
+                        )
                         self._outbox.send(source, (ack,), self.news_for(now, NodeId(packet.sender)))
                 case Ack():
                     self._prober.on_ack(now, message, NodeId(packet.sender))
@@ -421,9 +434,48 @@ class Swim:
                 self._deliver(now, event)
 
     def _deliver(self, now: float, event: UserEvent) -> None:
+        if event.name == REPORT_EVENT:
+            self._reports.hear(now, NodeId(event.origin), event.time, event.payload)
+            self._outbox.hurry(now)
+            return
         heard = UserEventHeard(event.time, NodeId(event.origin), event.name, event.payload)
         self._outbox.effects.append(heard)
         self._outbox.hurry(now)
+
+    # The ways to others
+
+    def path_faults(self) -> dict[NodeId, tuple[PathFault, ...]]:
+        """By the member that says so: which ways between members do not work as they should."""
+        return self._reports.all(self._paths.faults())
+
+    def _look_at_paths(self, now: float) -> None:
+        """Tell all members, and the rest of this node, what has changed about the ways to others."""
+        self._next_path_look = now + _PATH_LOOK_SECONDS
+        self._reports.forget(now)
+        faults = self._paths.faults()
+        if not (faults or self._faults or self._reports.has_told):
+            return
+        before = {(fault.problem, fault.source, fault.target) for fault in self._faults}
+        after = {(fault.problem, fault.source, fault.target) for fault in faults}
+        for kind, changed, known in (
+            (EventKind.PATH_CLEARED, self._faults, after),
+            (EventKind.PATH_WARNING, faults, before),
+        ):
+            for fault in changed:
+                if (fault.problem, fault.source, fault.target) not in known:
+                    self._report_fault(kind, fault)
+        self._faults = faults
+        report = self._reports.to_tell(now, faults)
+        if report is not None:
+            with contextlib.suppress(Unavailable):
+                self._deliver(now, self._outbox.events.publish(REPORT_EVENT, report))
+
+    def _report_fault(self, kind: EventKind, fault: PathFault) -> None:
+        other = fault.target if fault.source == self.me else fault.source
+        record = self._view.get(NodeId(other))
+        if record is not None:
+            way = "from here" if fault.source == self.me else "to here"
+            self.event(kind, record, f"{way}: {sentence(fault.problem, fault.value)}")
 
     # Claims
 
@@ -578,6 +630,7 @@ class Swim:
                 and now - record.since >= self.config.reap_after
             ):
                 self._view.remove(record.id)
+                self._paths.forget(record.id)
 
     # Telling
 
