@@ -365,6 +365,7 @@ class Daemon:
             wall_ns=self.clock.wall_ns,
             mint=lambda: str(uuid.uuid4()),
             members=self.gossip.members,
+            gossip=self.gossip,
             raft_status=self.replica.consensus.core.status,
             variables=self.variables,
             logs=self.logs,

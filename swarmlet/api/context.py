@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from swarmlet.gossip.effect import Member
+from swarmlet.gossip.shell import Gossip
 from swarmlet.ids import AllocationId, ClusterId, NodeId
 from swarmlet.model.check import CheckResult
 from swarmlet.model.file import FileInfo
@@ -65,6 +66,8 @@ class ApiContext:
     wall_ns: Callable[[], int]
     mint: Callable[[], str]
     members: Callable[[], list[Member]]
+    #: Membership, user events and queries, the ways between members.
+    gossip: Gossip
     raft_status: Callable[[], Status]
     variables: Variables
     logs: TaskLogs

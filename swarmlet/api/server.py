@@ -22,6 +22,8 @@ from swarmlet.api import (
     evaluations,
     jobs,
     keyring,
+    membership,
+    metrics,
     namespaces,
     nodes,
     operator,
@@ -61,6 +63,8 @@ ROUTES: tuple[Route, ...] = (
     *keyring.ROUTES,
     *scheduling.ROUTES,
     *agent.ROUTES,
+    *membership.ROUTES,
+    *metrics.ROUTES,
 )
 
 

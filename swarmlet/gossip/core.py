@@ -33,6 +33,7 @@ from swarmlet.gossip.effect import (
 )
 from swarmlet.gossip.exchange import Exchange
 from swarmlet.gossip.keyring import Keyring, Sealer
+from swarmlet.gossip.observation import Observation
 from swarmlet.gossip.outbox import REACHABLE, Outbox
 from swarmlet.gossip.packet import (
     INCARNATION_MAX,
@@ -196,7 +197,24 @@ class Swim:
             health_score=self.awareness.score,
             queued=self.queued,
             members_alive=self._view.alive,
+            events_queued=len(self._outbox.events),
         )
+
+    def observe(self) -> list[Observation]:
+        """All members with what this one has measured of them, in order of arrival."""
+        found = []
+        for record in self._view:
+            is_me = record.id == self.me
+            suspicion = self._accusations.suspicions.get(record.id)
+            found.append(
+                Observation(
+                    member=record.member(),
+                    health=self.awareness.score if is_me else record.health,
+                    round_trip=record.round_trip,
+                    accusers=tuple(suspicion.testimonies.items()) if suspicion is not None else (),
+                )
+            )
+        return found
 
     @property
     def is_leaving(self) -> bool:

@@ -42,7 +42,10 @@ def test_a_ping_is_acked() -> None:
     bench = Bench("a")
     bench.hear("a", (Ping(sequence=7, target="me"),))
     [(to, packet)] = bench.packets()
-    assert (to, packet.messages) == ("a", (Ack(sequence=7, subject="me", coordinate=pack(Coordinate()), health=0),))
+    assert (to, packet.messages) == (
+        "a",
+        (Ack(sequence=7, subject="me", coordinate=pack(Coordinate()), health=0),),
+    )
 
 
 def test_a_ping_for_the_former_owner_of_this_address_gets_no_ack() -> None:
