@@ -20,6 +20,7 @@ from swarmlet.api import (
     allocations,
     deployments,
     evaluations,
+    gossip_keyring,
     jobs,
     keyring,
     membership,
@@ -63,6 +64,7 @@ ROUTES: tuple[Route, ...] = (
     *keyring.ROUTES,
     *scheduling.ROUTES,
     *agent.ROUTES,
+    *gossip_keyring.ROUTES,
     *membership.ROUTES,
     *metrics.ROUTES,
 )
