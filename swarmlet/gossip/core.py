@@ -234,7 +234,7 @@ class Swim:
     @property
     def suspects(self) -> tuple[NodeId, ...]:
         """Whom something is held against."""
-        return tuple(self._suspicions)
+        return tuple(self._accusations.suspicions)
 
     def suspicion(self, node: NodeId) -> Suspicion | None:
         """What is held against a member that is suspected or whose agent is down, for reading."""

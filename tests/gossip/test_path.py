@@ -27,7 +27,7 @@ from swarmlet.gossip.path_report import (
     PathReports,
 )
 from swarmlet.ids import NodeId
-from swarmlet.simulation.gossip_scenario import Cluster
+from swarmlet.simulation.gossip_cluster import Cluster
 from swarmlet.simulation.network import Faults
 from tests.gossip.double import Bench
 

@@ -9,7 +9,7 @@ import pytest
 from swarmlet.errors import InvalidInput
 from swarmlet.gossip.effect import EventKind
 from swarmlet.gossip.keyring import Keyring, fingerprint
-from swarmlet.simulation.gossip_scenario import Cluster
+from swarmlet.simulation.gossip_cluster import Cluster
 from swarmlet.simulation.network import Faults
 
 NEW = b"n" * 32
