@@ -32,14 +32,15 @@ from swarmlet.config import NodeConfig, parse_address
 from swarmlet.errors import Refused, StorageError, SwarmletError, Unavailable
 from swarmlet.gossip.config import GossipConfig
 from swarmlet.gossip.effect import EventKind, Member, MemberEvent, MemberState, StreamAnswer
-from swarmlet.gossip.keyring import Keyring
 from swarmlet.gossip.shell import Gossip
 from swarmlet.ids import ClusterId, NodeId, PeerId, RequestId, peer_id
 from swarmlet.joining.enrolment import ReplicatedEnrolment
 from swarmlet.joining.founding import new_join_token
+from swarmlet.joining.gossip_keys import ANSWER_SECONDS, KEYRING_FILE, KEYS_METHOD, GossipKeys, load_keyring
 from swarmlet.joining.identity import DataDirectory, Identity, save, write_atomically
 from swarmlet.joining.probe import MAGIC, Prober
 from swarmlet.joining.renewal import Renewal
+from swarmlet.joining.replicated_settings import ReplicatedSettings
 from swarmlet.joining.server import JoinServer
 from swarmlet.leader.service import LeaderService
 from swarmlet.model.cluster import ClusterSettings
@@ -239,7 +240,7 @@ class Daemon:
                 cluster_id=self.identity.cluster,
                 agent_restart_grace=self.config.agent_restart_grace_seconds,
             ),
-            Keyring(self.identity.gossip_keys[0], self.identity.gossip_keys[1:]),
+            load_keyring(self.directory.path / KEYRING_FILE, self.identity.gossip_keys),
             _Streams(self.mesh),
             self._fork("gossip"),
             bind=(self.config.bind, self.config.mesh_port),
@@ -317,6 +318,18 @@ class Daemon:
 
     def _build_joining(self) -> None:
         cluster_key = ClusterKey(self.identity.cluster, self.identity.cluster_key)
+        self.gossip_keys = GossipKeys(
+            node=self.identity.node,
+            keyring=self.gossip.core.keyring,
+            cluster_key=cluster_key,
+            settings=ReplicatedSettings(self.replica),
+            members=self.gossip.members,
+            ask=lambda member, body: self.mesh.request(
+                member.address, member.id, KEYS_METHOD, body, timeout=ANSWER_SECONDS
+            ),
+            path=None if self.config.ephemeral else self.directory.path / KEYRING_FILE,
+            random_bytes=os.urandom,
+        )
         self.joining = JoinServer(
             cluster=self.identity.cluster,
             node=self.identity.node,
@@ -325,7 +338,7 @@ class Daemon:
             enrolment=ReplicatedEnrolment(
                 replica=self.replica,
                 cluster_key=cluster_key,
-                gossip_keys=lambda: self.identity.gossip_keys,
+                gossip_keys=self.gossip_keys.all,
                 members=self.gossip.members,
                 wall_ns=self.clock.wall_ns,
             ),
@@ -350,6 +363,7 @@ class Daemon:
         handlers.register_stream(SNAPSHOT_METHOD, replica.on_snapshot_request)
         handlers.register_oneway(RAFT_METHOD, replica.on_packet)
         handlers.register(SYNC_METHOD, self._on_sync, purpose=Purpose.GOSSIP)
+        handlers.register(KEYS_METHOD, self.gossip_keys.serve)
         self.joining.register(handlers)
         self.logs.register(handlers)
         self.reach.register(handlers)
@@ -365,6 +379,8 @@ class Daemon:
             wall_ns=self.clock.wall_ns,
             mint=lambda: str(uuid.uuid4()),
             members=self.gossip.members,
+            gossip=self.gossip,
+            gossip_keys=self.gossip_keys,
             raft_status=self.replica.consensus.core.status,
             variables=self.variables,
             logs=self.logs,
@@ -415,6 +431,7 @@ class Daemon:
                         self._contact_loop(),
                         self._seeds_loop(),
                         self.renewal.run(),
+                        self.gossip_keys.run(),
                     )
                 ]
                 self._find_cluster()
@@ -523,7 +540,7 @@ class Daemon:
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
         retired = self.directory.path / f"left-{stamp}"
         retired.mkdir(mode=0o700)
-        for name in ("identity", "node.pem", "raft", f"raft{BIRTH_MARK_SUFFIX}", SEEDS_FILE):
+        for name in ("identity", "node.pem", "raft", f"raft{BIRTH_MARK_SUFFIX}", SEEDS_FILE, KEYRING_FILE):
             path = self.directory.path / name
             if path.exists():
                 path.rename(retired / name)

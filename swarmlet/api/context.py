@@ -9,6 +9,8 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from swarmlet.gossip.effect import Member
+from swarmlet.gossip.rotation import Progress
+from swarmlet.gossip.shell import Gossip
 from swarmlet.ids import AllocationId, ClusterId, NodeId
 from swarmlet.model.check import CheckResult
 from swarmlet.model.file import FileInfo
@@ -52,6 +54,22 @@ class Reach(Protocol):
         """A file's bytes as they come."""
 
 
+class GossipKeys(Protocol):
+    """The gossip keys of all nodes. Raises InvalidInput, NotFound, Conflict, Unavailable."""
+
+    async def current(self) -> Progress:
+        """The keys of the cluster and of every node."""
+
+    async def install(self, text: str, actor: str) -> Progress:
+        """Accept one more key everywhere: in base64, or empty for a new one."""
+
+    async def use(self, text: str, actor: str, *, force: bool = False) -> Progress:
+        """Seal with an installed key everywhere."""
+
+    async def remove(self, text: str, actor: str, *, force: bool = False) -> Progress:
+        """Accept a key no longer."""
+
+
 @dataclass(kw_only=True)
 class ApiContext:
     """One node, as its API sees it."""
@@ -65,6 +83,10 @@ class ApiContext:
     wall_ns: Callable[[], int]
     mint: Callable[[], str]
     members: Callable[[], list[Member]]
+    #: Membership, user events and queries, the ways between members.
+    gossip: Gossip
+    #: The gossip keys of all nodes: install, use, remove, list.
+    gossip_keys: GossipKeys
     raft_status: Callable[[], Status]
     variables: Variables
     logs: TaskLogs

@@ -20,8 +20,11 @@ from swarmlet.api import (
     allocations,
     deployments,
     evaluations,
+    gossip_keyring,
     jobs,
     keyring,
+    membership,
+    metrics,
     namespaces,
     nodes,
     operator,
@@ -61,6 +64,9 @@ ROUTES: tuple[Route, ...] = (
     *keyring.ROUTES,
     *scheduling.ROUTES,
     *agent.ROUTES,
+    *gossip_keyring.ROUTES,
+    *membership.ROUTES,
+    *metrics.ROUTES,
 )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from swarmlet.api.context import ApiContext
+from swarmlet.api.membership import member_names
+from swarmlet.api.paths import path_problems
 from swarmlet.errors import Unavailable
 from swarmlet.gossip.effect import MemberState
 from swarmlet.ids import NodeId
@@ -16,8 +18,10 @@ from swarmlet.state.view import View
 
 #: Time for a confirmed view; after it the answer comes from this node's own copy, and says so.
 CONFIRM_SECONDS = 1.0
-#: Sentences shown.
+AGENT_DOWN = "agent down: its host answers, its agent does not; not dead, nothing is moved yet"
+#: Sentences shown, and how many of them about the ways between nodes.
 PROBLEMS_MAX = 10
+PATHS_MAX = 5
 
 
 async def cluster_status(context: ApiContext) -> dict[str, Any]:
@@ -65,8 +69,16 @@ async def cluster_status(context: ApiContext) -> dict[str, Any]:
         "Running": counted[ClientStatus.RUNNING],
         "Pending": counted[ClientStatus.PENDING] + _queued(view),
         "Unknown": counted[ClientStatus.UNKNOWN],
-        "Problems": problems(view, members, context.replacement_pause())[:PROBLEMS_MAX],
+        "Problems": _problems(context, view, members),
     }
+
+
+def _problems(context: ApiContext, view: View, members: Mapping[NodeId, MemberState]) -> list[dict[str, str]]:
+    """The first few of all problems; those of the network come before what may follow from them."""
+    names = member_names(context)
+    paths = path_problems(context.gossip.path_faults(), lambda node: names.get(node, node))
+    found = problems(view, members, context.replacement_pause())
+    return [*paths[:PATHS_MAX], *found][:PROBLEMS_MAX]
 
 
 def _queued(view: View) -> int:
@@ -83,6 +95,8 @@ def problems(view: View, members: Mapping[NodeId, MemberState], pause: str) -> l
             found.append({"Subject": node.name, "Problem": f"{node.status.value}: {node.status_description}"})
         elif node.status is NodeStatus.READY and members.get(node.id, MemberState.DEAD) is MemberState.DEAD:
             found.append({"Subject": node.name, "Problem": SILENT})
+        elif node.status is NodeStatus.READY and members.get(node.id) is MemberState.AGENT_DOWN:
+            found.append({"Subject": node.name, "Problem": AGENT_DOWN})
     for evaluation in view.open_evaluations():
         for group, failure in sorted(evaluation.failed_groups.items()):
             found.append({"Subject": evaluation.job_id, "Problem": f"{group}: {summarize(failure)}"})

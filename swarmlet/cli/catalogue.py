@@ -21,6 +21,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "logs": ("swarmlet.cli.alloc:job_logs", "The logs of a job's tasks"),
     "node": ("swarmlet.cli.node:node", "Look at nodes; drain them"),
     "var": ("swarmlet.cli.var:var", "Write and read encrypted variables"),
+    "members": ("swarmlet.cli.members:members", "Who is there: state, since when, health, round trip"),
+    "gossip": ("swarmlet.cli.gossip:gossip", "Replace the keys that seal what members say"),
     "token": ("swarmlet.cli.token:token", "Create, list and revoke join tokens"),
     "operator": ("swarmlet.cli.operator:operator", "Consensus and other internals"),
     "version": ("swarmlet.cli.status:version", "This program's version"),

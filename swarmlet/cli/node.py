@@ -193,3 +193,24 @@ def eligibility(ctx: click.Context, name: str, enable: bool, disable: bool, as_j
     else:
         say(f"{found['Name']} is {wanted}")
     return 0
+
+
+@node.command()
+@click.argument("one")
+@click.argument("other")
+@json_option
+@click.pass_context
+def rtt(ctx: click.Context, one: str, other: str, as_json: bool) -> int:
+    """Estimate the round trip between two nodes, from network coordinates as the asked node knows them.
+
+    \b
+    Example:  swarmlet node rtt n1 n2
+    """
+    from swarmlet.cli.members import milliseconds
+
+    found = client(ctx).get(f"/v1/swarmlet/rtt/{one}/{other}")
+    if as_json:
+        say_json(found)
+    else:
+        say(f"{found['From']} to {found['To']} and back: {milliseconds(found['Seconds'])} (estimated)")
+    return 0

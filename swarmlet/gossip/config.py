@@ -30,6 +30,9 @@ class GossipConfig(msgspec.Struct, frozen=True, kw_only=True):
     #: A member whose host answers while its agent does not is waited for this long.
     agent_restart_grace: float = 30.0
     sync_interval: float = 15.0
+    #: One member is asked over a stream per interval although its datagrams come in: else a cut of TCP alone would
+    #: show only when a stream is needed. 0: never.
+    stream_check_interval: float = 5.0
     #: One dead member is pinged per interval, so that healed partitions join again.
     dead_ping_interval: float = 1.0
     #: The dead and those who left are forgotten after this time.

@@ -10,13 +10,14 @@ All times are seconds on one monotonic clock. The shell's loop: feed, `drain()`,
 
 from __future__ import annotations
 
-import math
+import contextlib
 import random
 from collections.abc import Callable
 
 import msgspec
 
-from swarmlet.errors import InvalidInput, NotFound, WireError
+from swarmlet.errors import InvalidInput, NotFound, Unavailable, WireError
+from swarmlet.gossip.accusation import Accusations
 from swarmlet.gossip.awareness import Awareness
 from swarmlet.gossip.config import GossipConfig
 from swarmlet.gossip.coordinate import Coordinate, estimate, pack
@@ -32,6 +33,7 @@ from swarmlet.gossip.effect import (
 )
 from swarmlet.gossip.exchange import Exchange
 from swarmlet.gossip.keyring import Keyring, Sealer
+from swarmlet.gossip.observation import Observation
 from swarmlet.gossip.outbox import REACHABLE, Outbox
 from swarmlet.gossip.packet import (
     INCARNATION_MAX,
@@ -47,8 +49,9 @@ from swarmlet.gossip.packet import (
     decode_packet,
     encode_update,
 )
-from swarmlet.gossip.probe import Purpose
-from swarmlet.gossip.prober import PATH_FAILURES_WARN, Prober
+from swarmlet.gossip.path import PathFault, Paths, sentence
+from swarmlet.gossip.path_report import REPORT_EVENT, PathReports
+from swarmlet.gossip.prober import Prober
 from swarmlet.gossip.statistics import Statistics
 from swarmlet.gossip.suspicion import Suspicion
 from swarmlet.gossip.view import Claim, Content, Record, View, claim_of, merge
@@ -58,18 +61,16 @@ from swarmlet.ids import NodeId
 PAUSE_SECONDS = 1.0
 #: Loop lag from which local health suffers.
 LAG_SECONDS = 0.25
-#: A member that answered this recently is not declared dead on somebody's word.
-FRESH_SECONDS = 2.0
 #: Nobody is asked to believe that a member was accused in an incarnation this far ahead of its own.
 INCARNATION_JUMP_MAX = 1_000_000
-#: Suspects verified at a time; more at once is a partition, and round robin suffices.
-WITNESSED_MAX = 16
 #: Contradictions in a row to another process that speaks as this member; then one per second (consul#2430: 500,000
 #: refutations an hour).
 CONTRADICTIONS_MAX = 5.0
 #: A leaving member tells this many others directly.
 LEAVE_FANOUT = 16
 _REAP_INTERVAL = 60.0
+#: The ways to others are looked at this often: a fault needs several probes to show, and may wait for the next one.
+_PATH_LOOK_SECONDS = 1.0
 
 _GONE = (MemberState.DEAD, MemberState.LEFT)
 
@@ -99,20 +100,34 @@ class Swim:
         sealer = Sealer(keyring, config.cluster_id, random_bytes or rng.randbytes)
         self._sealer = sealer
         self._outbox = Outbox(me.id, config, sealer, self._view, self._statistics)
-        self._suspicions: dict[NodeId, Suspicion] = {}
+        self._accusations = Accusations(
+            me.id, config, rng, self._view, self._outbox, self.awareness, self._statistics, self.event
+        )
         #: Cached between feeds: when something is due.
         self._deadline: float | None = None
-        #: Cached: when a suspicion is due, and for which state of affairs. None: work it out.
-        self._due: float | None = None
-        self._due_state = (0, 0, 0)
         self._is_leaving = False
         self._restarting = 0.0
         #: Contradictions of other processes that speak as this member, less one per second, and when the last one was.
         self._contradictions = 0.0
         self._contradicted = now
+        self._paths = Paths(me.id)
+        self._reports = PathReports(me.id)
+        #: As the rest of the node was told last.
+        self._faults: tuple[PathFault, ...] = ()
+        self._next_path_look = now
         self._prober = Prober(
-            me.id, config, rng, now, self._view, self._outbox, self.awareness, self._suspicions, self
+            me.id,
+            config,
+            rng,
+            now,
+            self._view,
+            self._outbox,
+            self.awareness,
+            self._accusations.suspicions,
+            self._paths,
+            self,
         )
+        self._accusations.prober = self._prober
         self._exchange = Exchange(
             me.id,
             config,
@@ -140,23 +155,9 @@ class Swim:
                 self._exchange.deadline,
                 self._outbox.next_gossip,
                 self._next_reap,
-                self._suspicions_due,
+                self._accusations.due,
             )
         return self._deadline
-
-    @property
-    def _suspicions_due(self) -> float:
-        """When a suspect is to be pinged or declared dead, or earlier; worked out anew when something has changed."""
-        state = (self._view.changes, self.awareness.score, len(self._suspicions))
-        if self._due is None or state != self._due_state:
-            due = math.inf
-            scale = self._suspicion_scale()
-            for node, suspicion in self._suspicions.items():
-                due = min(due, self._dead_at(node, suspicion, scale))
-                if suspicion.is_witness:
-                    due = min(due, suspicion.next_ping)
-            self._due, self._due_state = due, state
-        return self._due
 
     def drain(self) -> list[Effect]:
         """What is to be done, in order. Each effect is handed out once."""
@@ -196,7 +197,24 @@ class Swim:
             health_score=self.awareness.score,
             queued=self.queued,
             members_alive=self._view.alive,
+            events_queued=len(self._outbox.events),
         )
+
+    def observe(self) -> list[Observation]:
+        """All members with what this one has measured of them, in order of arrival."""
+        found = []
+        for record in self._view:
+            is_me = record.id == self.me
+            suspicion = self._accusations.suspicions.get(record.id)
+            found.append(
+                Observation(
+                    member=record.member(),
+                    health=self.awareness.score if is_me else record.health,
+                    round_trip=record.round_trip,
+                    accusers=tuple(suspicion.testimonies.items()) if suspicion is not None else (),
+                )
+            )
+        return found
 
     @property
     def is_leaving(self) -> bool:
@@ -216,11 +234,11 @@ class Swim:
     @property
     def suspects(self) -> tuple[NodeId, ...]:
         """Whom something is held against."""
-        return tuple(self._suspicions)
+        return tuple(self._accusations.suspicions)
 
     def suspicion(self, node: NodeId) -> Suspicion | None:
         """What is held against a member that is suspected or whose agent is down, for reading."""
-        return self._suspicions.get(node)
+        return self._accusations.suspicions.get(node)
 
     # What the shell feeds
 
@@ -252,7 +270,8 @@ class Swim:
     def leave(self, now: float) -> None:
         """Say goodbye. The core goes on spreading it until `has_left`; it refutes nothing any more."""
         self._advance(now)
-        self._is_leaving = self._prober.is_quiet = self._exchange.is_quiet = True
+        self._is_leaving = True
+        self._prober.is_quiet = self._exchange.is_quiet = self._accusations.is_quiet = True
         me = self._own()
         update = Update(id=self.me, state=MemberState.LEFT, incarnation=me.claim.incarnation, accuser=self.me)
         self._view.set_claim(me, Claim(me.claim.incarnation, MemberState.LEFT, me.claim.content))
@@ -272,7 +291,7 @@ class Swim:
             raise NotFound(f"no member has the id {node!r}")
         if node == self.me:
             raise InvalidInput("a member cannot force itself to leave: use leave")
-        self._settle(now, record, self._verdict(record, MemberState.LEFT))
+        self._accusations.settle(now, record, self._accusations.verdict(record, MemberState.LEFT))
 
     def announce_restart(self, now: float, seconds: float) -> None:
         """Ask the others not to suspect this member for `seconds`: it stops and comes back."""
@@ -295,6 +314,8 @@ class Swim:
     def publish(self, now: float, name: str, payload: bytes) -> None:
         """Send a user event to all members, this one included. Raises InvalidInput, Unavailable (try again later)."""
         self._advance(now)
+        if name.startswith("_"):
+            raise InvalidInput(f"event name {name[:40]!r}: names that begin with '_' are the program's own")
         event = self._outbox.events.publish(name, payload)
         self._deliver(now, event)
 
@@ -328,6 +349,7 @@ class Swim:
         self._statistics.bytes_received += len(data)
         if packet.sender == self.me:
             return
+        self._paths.datagram(now, NodeId(packet.sender))
         for update in packet.updates:
             self._on_update(now, update, synced=False)
         self._on_events(now, packet.events)
@@ -351,36 +373,26 @@ class Swim:
     def on_sync_reply(self, now: float, data: bytes) -> None:
         """The answer to a `Sync`. Raises WireError for another cluster's or garbage."""
         self._advance(now)
-        record = self._view.get(self._exchange.conclude(now, data))
-        if record is not None:
-            record.stream_failures = 0
+        self._paths.streamed(now, self._exchange.conclude(now, data), works=True)
 
     def on_sync_failed(self, now: float, target: NodeId) -> None:
         """A `Sync` with `target` got no answer."""
         self._advance(now)
-        record = self._view.get(target)
-        if record is None or record.state is not MemberState.ALIVE:
-            return
-        record.stream_failures += 1
-        if (
-            record.stream_failures == PATH_FAILURES_WARN
-            and now - record.last_heard < self.config.sync_interval
-        ):
-            self.event(EventKind.PATH_WARNING, record, "answers datagrams (UDP) but no streams (TCP)")
+        if self._view.is_alive(target):
+            self._paths.streamed(now, target, works=False)
 
     def on_timer(self, now: float) -> None:
         """Do what is due. Harmless when nothing is."""
         self._advance(now)
         self._prober.step(now)
-        if self._suspicions_due <= now:
-            for node, suspicion in list(self._suspicions.items()):
-                self._step_suspicion(now, node, suspicion)
-            self._due = None
+        self._accusations.step(now)
         self._exchange.step(now)
         if self._prober.next_dead_ping <= now:
             self._prober.ping_the_dead(now)
         if self._next_reap <= now:
             self._reap(now)
+        if self._next_path_look <= now:
+            self._look_at_paths(now)
         if self._outbox.next_gossip <= now:
             self._outbox.gossip(now)
 
@@ -398,12 +410,8 @@ class Swim:
         self.awareness.worse(2)
         self._prober.postpone(gap, now)
         self._exchange.postpone(now)
-        self._due = None
-        for node, suspicion in self._suspicions.items():
-            suspicion.postpone(gap)
-            record = self._view.get(node)
-            if record is not None:
-                record.since += gap
+        self._paths.postpone()
+        self._accusations.postpone(gap)
         self._outbox.next_gossip = max(self._outbox.next_gossip, now)
         self._next_reap = max(self._next_reap, now)
 
@@ -415,7 +423,12 @@ class Swim:
                 case Ping():
                     if message.target == self.me:
                         place = pack(self._prober.locator.coordinate)
-                        ack = Ack(sequence=message.sequence, subject=self.me, coordinate=place)
+                        ack = Ack(
+                            sequence=message.sequence,
+                            subject=self.me,
+                            coordinate=place,
+                            health=self.awareness.score,
+                        )
                         self._outbox.send(source, (ack,), self.news_for(now, NodeId(packet.sender)))
                 case Ack():
                     self._prober.on_ack(now, message, NodeId(packet.sender))
@@ -439,9 +452,48 @@ class Swim:
                 self._deliver(now, event)
 
     def _deliver(self, now: float, event: UserEvent) -> None:
+        if event.name == REPORT_EVENT:
+            self._reports.hear(now, NodeId(event.origin), event.time, event.payload)
+            self._outbox.hurry(now)
+            return
         heard = UserEventHeard(event.time, NodeId(event.origin), event.name, event.payload)
         self._outbox.effects.append(heard)
         self._outbox.hurry(now)
+
+    # The ways to others
+
+    def path_faults(self) -> dict[NodeId, tuple[PathFault, ...]]:
+        """By the member that says so: which ways between members do not work as they should."""
+        return self._reports.all(self._paths.faults())
+
+    def _look_at_paths(self, now: float) -> None:
+        """Tell all members, and the rest of this node, what has changed about the ways to others."""
+        self._next_path_look = now + _PATH_LOOK_SECONDS
+        self._reports.forget(now)
+        faults = self._paths.faults()
+        if not (faults or self._faults or self._reports.has_told):
+            return
+        before = {(fault.problem, fault.source, fault.target) for fault in self._faults}
+        after = {(fault.problem, fault.source, fault.target) for fault in faults}
+        for kind, changed, known in (
+            (EventKind.PATH_CLEARED, self._faults, after),
+            (EventKind.PATH_WARNING, faults, before),
+        ):
+            for fault in changed:
+                if (fault.problem, fault.source, fault.target) not in known:
+                    self._report_fault(kind, fault)
+        self._faults = faults
+        report = self._reports.to_tell(now, faults)
+        if report is not None:
+            with contextlib.suppress(Unavailable):
+                self._deliver(now, self._outbox.events.publish(REPORT_EVENT, report))
+
+    def _report_fault(self, kind: EventKind, fault: PathFault) -> None:
+        other = fault.target if fault.source == self.me else fault.source
+        record = self._view.get(NodeId(other))
+        if record is not None:
+            way = "from here" if fault.source == self.me else "to here"
+            self.event(kind, record, f"{way}: {sentence(fault.problem, fault.value)}")
 
     # Claims
 
@@ -471,11 +523,11 @@ class Swim:
             case MemberState.ALIVE:
                 self._on_alive(now, record, update)
             case MemberState.SUSPECT:
-                self._on_accusation(now, record, update)
+                self._accusations.on_accusation(now, record, update)
             case MemberState.AGENT_DOWN | MemberState.DEAD:
-                self._on_verdict(now, record, update, synced=synced)
+                self._accusations.on_verdict(now, record, update, synced=synced)
             case MemberState.LEFT:
-                self._settle(now, record, update)
+                self._accusations.settle(now, record, update)
 
     def _on_newcomer(self, now: float, update: Update, *, synced: bool) -> None:
         """A member that was not known. The dead are noted without an event, so that a stale ALIVE cannot raise them."""
@@ -522,7 +574,7 @@ class Swim:
             return
         self._view.set_claim(record, merged)
         record.restart_until = now + update.seconds if update.seconds else 0.0
-        self._suspicions.pop(record.id, None)
+        self._accusations.acquit(record.id)
         if old.state is not MemberState.ALIVE:
             record.since = now
             kind = EventKind.JOINED if old.state is MemberState.LEFT else EventKind.ALIVE_AGAIN
@@ -574,173 +626,8 @@ class Swim:
     # Suspicion
 
     def accuse(self, now: float, record: Record, evidence: Evidence) -> None:
-        """This member's own finding about another."""
-        if record.restart_until > now or self._is_leaving:
-            return
-        self._on_accusation(
-            now,
-            record,
-            Update(
-                id=record.id,
-                state=MemberState.SUSPECT,
-                incarnation=record.claim.incarnation,
-                accuser=self.me,
-                evidence=evidence,
-            ),
-        )
-
-    def _on_accusation(self, now: float, record: Record, update: Update) -> None:
-        """Somebody, perhaps this member, could not reach `record`. Each accuser counts once, by its latest finding."""
-        if record.state in _GONE and update.incarnation == record.claim.incarnation:
-            return
-        if record.restart_until > now and update.incarnation <= record.claim.incarnation:
-            return
-        old = record.claim
-        suspicion = self._suspicions.get(record.id)
-        if suspicion is None or update.incarnation > old.incarnation:
-            suspicion = self._suspect(
-                now, record, Claim(update.incarnation, MemberState.SUSPECT, old.content)
-            )
-        if not suspicion.testify(NodeId(update.accuser), update.evidence, now):
-            return
-        self._due = None
-        is_own = self.config.evidence and update.accuser == self.me
-        if len(suspicion.testimonies) <= self.config.confirmations + 1 or is_own:
-            self._outbox.broadcast(now, update)
-        if self.config.evidence:
-            self._weigh(now, record, suspicion)
-
-    def _suspect(self, now: float, record: Record, claim: Claim) -> Suspicion:
-        """Begin a suspicion, and decide whether this member verifies it by itself."""
-        was = record.state
-        self._view.set_claim(record, merge(record.claim, claim))
-        suspicion = Suspicion(now)
-        self._suspicions[record.id] = suspicion
-        self._due = None
-        if record.state is MemberState.SUSPECT and was is not MemberState.SUSPECT:
-            record.since = now
-            self._statistics.suspicions += 1
-            self.event(EventKind.SUSPECTED, record)
-        witnessed = sum(1 for other in self._suspicions.values() if other.is_witness)
-        if witnessed < WITNESSED_MAX and self._rng.random() * self._view.alive < self.config.witnesses:
-            suspicion.is_witness = True
-            self._step_suspicion(now, record.id, suspicion)
-        return suspicion
-
-    def _weigh(self, now: float, record: Record, suspicion: Suspicion) -> None:
-        """Act on the testimonies: an answering host is not dead; a verdict that waited for this member's finding."""
-        answering = suspicion.count(Evidence.HOST_ANSWERS, self._may_testify)
-        if answering:
-            suspicion.host_answers()
-            self._due = None
-        enough = min(2, self._others(record.id) + 1)
-        if answering >= enough and record.state is MemberState.SUSPECT:
-            self._settle(now, record, self._verdict(record, MemberState.AGENT_DOWN))
-        claim = suspicion.dead_claim
-        if claim is not None and suspicion.testimonies.get(self.me) is Evidence.SILENT:
-            self._settle(now, record, claim)
-
-    def _step_suspicion(self, now: float, node: NodeId, suspicion: Suspicion) -> None:
-        """Ping the suspect again, or declare it dead when its time is over."""
-        record = self._view.get(node)
-        if record is None or self._suspicions.get(node) is not suspicion:
-            return
-        if now >= self._dead_at(node, suspicion, self._suspicion_scale()):
-            self._settle(now, record, self._verdict(record, MemberState.DEAD))
-            return
-        if not suspicion.is_witness or now < suspicion.next_ping:
-            return
-        is_settled = record.state is MemberState.AGENT_DOWN
-        suspicion.next_ping = now + self.config.verify_interval * (4 if is_settled else 1)
-        self._prober.ping(now, record, Purpose.VERIFY)
-        if now >= suspicion.next_stream:
-            self._prober.stream_ping(now, record)
-
-    def _suspicion_scale(self) -> float:
-        """How much longer than configured suspicions last: in large clusters, and where this member is unwell."""
-        size = math.log10(max(1, self._view.alive)) - self.config.scale_free_log10
-        return max(1.0, size) * (self.awareness.factor if self.config.evidence else 1)
-
-    def _dead_at(self, node: NodeId, suspicion: Suspicion, scale: float) -> float:
-        """When this suspect counts as dead, as things stand."""
-        silent = suspicion.deadline(
-            self.config, me=self.me, others=self._others(node), scale=scale, is_alive=self._may_testify
-        )
-        if not self.config.evidence:
-            return silent
-        record = self._view.get(node)
-        if record is not None and record.state is MemberState.AGENT_DOWN:
-            return min(silent, record.since + self.config.agent_restart_grace)
-        if suspicion.silent_since is None:
-            # Somebody finds that the host answers: it is not silent by every path, so nothing moves yet.
-            return suspicion.started + self.config.agent_restart_grace
-        return silent
-
-    def _on_verdict(self, now: float, record: Record, update: Update, *, synced: bool) -> None:
-        """Somebody declares a member dead or its agent down; who has fresh evidence to the contrary looks first."""
-        if record.state in _GONE and update.incarnation == record.claim.incarnation:
-            return
-        if record.restart_until > now and update.incarnation <= record.claim.incarnation:
-            return
-        suspicion = self._suspicions.get(record.id)
-        if not self.config.evidence:
-            contradicts = False
-        elif suspicion is not None:
-            contradicts = suspicion.heard_at > suspicion.started
-        else:
-            contradicts = now - record.last_heard < FRESH_SECONDS
-        if record.state is MemberState.AGENT_DOWN and suspicion is not None:
-            is_waiting = now < record.since + self.config.agent_restart_grace - FRESH_SECONDS
-            found = suspicion.testimonies.get(self.me)
-            contradicts = is_waiting and found is Evidence.HOST_ANSWERS
-        if not (contradicts or synced):
-            self._settle(now, record, update)
-            return
-        is_dead = update.state is MemberState.DEAD
-        accusation = Update(
-            id=update.id,
-            state=MemberState.SUSPECT,
-            incarnation=update.incarnation,
-            accuser=update.accuser,
-            evidence=Evidence.SILENT if is_dead else Evidence.HOST_ANSWERS,
-        )
-        self._on_accusation(now, record, accusation)
-        suspicion = self._suspicions.get(record.id)
-        if is_dead and suspicion is not None:
-            suspicion.dead_claim = update
-
-    def _settle(self, now: float, record: Record, update: Update) -> None:
-        """Accept that a member's agent is down, or that it is dead or has left, and pass it on."""
-        merged = merge(record.claim, Claim(update.incarnation, update.state, record.claim.content))
-        if merged == record.claim:
-            return
-        was = record.state
-        self._view.set_claim(record, merged)
-        self._due = None
-        record.since = now - update.seconds
-        record.restart_until = 0.0
-        if record.state is MemberState.AGENT_DOWN:
-            suspicion = self._suspicions.get(record.id)
-            if suspicion is None:
-                suspicion = self._suspicions[record.id] = Suspicion(now)
-            suspicion.host_answers()
-            self.event(EventKind.AGENT_DOWN, record)
-        else:
-            self._suspicions.pop(record.id, None)
-            self._statistics.deaths += record.state is MemberState.DEAD and was not in _GONE
-            if was not in _GONE or record.state is MemberState.LEFT:
-                self.event(EventKind.LEFT if record.state is MemberState.LEFT else EventKind.DIED, record)
-        self._outbox.broadcast(now, update)
-
-    def _verdict(self, record: Record, state: MemberState) -> Update:
-        return Update(id=record.id, state=state, incarnation=record.claim.incarnation, accuser=self.me)
-
-    def _others(self, suspect: NodeId) -> int:
-        """How many members, besides this one and the suspect, could confirm."""
-        return self._view.alive - self._view.is_alive(suspect) - (not self._is_leaving)
-
-    def _may_testify(self, node: NodeId) -> bool:
-        return node == self.me or self._view.is_alive(node)
+        """This member's own finding about another (the prober tells it)."""
+        self._accusations.accuse(now, record, evidence)
 
     # State exchange
 
@@ -761,6 +648,7 @@ class Swim:
                 and now - record.since >= self.config.reap_after
             ):
                 self._view.remove(record.id)
+                self._paths.forget(record.id)
 
     # Telling
 
@@ -772,7 +660,7 @@ class Swim:
             seconds = max(0.0, record.restart_until - now)
         elif claim.state is not MemberState.SUSPECT:
             seconds = max(0.0, now - record.since)
-        suspicion = self._suspicions.get(record.id)
+        suspicion = self._accusations.suspicions.get(record.id)
         evidence = suspicion.testimonies.get(self.me, Evidence.PENDING) if suspicion else Evidence.PENDING
         return Update(
             id=record.id,

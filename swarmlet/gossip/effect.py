@@ -93,6 +93,8 @@ class EventKind(StrEnum):
     NAME_CONFLICT = "name_conflict"
     #: One path of several does not work (UDP or TCP, in or out); `detail` says which.
     PATH_WARNING = "path_warning"
+    #: It works again.
+    PATH_CLEARED = "path_cleared"
 
 
 class MemberEvent(msgspec.Struct, frozen=True, gc=False):

@@ -31,6 +31,11 @@ def _hint(key: bytes) -> bytes:
     return hashlib.blake2b(key, digest_size=_HINT_BYTES, person=b"swarmlet-hint").digest()
 
 
+def fingerprint(key: bytes) -> str:
+    """Sixteen characters by which people name a key; they say nothing about it."""
+    return hashlib.blake2b(key, digest_size=8, person=b"swarmlet-print").hexdigest()
+
+
 class Keyring:
     """The accepted keys, in order of installation; one of them is primary."""
 
@@ -74,6 +79,11 @@ class Keyring:
             raise Conflict("this gossip key is in use; use another one first")
         self._keys.pop(hint, None)
         self._ciphers.pop(hint, None)
+
+    def adopt(self, keys: tuple[bytes, ...]) -> None:
+        """Become these keys, the primary one first. Raises InvalidInput for a bad length; nothing is changed then."""
+        adopted = Keyring(keys[0], keys[1:])
+        self._keys, self._ciphers, self._primary = adopted._keys, adopted._ciphers, adopted._primary
 
     def primary(self) -> tuple[bytes, AESGCM]:
         """The hint and the cipher that seal."""

@@ -83,6 +83,8 @@ class Ack(Record, tag=2):
     subject: _Id
     #: Where the subject is in the space of round trips (`coordinate.pack`); empty where a relay answers.
     coordinate: Annotated[bytes, msgspec.Meta(max_length=64)] = b""
+    #: The subject's local health score, 0 to 7; below 0 where a relay answers.
+    health: Annotated[int, msgspec.Meta(ge=-1, le=127)] = -1
 
 
 class PingRequest(Record, tag=3):

@@ -51,6 +51,8 @@ class Probe:
         self.timeout_at: float | None = now + timeout
         self.ends_at = now + window
         self.acked = False
+        #: The target answered the ping itself: not only a relay's or a stream.
+        self.is_direct = False
         self.requested = 0
         self.nacks = 0
         self.evidence = Evidence.PENDING

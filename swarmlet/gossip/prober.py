@@ -6,24 +6,26 @@ follows from it is its judge's, the core's.
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Protocol
 
 from swarmlet.gossip.awareness import Awareness
 from swarmlet.gossip.config import GossipConfig
 from swarmlet.gossip.coordinate import Locator, unpack
-from swarmlet.gossip.effect import Address, EventKind, MemberState, StreamAnswer, StreamPing
+from swarmlet.gossip.effect import Address, MemberState, StreamAnswer, StreamPing
 from swarmlet.gossip.outbox import Outbox
 from swarmlet.gossip.packet import Ack, Evidence, Nack, Ping, PingRequest
+from swarmlet.gossip.path import Paths
 from swarmlet.gossip.probe import RELAYS_MAX, Pings, Probe, Purpose, Relay
 from swarmlet.gossip.suspicion import Suspicion
-from swarmlet.gossip.view import Record, View
+from swarmlet.gossip.view import DRAWN_FROM, Record, View
 from swarmlet.ids import NodeId
 
 #: Repeated stream pings to one suspect are this far apart: each may fill a stalled agent's accept queue.
 STREAM_AGAIN_SECONDS = 2.0
-#: Failures in a row of one path, while another path works, that are worth a warning.
-PATH_FAILURES_WARN = 3
+#: A stream that failed while datagrams come in is tried again after this time.
+STREAM_CHECK_AGAIN_SECONDS = 1.0
 #: Slower answers are those of a member that stood still, and say nothing about the network.
 ROUND_TRIP_MAX = 1.0
 #: A relay says after this share of the ping timeout that it got no answer, so that the nack is in time (Lifeguard).
@@ -44,9 +46,6 @@ class Judge(Protocol):
     def news_for(self, now: float, node: NodeId) -> tuple[bytes, ...]:
         """Encoded updates that `node` should hear first."""
 
-    def event(self, kind: EventKind, record: Record, detail: str = "") -> None:
-        """Tell the rest of the node."""
-
 
 class Prober:
     """The periodic probe, the pings and stream pings under way, the relays."""
@@ -61,11 +60,15 @@ class Prober:
         outbox: Outbox,
         awareness: Awareness,
         suspicions: dict[NodeId, Suspicion],
+        paths: Paths,
         judge: Judge,
     ) -> None:
         """The first probe begins within one interval of `now`."""
         self.next_probe = now + rng.random() * config.probe_interval
         self.next_dead_ping = now + config.dead_ping_interval
+        #: When somebody is asked over a stream to see whether streams work.
+        has_checks = config.evidence and config.stream_check_interval > 0
+        self.next_stream_check = now + rng.random() * config.stream_check_interval if has_checks else math.inf
         #: A leaving member probes nobody.
         self.is_quiet = False
         self._me = me
@@ -74,6 +77,7 @@ class Prober:
         self._outbox = outbox
         self._awareness = awareness
         self._suspicions = suspicions
+        self._paths = paths
         self._judge = judge
         #: Where this member is in the space of round trips.
         self.locator = Locator(rng)
@@ -84,11 +88,12 @@ class Prober:
         self._probe: Probe | None = None
         self._relays: dict[int, Relay] = {}
         self._dead_position = 0
+        self._check_position = 0
 
     @property
     def deadline(self) -> float:
         """When `step` has something to do."""
-        first = self.next_probe
+        first = min(self.next_probe, self.next_stream_check)
         if self._view.dead:
             first = min(first, self.next_dead_ping)
         if self._probe is not None:
@@ -106,6 +111,7 @@ class Prober:
         for relay in self._relays.values():
             relay.nack_at += seconds
         self.next_dead_ping = max(self.next_dead_ping, now)
+        self.next_stream_check = max(self.next_stream_check, now)
 
     # The periodic probe
 
@@ -121,6 +127,8 @@ class Prober:
             self._conclude(now, probe)
         if self._probe is None and now >= self.next_probe:
             self._begin(now)
+        if now >= self.next_stream_check:
+            self._check_streams(now)
         for number, relay in list(self._relays.items()):
             if relay.nack_at <= now:
                 del self._relays[number]
@@ -157,6 +165,7 @@ class Prober:
         """The window of a probe is over."""
         record = self._view.get(probe.target)
         if probe.acked:
+            self._paths.probed(probe.target, probe.started, answered=probe.is_direct)
             self._awareness.better()
             return
         if record is None or record.state in _GONE or record.restart_until > now:
@@ -208,8 +217,18 @@ class Prober:
                 self._locate(record, ack, sample)
                 old = record.round_trip
                 record.round_trip = 0.8 * old + 0.2 * sample if old else sample
-            record.stream_only = 0
+            self._paths.answered(now, record.id, record.round_trip)
+            if ping.purpose is Purpose.PROBE:
+                self._note_direct(record.id, ping.sent)
+            if ack.health >= 0:
+                record.health = ack.health
         self.heard(now, record)
+
+    def _note_direct(self, node: NodeId, sent: float) -> None:
+        if self._probe is not None and (self._probe.target, self._probe.started) == (node, sent):
+            self._probe.is_direct = True
+        else:
+            self._paths.answered_late(node, sent)
 
     def _locate(self, record: Record, ack: Ack, sample: float) -> None:
         theirs = unpack(ack.coordinate)
@@ -275,8 +294,11 @@ class Prober:
         record = self._view.get(asked[0]) if asked is not None else None
         if record is None or record.state in _GONE:
             return
+        self._paths.streamed(now, record.id, works=answer is StreamAnswer.ACK)
         if answer is StreamAnswer.ACK:
-            self._heard_by_stream(now, record)
+            self.heard(now, record)
+            if record.id in self._suspicions:
+                self._judge.want_sync(now, record.id)
             return
         if not self._config.evidence:
             return
@@ -287,13 +309,21 @@ class Prober:
         if suspicion is not None and suspicion.heard_at < suspicion.stream_started:
             self._judge.accuse(now, record, evidence)
 
-    def _heard_by_stream(self, now: float, record: Record) -> None:
-        """A stream answers where datagrams did not: alive, but say that a path is blocked."""
-        was_unheard = self._probe is not None and self._probe.target == record.id and not self._probe.acked
-        self.heard(now, record)
-        if record.id in self._suspicions:
-            self._judge.want_sync(now, record.id)
-        if was_unheard:
-            record.stream_only += 1
-        if was_unheard and record.stream_only == PATH_FAILURES_WARN:
-            self._judge.event(EventKind.PATH_WARNING, record, "answers streams (TCP) but no datagrams (UDP)")
+    def _check_streams(self, now: float) -> None:
+        """Ask the next member over a stream: first those to which the last one failed."""
+        failing = [node for node in self._paths.failing_streams() if self._view.is_alive(node)]
+        again = STREAM_CHECK_AGAIN_SECONDS if failing else self._config.stream_check_interval
+        self.next_stream_check = now + again
+        self._check_position += 1
+        node = failing[self._check_position % len(failing)] if failing else self._next_to_check()
+        record = self._view.get(node) if node is not None else None
+        if record is not None and not self.is_quiet and record.restart_until <= now:
+            self.stream_ping(now, record)
+
+    def _next_to_check(self) -> NodeId | None:
+        """Round robin over the living where they are few; else any."""
+        if len(self._view) > DRAWN_FROM:
+            picked = self._view.pick(1, (MemberState.ALIVE,), self._me)
+            return picked[0].id if picked else None
+        alive = [node.id for node in self._view if node.id != self._me and node.state is MemberState.ALIVE]
+        return alive[self._check_position % len(alive)] if alive else None

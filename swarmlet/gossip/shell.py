@@ -30,6 +30,9 @@ from swarmlet.gossip.effect import (
     UserEventHeard,
 )
 from swarmlet.gossip.keyring import Keyring
+from swarmlet.gossip.observation import Observation
+from swarmlet.gossip.path import PathFault
+from swarmlet.gossip.statistics import Statistics
 from swarmlet.ids import NodeId
 
 #: Stream pings and state exchanges under way at a time; more are answered SILENT or failed at once.
@@ -190,6 +193,22 @@ class Gossip:
     def round_trip(self, one: NodeId, other: NodeId) -> float | None:
         """The estimated round trip between two members in seconds, or None while it is not known."""
         return self.core.round_trip(one, other)
+
+    def observe(self) -> list[Observation]:
+        """All members with what this one has measured of them."""
+        return self.core.observe()
+
+    def path_faults(self) -> dict[NodeId, tuple[PathFault, ...]]:
+        """By the member that says so: which ways between members do not work as they should."""
+        return self.core.path_faults()
+
+    def statistics(self) -> Statistics:
+        """A copy of the counters and gauges."""
+        return self.core.statistics()
+
+    def now(self) -> float:
+        """Seconds on the clock of members' times."""
+        return self._clock()
 
     def join(self, seeds: list[Address]) -> None:
         """Find the cluster through these addresses; repeated until one answers."""

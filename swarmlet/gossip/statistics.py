@@ -6,7 +6,7 @@ import msgspec
 
 
 class Statistics(msgspec.Struct, kw_only=True):
-    """Counters since the start, and three gauges at the end. State exchanges are streams and not counted here."""
+    """Counters since the start, and gauges at the end. State exchanges are streams and not counted here."""
 
     packets_sent: int = 0
     bytes_sent: int = 0
@@ -24,3 +24,5 @@ class Statistics(msgspec.Struct, kw_only=True):
     #: Updates that still ride on packets.
     queued: int = 0
     members_alive: int = 0
+    #: User events and queries under way.
+    events_queued: int = 0

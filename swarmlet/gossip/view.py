@@ -66,13 +66,12 @@ class Record:
         "_mark",
         "claim",
         "coordinate",
+        "health",
         "id",
         "last_heard",
         "restart_until",
         "round_trip",
         "since",
-        "stream_failures",
-        "stream_only",
     )
 
     def __init__(self, node: NodeId, claim: Claim, now: float) -> None:
@@ -89,10 +88,8 @@ class Record:
         self.round_trip = 0.0
         #: As it told with its last answer.
         self.coordinate: Coordinate | None = None
-        #: State exchanges that failed, in a row.
-        self.stream_failures = 0
-        #: Probes in a row that only a stream answered.
-        self.stream_only = 0
+        #: Its own local health score, as it told with its last answer; None: not told yet.
+        self.health: int | None = None
 
     @property
     def state(self) -> MemberState:

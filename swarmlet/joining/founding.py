@@ -9,6 +9,7 @@ import msgspec
 
 from swarmlet.ids import ClusterId, uuid_text
 from swarmlet.joining.enrolment import CA_PURPOSE
+from swarmlet.joining.gossip_keys import GOSSIP_PURPOSE
 from swarmlet.joining.identity import Identity
 from swarmlet.joining.server import check_name
 from swarmlet.model.cluster import ClusterSettings, JoinToken
@@ -18,7 +19,6 @@ from swarmlet.security.certificate import create_key, create_request, key_digest
 from swarmlet.security.sealing import KEY_BYTES, NONCE_BYTES, ClusterKey
 from swarmlet.security.token import PART_BYTES, Token, create_token, secret_hash
 
-GOSSIP_PURPOSE = "gossip keys"
 GOSSIP_KEY_BYTES = 32
 #: Characters of a token's name in `swarmlet token list`.
 ACCESSOR_CHARACTERS = 8

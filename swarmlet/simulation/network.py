@@ -75,6 +75,7 @@ class Network:
         self._rng = world.rng("network")
         self._cuts: dict[tuple[str, str], int] = {}
         self._datagram_cuts: dict[tuple[str, str], int] = {}
+        self._stream_cuts: set[tuple[str, str]] = set()
         self._datagrams: dict[str, DatagramHandler] = {}
         self._requests: dict[str, RequestHandler] = {}
         self._messages: dict[str, DatagramHandler] = {}
@@ -108,6 +109,11 @@ class Network:
         cuts[source, destination] = cuts.get((source, destination), 0) + 1
         self.world.trace("cut", source, destination, datagrams_only)
 
+    def cut_streams(self, source: str, destination: str) -> None:
+        """No segment of a stream gets from `source` to `destination` any more; datagrams do."""
+        self._stream_cuts.add((source, destination))
+        self.world.trace("cut streams", source, destination)
+
     def partition(self, side: list[str], other: list[str]) -> None:
         """Cut both ways between every pair of the two sides."""
         for left in side:
@@ -119,6 +125,7 @@ class Network:
         """Remove all cuts."""
         self._cuts.clear()
         self._datagram_cuts.clear()
+        self._stream_cuts.clear()
         self.world.trace("heal")
 
     def withhold(self, node: str) -> None:
@@ -262,7 +269,8 @@ class Network:
         """Deliver one TCP segment, sending it again while it is lost or the path is cut."""
         if attempt > RETRANSMITS_MAX:
             return
-        lost = not self.can_reach(source, destination) or self._rng.random() < self.faults.loss
+        is_cut = (source, destination) in self._stream_cuts or not self.can_reach(source, destination)
+        lost = is_cut or self._rng.random() < self.faults.loss
         if lost:
             again = RETRANSMIT_SECONDS * 2**attempt
             self.world.after(again, WORLD, lambda: self._segment(source, destination, function, attempt + 1))

@@ -188,6 +188,12 @@ class LocalCluster:
         node.pid = node.api.get("/v1/agent/self")["stats"]["pid"]
         self.nodes.append(node)
 
+    def restart(self, node: Node) -> None:
+        """Start the agent of a node that was killed."""
+        said = process("agent", "--data-dir", str(node.data), "--detach", "--json")
+        assert said.code == 0, said.err
+        node.pid = node.api.get("/v1/agent/self")["stats"]["pid"]
+
     def token(self, **terms: Any) -> str:
         """A join line's token."""
         made = self.nodes[0].api.put("/v1/join-tokens", {"TTL": 3600 * 10**9, **terms})

@@ -18,7 +18,7 @@ from swarmlet.gossip.packet import (
     decode_sync,
     encode_sync,
 )
-from swarmlet.gossip.prober import PATH_FAILURES_WARN
+from swarmlet.gossip.path import PathFault, PathProblem
 from swarmlet.gossip.view import DRAWN_FROM, Claim, Content, Record, View
 from swarmlet.ids import NodeId
 from tests.gossip.double import CLUSTER, Bench, alive, member
@@ -41,14 +41,19 @@ def told_about(bench: Bench, name: str) -> list[Update]:
 def test_a_member_that_answers_datagrams_but_no_streams_is_named() -> None:
     bench = Bench("a", "b")
     bench.answering |= {"a", "b"}
-    bench.run_for(3.0)
-    for _ in range(PATH_FAILURES_WARN):
-        bench.core.on_sync_failed(bench.now, NodeId("a"))
-    bench.take()
+    for _ in range(200):
+        for effect in bench.run_for(0.1):
+            if isinstance(effect, StreamPing):
+                answer = StreamAnswer.SILENT if effect.target == "a" else StreamAnswer.ACK
+                bench.core.on_stream_result(bench.now, effect.probe, answer)
     warnings = [event for event in bench.events if event.kind is EventKind.PATH_WARNING]
     assert [(event.member.id, event.detail) for event in warnings] == [
-        ("a", "answers datagrams (UDP) but no streams (TCP)")
+        ("a", "from here: connections (TCP) fail, though datagrams (UDP) arrive")
     ]
+    assert bench.core.path_faults() == {
+        "me": (PathFault(problem=PathProblem.STREAMS, source="me", target="a"),)
+    }
+    assert bench.state("a") is MemberState.ALIVE
 
 
 def test_relays_that_say_nothing_cost_this_members_health_and_relays_that_say_nack_do_not() -> None:

@@ -42,7 +42,10 @@ def test_a_ping_is_acked() -> None:
     bench = Bench("a")
     bench.hear("a", (Ping(sequence=7, target="me"),))
     [(to, packet)] = bench.packets()
-    assert (to, packet.messages) == ("a", (Ack(sequence=7, subject="me", coordinate=pack(Coordinate())),))
+    assert (to, packet.messages) == (
+        "a",
+        (Ack(sequence=7, subject="me", coordinate=pack(Coordinate()), health=0),),
+    )
 
 
 def test_a_ping_for_the_former_owner_of_this_address_gets_no_ack() -> None:
@@ -154,7 +157,7 @@ def test_a_repeated_confirmation_does_not_count_twice() -> None:
     bench = Bench("a", "b", "c")
     for _ in range(5):
         bench.hear("b", updates=(claim("a", MemberState.SUSPECT, accuser="b", evidence=Evidence.SILENT),))
-    suspicion = bench.core._suspicions[NodeId("a")]
+    suspicion = bench.core._accusations.suspicions[NodeId("a")]
     assert suspicion.count(Evidence.SILENT, lambda node: True) == 1
 
 

@@ -33,7 +33,7 @@ def bug(function: Callable[[Any], None]) -> Callable[[Any], None]:
 
 @bug
 def suspicions_never_end(core: Any) -> None:
-    core._dead_at = lambda node, suspicion, scale: math.inf
+    core._accusations._dead_at = lambda node, suspicion, scale: math.inf
 
 
 @bug
@@ -52,14 +52,14 @@ def refutes_without_raising_the_incarnation(core: Any) -> None:
 
 @bug
 def raises_the_incarnation_of_others(core: Any) -> None:
-    accuse = core._on_accusation
+    accuse = core._accusations.on_accusation
 
     def raised(now: float, record: Record, update: Update) -> None:
         if update.accuser == core.me:
             update = msgspec.structs.replace(update, incarnation=update.incarnation + 1)
         accuse(now, record, update)
 
-    core._on_accusation = raised
+    core._accusations.on_accusation = raised
 
 
 @bug
@@ -71,7 +71,7 @@ def a_refuted_suspicion_runs_on(core: Any) -> None:
                 return default
             return super().pop(key, default)
 
-    core._suspicions = core._prober._suspicions = Sticky()
+    core._accusations.suspicions = core._prober._suspicions = Sticky()
 
 
 @bug
@@ -87,7 +87,7 @@ def a_late_alive_raises_the_dead(core: Any) -> None:
             and update.content
         ):
             core._view.set_claim(record, claim_of(update))
-            core._suspicions.pop(record.id, None)
+            core._accusations.suspicions.pop(record.id, None)
         on_update(now, update, synced=synced)
 
     core._on_update = believing
@@ -182,14 +182,14 @@ def digests_are_always_equal(core: Any) -> None:
 
 @bug
 def the_dead_are_forgotten_at_once(core: Any) -> None:
-    settle = core._settle
+    settle = core._accusations.settle
 
     def forgetful(now: float, record: Record, update: Update) -> None:
         settle(now, record, update)
         if record.state is MemberState.DEAD:
             core._view.remove(record.id)
 
-    core._settle = forgetful
+    core._accusations.settle = forgetful
 
 
 @bug
@@ -219,14 +219,14 @@ def the_count_of_the_living_drifts(core: Any) -> None:
 
 @bug
 def one_word_makes_a_death(core: Any) -> None:
-    accuse = core._on_accusation
+    accuse = core._accusations.on_accusation
 
     def hasty(now: float, record: Record, update: Update) -> None:
         accuse(now, record, update)
         if update.evidence is Evidence.PENDING and record.state is MemberState.SUSPECT:
-            core._settle(now, record, core._verdict(record, MemberState.DEAD))
+            core._accusations.settle(now, record, core._accusations.verdict(record, MemberState.DEAD))
 
-    core._on_accusation = hasty
+    core._accusations.on_accusation = hasty
 
 
 @bug

@@ -95,6 +95,10 @@ class Network:
         """No UDP to or from a host."""
         self._add(f"{_from(number)} meta l4proto udp drop", f"{_to(number)} meta l4proto udp drop")
 
+    def drop_udp_one_way(self, source: int, target: int) -> None:
+        """No UDP from source to target; the way back, and TCP, work."""
+        self._add(f"{_from(source)} {_to(target)} meta l4proto udp drop")
+
     def drop_tcp(self, number: int) -> None:
         """No TCP to or from a host."""
         self._add(f"{_from(number)} meta l4proto tcp drop", f"{_to(number)} meta l4proto tcp drop")

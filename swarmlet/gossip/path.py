@@ -1,0 +1,219 @@
+"""The ways to other members: which direction, and which protocol, does not work, seen from this member alone.
+
+A member that answers by one way and not by another lives; somebody has to look at the network between. Each
+member judges only its own ways, by what it needs to do anyway: direct pings, datagrams that come by themselves,
+streams. That its own datagrams get lost it knows because those of the other side still come in (memberlist#264, #37).
+"""
+
+from __future__ import annotations
+
+import math
+from enum import IntEnum
+from typing import Annotated, assert_never
+
+import msgspec
+
+from swarmlet.ids import NodeId
+from swarmlet.wire import Record
+
+#: Direct pings in a row without an answer, from a member that answers otherwise, that make a way count as blocked:
+#: where three in ten packets get lost, one in fifteen such rows is chance; the count of losses then says the other.
+BLOCKED_PINGS = 4
+#: Streams that failed in a row, to a member whose datagrams come in.
+BLOCKED_STREAMS = 3
+#: The latest direct pings of which losses are counted, how many of them make a warning, and end it.
+WINDOW = 16
+LOST_WARN = 4
+LOST_WELL = 2
+#: Round trips from here on are worth a word: consensus waits at least one for every write.
+SLOW_SECONDS = 0.2
+#: A datagram that was on its way when the way was cut proves nothing.
+_MARGIN_SECONDS = 1.0
+_MASK = (1 << WINDOW) - 1
+
+
+class PathProblem(IntEnum):
+    """What is wrong with a way. Numbers travel."""
+
+    #: Datagrams from `source` to `target` do not arrive.
+    DATAGRAMS = 1
+    #: Connections that `source` opens to `target` fail.
+    STREAMS = 2
+    #: Datagrams between the two get lost; the value is the share of unanswered pings in percent.
+    LOSS = 3
+    #: Round trips between the two are long; the value is their length in milliseconds.
+    SLOW = 4
+
+
+class PathFault(Record, order=True):
+    """One way that does not work as it should."""
+
+    problem: PathProblem
+    source: Annotated[str, msgspec.Meta(max_length=64)]
+    target: Annotated[str, msgspec.Meta(max_length=64)]
+    value: Annotated[int, msgspec.Meta(ge=0, le=2**31)] = 0
+
+
+def sentence(problem: PathProblem, value: int) -> str:
+    """What a fault means, for people."""
+    match problem:
+        case PathProblem.DATAGRAMS:
+            return "datagrams (UDP) do not arrive, though streams (TCP) or other members get through"
+        case PathProblem.STREAMS:
+            return "connections (TCP) fail, though datagrams (UDP) arrive"
+        case PathProblem.LOSS:
+            return f"packets get lost: {value} % of pings (UDP) got no answer"
+        case PathProblem.SLOW:
+            return f"round trips take {value} ms"
+        case _:
+            assert_never(problem)
+
+
+class Path:
+    """The way to one other member and back."""
+
+    __slots__ = (
+        "is_lossy",
+        "last_datagram",
+        "last_ping",
+        "outcomes",
+        "pings",
+        "round_trip",
+        "streams_failed",
+        "streams_failed_since",
+        "unanswered",
+        "unanswered_since",
+    )
+
+    def __init__(self) -> None:
+        """Nothing known."""
+        #: When a datagram of this member last came in, whatever it was.
+        self.last_datagram = -math.inf
+        #: Direct pings without an answer, in a row, from a member that answered otherwise.
+        self.unanswered = 0
+        self.unanswered_since = 0.0
+        #: When the ping was sent whose outcome is the latest bit.
+        self.last_ping = -math.inf
+        #: One bit per direct ping, the latest lowest; 1: no answer. And how many there were, up to the window.
+        self.outcomes = 0
+        self.pings = 0
+        self.is_lossy = False
+        self.streams_failed = 0
+        self.streams_failed_since = 0.0
+        self.round_trip = 0.0
+
+    @property
+    def lost(self) -> int:
+        """Pings of the window without an answer."""
+        return self.outcomes.bit_count()
+
+    @property
+    def is_fine(self) -> bool:
+        """Whether nothing needs watching."""
+        return not (self.outcomes or self.streams_failed or self.round_trip >= SLOW_SECONDS)
+
+    def note(self, sent: float, *, answered: bool) -> None:
+        """The outcome of one direct ping."""
+        self.outcomes = ((self.outcomes << 1) | (not answered)) & _MASK
+        self.pings = min(WINDOW, self.pings + 1)
+        self.last_ping = sent
+        lost = self.lost
+        self.is_lossy = lost >= LOST_WARN or (self.is_lossy and lost > LOST_WELL)
+
+
+class Paths:
+    """The ways between this member and all others."""
+
+    def __init__(self, me: NodeId) -> None:
+        """Nothing known of any."""
+        self._me = me
+        self._paths: dict[NodeId, Path] = {}
+        #: Those that may have a fault: the others are not looked at.
+        self._watched: dict[NodeId, Path] = {}
+
+    def datagram(self, now: float, node: NodeId) -> None:
+        """A datagram of `node` came in."""
+        path = self._paths.get(node)
+        if path is None:
+            path = self._paths[node] = Path()
+        path.last_datagram = now
+
+    def answered(self, now: float, node: NodeId, round_trip: float) -> None:
+        """`node` answered a direct ping; `round_trip` is the smoothed time, in seconds."""
+        path = self._path(node)
+        path.unanswered = 0
+        path.round_trip = round_trip
+        if path.is_fine:
+            self._watched.pop(node, None)
+        else:
+            self._watched[node] = path
+
+    def probed(self, node: NodeId, sent: float, *, answered: bool) -> None:
+        """A probe is over whose ping was sent at `sent`: `node` lives, and answered it directly or not."""
+        path = self._path(node)
+        path.note(sent, answered=answered)
+        if not answered:
+            path.unanswered += 1
+            if path.unanswered == 1:
+                path.unanswered_since = sent
+            self._watched[node] = path
+
+    def answered_late(self, node: NodeId, sent: float) -> None:
+        """The answer to the ping of a probe that is over: late, not lost."""
+        path = self._path(node)
+        if path.last_ping == sent:
+            path.outcomes &= ~1
+
+    def streamed(self, now: float, node: NodeId, *, works: bool) -> None:
+        """A stream to `node` was answered, or failed."""
+        path = self._path(node)
+        if works:
+            path.streams_failed = 0
+        else:
+            path.streams_failed += 1
+            if path.streams_failed == 1:
+                path.streams_failed_since = now
+            self._watched[node] = path
+
+    def failing_streams(self) -> list[NodeId]:
+        """Members to which a stream failed last time."""
+        return [node for node, path in self._watched.items() if path.streams_failed]
+
+    def forget(self, node: NodeId) -> None:
+        """The member is gone."""
+        self._paths.pop(node, None)
+        self._watched.pop(node, None)
+
+    def postpone(self) -> None:
+        """This member stood still: rows of failures begin anew."""
+        for path in self._watched.values():
+            path.unanswered = path.streams_failed = 0
+
+    def faults(self) -> tuple[PathFault, ...]:
+        """What is wrong now, in a fixed order."""
+        return tuple(sorted(fault for node, path in self._watched.items() for fault in self._of(node, path)))
+
+    def _path(self, node: NodeId) -> Path:
+        path = self._paths.get(node)
+        if path is None:
+            path = self._paths[node] = Path()
+        return path
+
+    def _of(self, node: NodeId, path: Path) -> list[PathFault]:
+        found = []
+        if path.unanswered >= BLOCKED_PINGS:
+            # Those of the other side come in, so it is this member's that get lost; else it hears none.
+            goes_out = path.last_datagram > path.unanswered_since + _MARGIN_SECONDS
+            ends = (self._me, node) if goes_out else (node, self._me)
+            found.append(PathFault(problem=PathProblem.DATAGRAMS, source=ends[0], target=ends[1]))
+        elif path.is_lossy:
+            percent = round(100 * path.lost / path.pings)
+            found.append(PathFault(problem=PathProblem.LOSS, source=self._me, target=node, value=percent))
+        if path.streams_failed >= BLOCKED_STREAMS and path.last_datagram > path.streams_failed_since:
+            found.append(PathFault(problem=PathProblem.STREAMS, source=self._me, target=node))
+        if path.round_trip >= SLOW_SECONDS:
+            milliseconds = round(path.round_trip * 1000)
+            found.append(
+                PathFault(problem=PathProblem.SLOW, source=self._me, target=node, value=milliseconds)
+            )
+        return found
