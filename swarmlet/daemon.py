@@ -42,6 +42,7 @@ from swarmlet.joining.probe import MAGIC, Prober
 from swarmlet.joining.renewal import Renewal
 from swarmlet.joining.replicated_settings import ReplicatedSettings
 from swarmlet.joining.server import JoinServer
+from swarmlet.leader.operations import Operations
 from swarmlet.leader.service import LeaderService
 from swarmlet.model.cluster import ClusterSettings
 from swarmlet.model.node import DriverInfo, Node
@@ -71,7 +72,7 @@ from swarmlet.security.access import Identity as Caller
 from swarmlet.security.contexts import client_context, load_identity, server_context
 from swarmlet.security.sealing import ClusterKey
 from swarmlet.state.apply import StateMachine
-from swarmlet.state.command import CreateJoinToken, InitializeCluster, RegisterNode
+from swarmlet.state.command import FEATURE_LEVEL, CreateJoinToken, InitializeCluster, RegisterNode
 from swarmlet.transport.client import SYNC_METHOD, MeshClient
 from swarmlet.transport.frame import Purpose
 from swarmlet.transport.peer import Address, Peer, text
@@ -289,6 +290,12 @@ class Daemon:
             gossip_clock=self.clock.boot_seconds,
             started_at=self.started_at,
         )
+        self.operations = Operations(
+            replica=self.replica,
+            members=self.gossip.members,
+            forward=self._forward_to_leader,
+            health=self.leader.peer_health,
+        )
         self.gossip.subscribe(self._on_member_event)
 
     def _build_runtime(self, data: Path) -> None:
@@ -345,7 +352,7 @@ class Daemon:
             forward=self._forward_to_leader,
             prober=self.prober,
             now=lambda: self.clock.wall_ns() / 1e9,
-            feature_level=1,
+            feature_level=self._feature_level,
         )
 
         self.renewal = Renewal(
@@ -367,6 +374,7 @@ class Daemon:
         self.joining.register(handlers)
         self.logs.register(handlers)
         self.reach.register(handlers)
+        self.operations.register(handlers)
 
     def _build_api(self, data: Path) -> ApiServer:
         context = ApiContext(
@@ -391,6 +399,7 @@ class Daemon:
             identify=self._identify,
             check_driver=validate_driver,
             replacement_pause=self.leader.replacement_pause,
+            operations=self.operations,
         )
         socket_path = self.config.api_socket or str(data / SOCKET_FILE)
         return ApiServer(
@@ -400,6 +409,10 @@ class Daemon:
             socket_path=socket_path,
             owner_of=owner_of,
         )
+
+    def _feature_level(self) -> int:
+        settings = self.replica.view.settings()
+        return settings.feature_level if settings is not None else FEATURE_LEVEL
 
     # Running.
 
@@ -553,6 +566,7 @@ class Daemon:
         node = msgspec.structs.replace(
             node,
             name=self.identity.name,
+            feature_level=FEATURE_LEVEL,
             attributes={
                 **node.attributes,
                 "unique.network.ip-address": self.address[0],

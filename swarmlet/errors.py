@@ -19,6 +19,7 @@
     |-- WireError           the sender's: bytes that are no message
     |-- JoinRefused         the joiner's or the cluster's: says which
     `-- StorageError        the disk's
+        |-- DiskFull
         `-- CorruptLog
 """
 
@@ -148,6 +149,10 @@ class JoinRefused(SwarmletError):
 
 class StorageError(SwarmletError):
     """The disk failed. The node stops: what it acknowledged may not be written again by guessing."""
+
+
+class DiskFull(StorageError):
+    """There is no room for something that can wait. Nothing was changed; retry when space was freed."""
 
 
 class CorruptLog(StorageError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -56,6 +56,21 @@ class Client:
         """The JSON answer of a DELETE."""
         return self._json("DELETE", path, query, None, TIMEOUT_SECONDS)[0]
 
+    def upload(
+        self,
+        path: str,
+        source: Iterable[bytes],
+        size: int,
+        query: Json | None = None,
+        *,
+        timeout: float,
+        headers: dict[str, str] | None = None,
+    ) -> Any:
+        """The JSON answer of a PUT whose body is `size` bytes from `source`. `timeout`: for each wait."""
+        return self._json(
+            "PUT", path, query, None, timeout, (source, {**(headers or {}), "Content-Length": str(size)})
+        )[0]
+
     def stream(self, path: str, query: Json | None = None) -> Iterator[bytes]:
         """The bytes of an endless answer (logs), as they come."""
         exchange = self._request("GET", path, query, None, None)
@@ -68,8 +83,16 @@ class Client:
 
     # Details.
 
-    def _json(self, method: str, path: str, query: Json | None, body: Any, timeout: float) -> tuple[Any, int]:
-        exchange = self._request(method, path, query, body, timeout)
+    def _json(
+        self,
+        method: str,
+        path: str,
+        query: Json | None,
+        body: Any,
+        timeout: float,
+        upload: tuple[Iterable[bytes], dict[str, str]] | None = None,
+    ) -> tuple[Any, int]:
+        exchange = self._request(method, path, query, body, timeout, upload)
         try:
             data = exchange.read()
             index = int(exchange.headers.get("x-nomad-index") or 0)
@@ -84,7 +107,13 @@ class Client:
             exchange.close()
 
     def _request(
-        self, method: str, path: str, query: Json | None, body: Any, timeout: float | None
+        self,
+        method: str,
+        path: str,
+        query: Json | None,
+        body: Any,
+        timeout: float | None,
+        upload: tuple[Iterable[bytes], dict[str, str]] | None = None,
     ) -> Exchange:
         merged = {"namespace": self.namespace, **(query or {})}
         text = urlencode({key: str(value) for key, value in merged.items() if value not in ("", None)})
@@ -98,10 +127,13 @@ class Client:
         if body is not None:
             data = json.dumps(body).encode()
             headers["Content-Type"] = "application/json"
+        if upload is not None:
+            headers["Content-Type"] = "application/octet-stream"
+            headers |= upload[1]
         try:
             sock, headers["Host"] = _connect(self.address, timeout)
             try:
-                exchange = Exchange(sock, method, target, headers, data)
+                exchange = Exchange(sock, method, target, headers, data, upload[0] if upload else ())
             except BaseException:
                 sock.close()
                 raise

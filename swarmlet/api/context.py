@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ from aiohttp import web
 from swarmlet.gossip.effect import Member
 from swarmlet.gossip.rotation import Progress
 from swarmlet.gossip.shell import Gossip
-from swarmlet.ids import AllocationId, ClusterId, NodeId
+from swarmlet.ids import AllocationId, ClusterId, NodeId, PeerId
 from swarmlet.model.check import CheckResult
 from swarmlet.model.file import FileInfo
 from swarmlet.model.usage import AllocationUsage
@@ -70,6 +70,83 @@ class GossipKeys(Protocol):
         """Accept a key no longer."""
 
 
+class PeerFacts(Protocol):
+    """One peer of the consensus; what only a leader knows is None where it did not answer."""
+
+    @property
+    def peer(self) -> PeerId:
+        """Its number."""
+
+    @property
+    def is_leader(self) -> bool:
+        """It leads."""
+
+    @property
+    def is_voter(self) -> bool:
+        """It votes."""
+
+    @property
+    def match(self) -> int | None:
+        """How far its log agrees with the leader's."""
+
+    @property
+    def behind(self) -> int | None:
+        """Entries that it lacks."""
+
+    @property
+    def contact_seconds(self) -> float | None:
+        """Since it was heard of."""
+
+    @property
+    def healthy_seconds(self) -> float | None:
+        """For how long it has been alive, in contact and caught up."""
+
+
+class PeersReport(Protocol):
+    """Consensus at one moment."""
+
+    @property
+    def peers(self) -> Sequence[PeerFacts]:
+        """Sorted by number."""
+
+    @property
+    def term(self) -> int:
+        """The term."""
+
+    @property
+    def commit(self) -> int:
+        """Committed up to here."""
+
+    @property
+    def applied(self) -> int:
+        """Applied up to here."""
+
+    @property
+    def last_index(self) -> int:
+        """The end of the log."""
+
+    @property
+    def is_joint(self) -> bool:
+        """A change of several members is under way."""
+
+    @property
+    def is_leaders(self) -> bool:
+        """Told by the leader, not by this node's memory."""
+
+
+class Operations(Protocol):
+    """What operators ask of the leader."""
+
+    async def peers(self) -> PeersReport:
+        """Who takes part in consensus."""
+
+    async def transfer(self, peer: PeerId) -> PeerId:
+        """Hand leadership over (0: to anyone); who leads then."""
+
+    async def remove(self, peer: PeerId) -> None:
+        """Take a peer that is gone out of the configuration."""
+
+
 @dataclass(kw_only=True)
 class ApiContext:
     """One node, as its API sees it."""
@@ -98,6 +175,7 @@ class ApiContext:
     #: Facts about this agent for `/v1/agent/self`.
     agent_facts: Callable[[], dict[str, Any]]
     identify: Callable[[web.Request], Identity]
+    operations: Operations
     #: What is wrong with a driver's configuration: (driver, config) -> sentences.
     check_driver: Callable[[str, dict[str, Any]], list[str]]
     #: Why the leader replaces nothing now; empty when it does, and on every other node.

@@ -7,7 +7,7 @@ command; a client that talks to one server and closes after every answer needs l
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 #: Status line and headers of an answer; ours have a few hundred bytes.
 HEAD_BYTES_MAX = 64 * 1024
@@ -48,9 +48,15 @@ class Exchange:
     """A request that was sent, and its answer. `close()` ends it; every method may raise OSError."""
 
     def __init__(
-        self, sock: socket.socket, method: str, target: str, headers: dict[str, str], body: bytes | None
+        self,
+        sock: socket.socket,
+        method: str,
+        target: str,
+        headers: dict[str, str],
+        body: bytes | None,
+        more: Iterable[bytes] = (),
     ) -> None:
-        """Send the request and read the answer's head."""
+        """Send the request and read the answer's head. `more`: parts of a body whose length is in `headers`."""
         self._sock = sock
         self._buffer = b""
         lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
@@ -58,6 +64,12 @@ class Exchange:
             lines.append(f"Content-Length: {len(body)}")
         head = "\r\n".join([*lines, "Connection: close", "", ""]).encode("latin-1")
         sock.sendall(head + (body or b""))
+        try:
+            for part in more:
+                sock.sendall(part)
+        except (BrokenPipeError, ConnectionResetError):
+            # It was refused before all of it was sent: the answer, if one came, says why.
+            pass
         self.status, self.headers = self._read_head()
 
     def close(self) -> None:

@@ -30,6 +30,7 @@ from swarmlet.api import (
     operator,
     reach,
     scheduling,
+    snapshots,
     tokens,
     variables,
 )
@@ -63,6 +64,7 @@ ROUTES: tuple[Route, ...] = (
     *operator.ROUTES,
     *keyring.ROUTES,
     *scheduling.ROUTES,
+    *snapshots.ROUTES,
     *agent.ROUTES,
     *gossip_keyring.ROUTES,
     *membership.ROUTES,

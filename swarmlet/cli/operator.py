@@ -5,8 +5,11 @@ from __future__ import annotations
 import click
 
 from swarmlet.cli.connection import client, json_option, wide_option
-from swarmlet.cli.output import age, say, say_json, short, table
+from swarmlet.cli.consensus import autopilot, raft
+from swarmlet.cli.output import age, say, say_json, table
+from swarmlet.cli.raft_log import log, recover
 from swarmlet.cli.scheduling import scheduler
+from swarmlet.cli.snapshot import snapshot
 
 
 @click.group()
@@ -16,47 +19,6 @@ def operator() -> None:
     \b
     Example:  swarmlet operator raft list-peers
     """
-
-
-@operator.group()
-def raft() -> None:
-    """The consensus of the cluster's state.
-
-    \b
-    Example:  swarmlet operator raft list-peers
-    """
-
-
-@raft.command(name="list-peers")
-@json_option
-@wide_option
-@click.pass_context
-def list_peers(ctx: click.Context, as_json: bool, wide: bool) -> int:
-    """List who holds the cluster's state, and who leads.
-
-    \b
-    Example:  swarmlet operator raft list-peers
-    """
-    seen = client(ctx).get("/v1/operator/raft/configuration")
-    if as_json:
-        say_json(seen)
-        return 0
-    table(
-        ["NODE", "ID", "ADDRESS", "STATE", "VOTER", "BEHIND"],
-        [
-            [
-                item["Node"],
-                short(item["ID"]),
-                item["Address"],
-                "leader" if item["Leader"] else "follower",
-                "yes" if item["Voter"] else "no",
-                "" if item["Behind"] is None else str(item["Behind"]),
-            ]
-            for item in seen["Servers"]
-        ],
-        wide=wide,
-    )
-    return 0
 
 
 @operator.group()
@@ -144,4 +106,9 @@ def remove(ctx: click.Context, key_id: str, as_json: bool) -> int:
     return 0
 
 
+raft.add_command(recover)
+operator.add_command(raft)
+operator.add_command(autopilot)
+operator.add_command(snapshot)
+operator.add_command(log)
 operator.add_command(scheduler)

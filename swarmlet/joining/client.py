@@ -51,6 +51,7 @@ from swarmlet.security.certificate import (
 )
 from swarmlet.security.contexts import joining_context
 from swarmlet.security.token import Token
+from swarmlet.state.command import FEATURE_LEVEL
 from swarmlet.transport.client import ClientConnection, open_connection
 from swarmlet.transport.frame import Purpose
 from swarmlet.transport.limits import Limits
@@ -95,6 +96,7 @@ async def enrol(
     limits: Limits | None = None,
     step_seconds: float = STEP_SECONDS,
     probe_seconds: float = PROBE_SECONDS,
+    feature_level: int = FEATURE_LEVEL,
 ) -> Enrolled:
     """Become a node of the cluster that `target` belongs to.
 
@@ -112,6 +114,12 @@ async def enrol(
         hello = await _ask(connection, HELLO, b"", step_seconds, hello_reply_codec)
         skew = hello.now - (sent + now()) / 2
         check_pinned(token, hello, connection.certificate, target)
+        if hello.feature_level > feature_level:
+            raise JoinRefused(
+                "version",
+                f"the cluster of {text(target)} is at feature level {hello.feature_level}, this program knows "
+                f"{feature_level}: install the version of swarmlet that the cluster's nodes run",
+            )
         warnings = _check_clock(skew, target)
         _check_validity(connection.certificate, now(), target)
         # From here on we know whom we talk to, and may say the secret.
@@ -126,6 +134,7 @@ async def enrol(
             name=name,
             host=address[0],
             port=address[1],
+            feature_level=feature_level,
         )
         reply = await _ask(
             connection, ENROL, enrol_request_codec.encode(request), step_seconds, enrol_reply_codec

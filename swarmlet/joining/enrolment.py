@@ -14,7 +14,7 @@ from swarmlet.replica.replica import Replica
 from swarmlet.security.authority import Authority
 from swarmlet.security.sealing import ClusterKey
 from swarmlet.security.token import Terms, Verdict, judge, refusal
-from swarmlet.state.command import FEATURE_LEVEL, UseJoinToken
+from swarmlet.state.command import UseJoinToken
 
 CA_PURPOSE = "CA key"
 
@@ -81,7 +81,7 @@ class ReplicatedEnrolment:
             cluster_key=self._cluster_key.key,
             gossip_keys=self._gossip_keys(),
             members=members,
-            feature_level=FEATURE_LEVEL,
+            feature_level=settings.feature_level,
         )
 
     async def is_member(self, node: NodeId) -> bool:

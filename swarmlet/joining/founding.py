@@ -18,6 +18,7 @@ from swarmlet.security.authority import Authority, authority_digest, node_id_of
 from swarmlet.security.certificate import create_key, create_request, key_digest, key_to_pem
 from swarmlet.security.sealing import KEY_BYTES, NONCE_BYTES, ClusterKey
 from swarmlet.security.token import PART_BYTES, Token, create_token, secret_hash
+from swarmlet.state.command import FEATURE_LEVEL
 
 GOSSIP_KEY_BYTES = 32
 #: Characters of a token's name in `swarmlet token list`.
@@ -63,6 +64,7 @@ def found(name: str, host: str, *, now: float, random_bytes: Callable[[int], byt
         ),
         admin_token_hash=admin_token_hash(token).encode(),
         created_at_ns=int(now * 1e9),
+        feature_level=FEATURE_LEVEL,
     )
     return Founded(identity=identity, settings=settings, admin_token=token)
 

@@ -129,6 +129,20 @@ def load(directory: Path) -> Identity | None:
     return identity
 
 
+def read_cluster_key(path: Path) -> tuple[ClusterId, bytes]:
+    """The cluster and its key in an identity file, wherever it lies. Changes nothing. Raises InvalidInput."""
+    try:
+        data = path.read_bytes()
+        if not data.startswith(_HEADER):
+            raise InvalidInput(f"{path} is no identity file of a node, or of another version of swarmlet")
+        stored = _codec.decode(data[len(_HEADER) :])
+    except OSError as error:
+        raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
+    except WireError as error:
+        raise InvalidInput(f"{path} is damaged: {error}") from error
+    return ClusterId(stored.cluster), stored.cluster_key
+
+
 def joining_key(directory: Path) -> ec.EllipticCurvePrivateKey:
     """The key to join with: made at the first try, the same at every later one. Raises StorageError."""
     path = directory / JOINING_KEY_FILE

@@ -58,6 +58,8 @@ class EnrolRequest(Record, tag="join-enrol"):
     name: str
     host: str
     port: int
+    #: The newest commands that the joiner understands.
+    feature_level: int = 1
 
 
 class MemberAddress(Record):

@@ -117,10 +117,11 @@ class JoinServer:
         forward: Forward,
         prober: Prober,
         now: Callable[[], float],
-        feature_level: int,
+        feature_level: Callable[[], int],
     ) -> None:
-        """`authority` is the CA's certificate (DER); `now` wall time in seconds."""
-        self._hello = (cluster, node, name, authority, feature_level)
+        """`authority` is the CA's certificate (DER); `now` wall time in seconds; `feature_level` the cluster's."""
+        self._hello = (cluster, node, name, authority)
+        self._feature_level = feature_level
         self._cluster = cluster
         self._authority = authority
         self._enrolment = enrolment
@@ -140,7 +141,7 @@ class JoinServer:
 
     async def hello(self, peer: Peer, body: bytes) -> bytes:
         """Who we are and what time it is. Nothing here is secret."""
-        cluster, node, name, authority, feature_level = self._hello
+        cluster, node, name, authority = self._hello
         reply = HelloReply(
             version=VERSION,
             cluster=cluster,
@@ -148,7 +149,7 @@ class JoinServer:
             name=name,
             authority=authority,
             now=self._now(),
-            feature_level=feature_level,
+            feature_level=self._feature_level(),
         )
         return hello_reply_codec.encode(reply)
 
@@ -184,6 +185,13 @@ class JoinServer:
             raise JoinRefused(
                 "version",
                 f"this cluster speaks joining version {VERSION}, the joiner {request.version}: upgrade it",
+            )
+        level = self._feature_level()
+        if request.feature_level < level:
+            raise JoinRefused(
+                "version",
+                f"this cluster is at feature level {level}, the joiner knows {request.feature_level}: install the "
+                "version of swarmlet that the cluster's nodes run",
             )
         check_name(request.name)
         if not 0 < request.port < 65536 or not 0 < len(request.host) <= HOST_CHARACTERS_MAX:

@@ -16,12 +16,13 @@ import structlog
 
 from swarmlet.errors import Overloaded, PlanRejected, StorageError, SwarmletError, Unavailable
 from swarmlet.gossip.effect import Member, MemberState
-from swarmlet.ids import EvaluationId, NodeId, peer_id
+from swarmlet.ids import EvaluationId, NodeId, PeerId, peer_id
 from swarmlet.leader.autopilot import Autopilot
 from swarmlet.leader.batch import BATCH_MAX, schedule_batch
 from swarmlet.leader.broker import BROKER_MAX, Broker
 from swarmlet.leader.deployment_watch import DeploymentWatch, Outcome
 from swarmlet.leader.drain import drain_nodes
+from swarmlet.leader.feature_level import raised_level
 from swarmlet.leader.garbage import Garbage
 from swarmlet.leader.node_failure import NodeFailures, Pause, Seen
 from swarmlet.leader.reach import Reach
@@ -31,8 +32,8 @@ from swarmlet.placement.cluster import Fleet
 from swarmlet.replica.mesh import Clock
 from swarmlet.replica.replica import Replica
 from swarmlet.replica.submission import raise_if_refused
-from swarmlet.state.command import Applied, ApplyPlan, Body, Noop
-from swarmlet.state.view import Change, Table, View
+from swarmlet.state.command import FEATURE_LEVEL, Applied, ApplyPlan, Body, Noop, UpdateSettings
+from swarmlet.state.view import WHOLE_STATE, Change, Table, View
 
 log = structlog.get_logger(__name__)
 
@@ -84,6 +85,7 @@ class LeaderService:
         self._changed_nodes: dict[NodeId, None] = {}
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scheduler")
         self._node_failures: NodeFailures | None = None
+        self._autopilot: Autopilot | None = None
         replica.on_leadership(self._on_leadership)
         self._on_leadership(replica.is_leader)
 
@@ -99,6 +101,17 @@ class LeaderService:
     def replacement_pause(self) -> str:
         """Why nothing is replaced now, for people; empty when that is not so, or when this node does not lead."""
         return str(self.pause or "")
+
+    def peer_health(self, peer: PeerId) -> tuple[float | None, float | None]:
+        """Seconds since the last look that found `peer` answering, and for how long it has been healthy. None: not."""
+        if self._autopilot is None:
+            return None, None
+        now = self._clock.boot_seconds()
+        heard, healthy = self._autopilot.heard_at.get(peer), self._autopilot.healthy_since.get(peer)
+        return (
+            max(0.0, now - heard) if heard is not None else None,
+            max(0.0, now - healthy) if healthy is not None else None,
+        )
 
     async def run(self) -> None:
         """Lead whenever this node is elected, until cancelled.
@@ -159,6 +172,7 @@ class LeaderService:
             unsubscribe()
             self._outbox.clear()
             self._node_failures = None
+            self._autopilot = None
             log.info("leader.stopped")
 
     # What changes feed.
@@ -173,6 +187,9 @@ class LeaderService:
     def _take_changes(self, view: View, changes: tuple[Change, ...]) -> None:
         now = self._clock.wall_ns()
         freed: set[str] = set()
+        if changes and changes[0].key == WHOLE_STATE:
+            self._begin_again("the state was restored")
+            return
         for change in changes:
             if change.table is Table.EVALUATIONS:
                 evaluation = _evaluation(view, change.key)
@@ -291,7 +308,7 @@ class LeaderService:
         failures = self._node_failures = NodeFailures(now, is_cold_start=is_cold)
         deployments = DeploymentWatch()
         garbage = Garbage(now)
-        autopilot = Autopilot(peer_id(self._replica.node_id))
+        autopilot = self._autopilot = Autopilot(peer_id(self._replica.node_id))
         reach = Reach(peer_id(self._replica.node_id), self._clock.boot_seconds())
         while True:
             self._look.clear()
@@ -307,6 +324,10 @@ class LeaderService:
             self._tell_pause(paused, failures.pause)
             wake = min((item.wake_ns for item in outcomes if item.wake_ns is not None), default=None)
             commands = [command for outcome in outcomes for command in outcome.commands]
+            level = raised_level(view.settings(), view.nodes(), FEATURE_LEVEL)
+            if level is not None:
+                log.info("cluster.feature_level_rises", level=level)
+                commands.append(UpdateSettings(feature_level=level))
             for applied in await self._lead_all(commands):
                 _log_refusal(applied)
             self._steer(autopilot)
@@ -322,8 +343,9 @@ class LeaderService:
     def _steer(self, autopilot: Autopilot) -> None:
         """Move the consensus' configuration one step towards what the nodes that live allow."""
         status = self._replica.consensus.core.status()
-        if status.is_config_change_pending or not status.is_settled:
+        if not status.is_settled:
             return
+        settings = self._replica.view.settings()
         members = {member.id: member.state for member in self._members()}
         change = autopilot.look(
             list(self._replica.view.nodes()),
@@ -332,8 +354,10 @@ class LeaderService:
             status.last_index,
             members,
             self._clock.boot_seconds(),
+            settings=settings.autopilot if settings is not None else None,
+            heard=[peer for peer, progress in status.progress.items() if progress.is_recently_active],
         )
-        if change is not None:
+        if change is not None and not status.is_config_change_pending:
             log.info(
                 "autopilot.changes", steps=[(step.kind.name.lower(), step.peer) for step in change.steps]
             )

@@ -8,6 +8,28 @@ from swarmlet.ids import ClusterId, Namespace
 from swarmlet.model.job import HOUR_NS, MINUTE_NS, Algorithm, Job, JobType
 from swarmlet.wire import Record
 
+SECOND_NS = 1_000_000_000
+
+
+class AutopilotConfig(Record):
+    """How the leader chooses voters: the same on every node, changed by operators."""
+
+    #: How many voters; 0: one for one and two nodes, three from three, five from seven.
+    voters: int = 0
+    #: A dead voter's place goes to a living learner.
+    replaces_dead_voters: bool = True
+    #: Voters move to zones that have fewer of them.
+    spreads_over_zones: bool = True
+    #: A learner votes once it has been healthy for this long.
+    stabilization_ns: int = 2 * SECOND_NS
+    #: A peer this close to the leader's last entry is caught up.
+    lag_entries_max: int = 100
+    #: A peer that the leader has not heard of for this long is not healthy. Several looks of the leader.
+    contact_ns_max: int = 10 * SECOND_NS
+    #: No change leaves fewer voters than this; 0: one.
+    voters_min: int = 0
+    modify_index: int = 0
+
 
 class RebalanceMode(StrEnum):
     """What is done about allocations that would be better off elsewhere."""
@@ -56,6 +78,7 @@ class ClusterSettings(Record):
     admin_token_hash: bytes = b""
     created_at_ns: int = 0
     scheduler: SchedulerConfiguration = SchedulerConfiguration()
+    autopilot: AutopilotConfig = AutopilotConfig()
 
 
 class JoinToken(Record):

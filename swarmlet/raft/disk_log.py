@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from swarmlet.errors import CorruptLog, StorageError, WireError
+from swarmlet.errors import CorruptLog, DiskFull, StorageError, WireError
 from swarmlet.ids import Index, Term
 from swarmlet.raft.files import Files, OsFiles
 from swarmlet.raft.log import Compacted, Unavailable, entry_bytes
@@ -53,6 +53,9 @@ _SNAPSHOT_MAGIC = b"SWARMSNP"
 _SNAPSHOT_HEADER = struct.Struct(">8sHI64sIQI")
 _SNAPSHOT_VERSION = 1
 _COPY_BYTES = 1024 * 1024
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+#: What a snapshot leaves free: what is under way needs it more.
+ROOM_BYTES_MIN = 1024 * 1024
 
 
 class _Segment:
@@ -218,7 +221,8 @@ class DiskLog:
     def save_snapshot(self, meta: SnapshotMeta, source: bytes | str) -> None:
         """Store a snapshot, durably: its bytes, or the path of a file that holds them.
 
-        Entries are kept where the log agrees with it, else the log starts again behind it. Raises StorageError.
+        Entries are kept where the log agrees with it, else the log starts again behind it. Raises DiskFull where it
+        does not fit (nothing was changed, and the log goes on), StorageError.
         """
         self._check()
         if meta.index < self._meta.index:
@@ -416,13 +420,20 @@ class DiskLog:
         try:
             self._spare = self._zeroed(self._directory / _SPARE_NAME, self._segment_bytes)
         except OSError as error:
-            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            if error.errno not in _FULL:
                 raise
 
     @property
     def is_full(self) -> bool:
         """The disk has no room for a further segment: what is left is for what is under way. See `reserve`."""
         return self._spare is None and bool(self._segments)
+
+    def has_room(self, size: int) -> bool:
+        """Whether a snapshot of `size` bytes would fit now. Raises StorageError."""
+        try:
+            return self._files.free_bytes(str(self._directory)) >= size + ROOM_BYTES_MIN
+        except OSError as error:
+            raise self._fail("can't ask how much room there is", error) from error
 
     # -- snapshots
 
@@ -442,6 +453,21 @@ class DiskLog:
         encoded = snapshot_meta_codec.encode(meta)
         path = self._snapshot_path(meta)
         temporary = path.with_suffix(".new")
+        try:
+            self._write_unnamed(temporary, encoded, source)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            # It has no name yet: the log is as it was, and the space is free again.
+            self._files.remove(str(temporary))
+            raise DiskFull(
+                f"no room for a snapshot in {self._directory}: {error}; free some space"
+            ) from error
+        self._files.rename(str(temporary), str(path))
+        self._files.sync_directory(str(self._directory))
+
+    def _write_unnamed(self, temporary: Path, encoded: bytes, source: bytes | str) -> None:
+        """A whole and durable snapshot's file, under a name that opening the log removes."""
         start = _SNAPSHOT_HEADER.size + 4 + len(encoded)
         descriptor = self._files.create(str(temporary))
         try:
@@ -457,35 +483,15 @@ class DiskLog:
             self._files.sync(descriptor)
         finally:
             self._files.close(descriptor)
-        self._files.rename(str(temporary), str(path))
-        self._files.sync_directory(str(self._directory))
 
     def _load_snapshot(self, path: Path) -> tuple[SnapshotMeta, bytes]:
-        damaged = CorruptLog(f"{path}: the snapshot is damaged; wipe this node's Raft data and rejoin")
         try:
             raw = self._files.read(str(path))
         except OSError as error:
             raise StorageError(f"can't read the snapshot {path}: {error}") from error
-        start = _SNAPSHOT_HEADER.size
-        if len(raw) < start + 4:
-            raise damaged
-        magic, version, key_id, cluster, meta_length, length, crc = _SNAPSHOT_HEADER.unpack_from(raw)
-        encoded = raw[start + 4 : start + 4 + meta_length]
-        data = raw[start + 4 + meta_length :]
-        check = zlib.crc32(encoded, zlib.crc32(raw[:start]))
-        if magic != _SNAPSHOT_MAGIC or struct.unpack_from(">I", raw, start)[0] != check:
-            raise damaged
-        self._check_cluster(path, cluster.rstrip(b"\0").decode(errors="replace"))
-        if version > _SNAPSHOT_VERSION or key_id != CLEAR_KEY:
-            raise CorruptLog(
-                f"{path}: version {version}, key {key_id}: written by a newer program; upgrade this"
-            )
-        if len(data) != length or zlib.crc32(data) != crc:
-            raise damaged
-        try:
-            return snapshot_meta_codec.decode(encoded), data
-        except WireError as error:
-            raise damaged from error
+        cluster, meta, data = decode_snapshot(raw, str(path))
+        self._check_cluster(path, cluster)
+        return meta, data
 
     def _named(self, pattern: re.Pattern[str]) -> list[Path]:
         names = self._files.names(str(self._directory))
@@ -609,6 +615,28 @@ class DiskLog:
         if self._hard.commit > self.last_index():
             # The commit mark was written ahead of its entries, which were torn off and never acknowledged.
             self._hard = HardState(term=self._hard.term, vote=self._hard.vote, commit=self.last_index())
+
+
+def decode_snapshot(raw: bytes, name: str) -> tuple[str, SnapshotMeta, bytes]:
+    """Cluster, what it stands for and the state in a snapshot's file. Raises CorruptLog."""
+    damaged = CorruptLog(f"{name}: the snapshot is damaged; wipe this node's Raft data and rejoin")
+    start = _SNAPSHOT_HEADER.size
+    if len(raw) < start + 4:
+        raise damaged
+    magic, version, key_id, cluster, meta_length, length, crc = _SNAPSHOT_HEADER.unpack_from(raw)
+    encoded = raw[start + 4 : start + 4 + meta_length]
+    data = raw[start + 4 + meta_length :]
+    check = zlib.crc32(encoded, zlib.crc32(raw[:start]))
+    if magic != _SNAPSHOT_MAGIC or struct.unpack_from(">I", raw, start)[0] != check:
+        raise damaged
+    if version > _SNAPSHOT_VERSION or key_id != CLEAR_KEY:
+        raise CorruptLog(f"{name}: version {version}, key {key_id}: written by a newer program; upgrade this")
+    if len(data) != length or zlib.crc32(data) != crc:
+        raise damaged
+    try:
+        return cluster.rstrip(b"\0").decode(errors="replace"), snapshot_meta_codec.decode(encoded), data
+    except WireError as error:
+        raise damaged from error
 
 
 def _chunks(source: bytes | str) -> Iterator[bytes]:

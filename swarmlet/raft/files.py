@@ -69,6 +69,10 @@ class Files(Protocol):
         """Names created, renamed and removed in it are durable."""
         ...
 
+    def free_bytes(self, path: str) -> int:
+        """Room on the file system of a directory, for this user."""
+        ...
+
 
 class OsFiles:
     """The operating system's files."""
@@ -141,3 +145,8 @@ class OsFiles:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+    def free_bytes(self, path: str) -> int:
+        """What is not reserved for root."""
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize

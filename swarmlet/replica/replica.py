@@ -19,6 +19,8 @@ from typing import Protocol
 import structlog
 
 from swarmlet.errors import (
+    Conflict,
+    DiskFull,
     NoLeader,
     NotLeader,
     Overloaded,
@@ -30,6 +32,7 @@ from swarmlet.errors import (
     WireError,
 )
 from swarmlet.ids import ClusterId, Index, NodeId, PeerId, RequestId, Term, peer_id
+from swarmlet.model.node import NodeStatus
 from swarmlet.raft.core import Raft, decode_config_change
 from swarmlet.raft.message import (
     NOBODY,
@@ -65,6 +68,7 @@ from swarmlet.state.command import (
     Command,
     applied_codec,
     command_codec,
+    required_level,
 )
 from swarmlet.state.snapshot import Snapshot as SavedView
 from swarmlet.state.view import View
@@ -92,8 +96,9 @@ SNAPSHOT_BYTES = 64 * 1024 * 1024
 #: A full disk is looked at again after this long.
 ROOM_SECONDS = 1.0
 TRAILING_ENTRIES = 5_000
-#: The log's writer was full: it is tried again then.
+#: The log's writer was full, or the disk: it is tried again then.
 SNAPSHOT_RETRY_SECONDS = 1.0
+SNAPSHOT_NO_ROOM_SECONDS = 10.0
 
 #: Makes the writer of a log: (log, on_durable, on_failure).
 MakeWriter = Callable[["Log", Callable[[int], None], Callable[[StorageError], None]], Writer]
@@ -117,6 +122,9 @@ class Log(WritableLog, Protocol):
 
     def reserve(self) -> None:
         """Look for room again."""
+
+    def has_room(self, size: int) -> bool:
+        """Whether a snapshot of `size` bytes would fit. Raises StorageError."""
 
     def compact(self, index: int) -> None:
         """Entries up to `index` are not needed any more."""
@@ -190,7 +198,7 @@ class Replica:
             on_failure=self._fail,
             on_offered=self._offers.on_offered,
         )
-        self._pulls = SnapshotPulls(mesh, directory, self._take_snapshot)
+        self._pulls = SnapshotPulls(mesh, directory, self._take_snapshot, self._has_room)
 
     # What others see.
 
@@ -242,6 +250,7 @@ class Replica:
         Raises what `apply` refused it with; NoLeader, Unavailable or Overloaded when it was surely not taken;
         UnknownOutcome when it may take effect yet (the same `request_id` may then be submitted again).
         """
+        self._check_level(body)
         request = request_id or RequestId(self._mint())
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_seconds
@@ -314,8 +323,8 @@ class Replica:
                 if not taken:
                     raise
                 break
-            except WireError as error:
-                # Too large for an entry: this one's fault alone.
+            except (WireError, Conflict) as error:
+                # Too large for an entry, or of a later version than the cluster: this one's fault alone.
                 taken.append(Applied(index=0, error=type(error).__name__, message=str(error)))
         return [
             each if isinstance(each, Applied) else await self._answer(each, SUBMIT_SECONDS) for each in taken
@@ -520,6 +529,13 @@ class Replica:
         if changes:
             self.watches.notify(self._view, changes)
 
+    def _has_room(self, size: int) -> bool:
+        try:
+            return self._log.has_room(size)
+        except StorageError as error:
+            self.consensus.fail(error)
+            return False
+
     def _take_snapshot(self, message: Message, machine: StateMachine) -> None:
         """A snapshot arrived, and its state loads: from here on it goes Raft's way, through the log."""
         assert message.snapshot is not None
@@ -616,6 +632,7 @@ class Replica:
         """Propose as the leader; the future gets the answer. A request that is under way already is joined."""
         if not self.is_leader:
             raise NotLeader(self.leader)
+        self._check_level(body)
         known = self._proposals.get(request)
         if known is not None:
             return known
@@ -638,6 +655,23 @@ class Replica:
         future.add_done_callback(_retrieve)
         self._proposals[request] = future
         return future
+
+    def _check_level(self, body: Body) -> None:
+        """What some node would not understand never enters the log: it would have to halt. Raises Conflict."""
+        settings = self._view.settings()
+        level = required_level(body)
+        if settings is None or level <= settings.feature_level:
+            return
+        behind = [
+            f"{node.name} ({node.version or 'unknown version'})"
+            for node in self._view.nodes()
+            if node.status is not NodeStatus.LEFT and node.feature_level < level
+        ]
+        missing = f": still behind are {', '.join(behind[:5])}" if behind else " in a moment"
+        raise Conflict(
+            f"this needs feature level {level}, the cluster is at {settings.feature_level} until every node runs a "
+            f"version that knows more{missing}"
+        )
 
     async def _answer(self, future: asyncio.Future[Applied], timeout_seconds: float) -> Applied:
         try:
@@ -680,11 +714,15 @@ class Replica:
                 log.warning("replica.snapshot_delayed", reason=str(error))
                 await asyncio.sleep(SNAPSHOT_RETRY_SECONDS)
                 self._snapshot_wanted.set()
+            except DiskFull as error:
+                log.warning("replica.snapshot_delayed", reason=str(error))
+                await asyncio.sleep(SNAPSHOT_NO_ROOM_SECONDS)
+                self._snapshot_wanted.set()
             except StorageError as error:
                 self.consensus.fail(error)
 
     async def save_snapshot(self) -> int:
-        """Make a snapshot of the state as applied now; its index. Raises Overloaded, StorageError.
+        """Make a snapshot of the state as applied now; its index. Raises Overloaded, DiskFull, StorageError.
 
         Encoding runs in a thread on the immutable view; the log's writer stores it between two writes.
         """
@@ -698,14 +736,19 @@ class Replica:
         done: asyncio.Future[None] = loop.create_future()
 
         def store() -> None:
-            self._log.save_snapshot(meta, data)
+            try:
+                self._log.save_snapshot(meta, data)
+            except DiskFull as error:
+                # It can wait: the log holds everything.
+                _call_soon(loop, _refuse, done, error)
+                return
             self._log.compact(max(0, meta.index - TRAILING_ENTRIES))
             _call_soon(loop, _finish, done)
 
         self._writer.run(store)
+        await done
         self._entries_since_snapshot -= entries
         self._bytes_since_snapshot -= size
-        await done
         log.info("replica.snapshot_saved", index=meta.index, size=len(data))
         return meta.index
 
@@ -739,6 +782,11 @@ def _call_soon(loop: asyncio.AbstractEventLoop, function: Callable[..., object],
 def _finish(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+def _refuse(future: asyncio.Future[None], error: DiskFull) -> None:
+    if not future.done():
+        future.set_exception(error)
 
 
 def _retrieve(future: asyncio.Future[Applied]) -> None:

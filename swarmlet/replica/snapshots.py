@@ -33,6 +33,8 @@ OFFER_SECONDS = 3.0
 PULL_SECONDS = 300.0
 PULL_IDLE_SECONDS = 10.0
 CONNECT_SECONDS = 5.0
+#: A snapshot that did not fit on the disk is asked for again after this long: somebody has to free space first.
+NO_ROOM_SECONDS = 10.0
 #: What a peer may make this node hold in memory: ten times the state of a full cluster.
 PULL_BYTES_MAX = 4 * 1024**3
 
@@ -97,9 +99,18 @@ class SnapshotPulls:
     """The receiving side: one transfer at a time."""
 
     def __init__(
-        self, mesh: Mesh, directory: Directory, deliver: Callable[[Message, StateMachine], None]
+        self,
+        mesh: Mesh,
+        directory: Directory,
+        deliver: Callable[[Message, StateMachine], None],
+        has_room: Callable[[int], bool] = lambda size: True,
     ) -> None:
-        """`deliver(message, machine)`: the SNAPSHOT message with its data, and the state loaded from it."""
+        """`deliver(message, machine)`: the SNAPSHOT message with its data, and the state loaded from it;
+        `has_room(size)`: whether this node's disk could hold it.
+        """
+        self._has_room = has_room
+        #: Until then no snapshot is asked for: the last one did not fit.
+        self._no_room_until = 0.0
         self._mesh = mesh
         self._directory = directory
         self._deliver = deliver
@@ -108,7 +119,8 @@ class SnapshotPulls:
 
     def want(self, message: Message) -> None:
         """A leader offers a snapshot. Ignored while one is on its way: the sender offers it again."""
-        if not self._is_busy and self._wanted.empty():
+        is_full = asyncio.get_running_loop().time() < self._no_room_until
+        if not self._is_busy and not is_full and self._wanted.empty():
             self._wanted.put_nowait(message)
 
     async def run(self) -> None:
@@ -124,10 +136,19 @@ class SnapshotPulls:
             except SwarmletError as error:
                 log.warning("replica.snapshot_pull_failed", index=meta.index, reason=str(error))
             else:
-                log.info("replica.snapshot_pulled", index=snapshot.meta.index, size=len(snapshot.data))
-                self._deliver(_with_snapshot(message, snapshot), machine)
+                self._take(message, snapshot, machine)
             finally:
                 self._is_busy = False
+
+    def _take(self, message: Message, snapshot: Snapshot, machine: StateMachine) -> None:
+        """Hand it on, where it can be stored: from there on Raft depends on it."""
+        size = len(snapshot.data)
+        if not self._has_room(size):
+            log.warning("replica.snapshot_no_room", index=snapshot.meta.index, size=size)
+            self._no_room_until = asyncio.get_running_loop().time() + NO_ROOM_SECONDS
+            return
+        log.info("replica.snapshot_pulled", index=snapshot.meta.index, size=size)
+        self._deliver(_with_snapshot(message, snapshot), machine)
 
     async def _pull(self, sender: PeerId, request: SnapshotRequest) -> Snapshot:
         node = self._directory.node_of(sender)

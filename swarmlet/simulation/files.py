@@ -131,6 +131,10 @@ class SimulatedFiles:
         self._durable_names = dict(self._names)
         self._renamed.clear()
 
+    def free_bytes(self, path: str) -> int:
+        """Without a bound there is always room."""
+        return 2**62 if self.capacity is None else max(0, self.capacity - self._used())
+
     # -- what befalls it
 
     def lose_power(self) -> None:

@@ -23,6 +23,7 @@ from swarmlet.state import (
     apply_tokens,
     apply_variables,
     collect,
+    restoring,
     snapshot_bytes,
 )
 from swarmlet.state import command as commands
@@ -195,6 +196,14 @@ def _dispatch(step: Step, body: Body) -> None:
             apply_variables.remove_key(step, body)
         case commands.ResealVariables():
             apply_variables.reseal(step, body)
+        case commands.UpdateAutopilot():
+            apply_cluster.update_autopilot(step, body)
+        case commands.BeginRestore():
+            restoring.begin(step, body)
+        case commands.RestorePiece():
+            restoring.add_piece(step, body)
+        case commands.CommitRestore():
+            restoring.commit(step, body)
         case commands.CollectGarbage():
             collect.collect_garbage(step, body)
         case commands.Noop():

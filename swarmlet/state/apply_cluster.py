@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import msgspec
 
-from swarmlet.errors import Conflict, InvalidInput, NotFound, Overloaded
+from swarmlet.errors import Conflict, InvalidInput, NotFound, Overloaded, StorageError
 from swarmlet.ids import DEFAULT_NAMESPACE
 from swarmlet.model.cluster import (
     POOL_ALGORITHMS_MAX,
     REBALANCE_INTERVAL_NS_MIN,
     REBALANCE_MOVES_MAX,
+    AutopilotConfig,
+    ClusterSettings,
     NamespaceRecord,
     SchedulerConfiguration,
 )
-from swarmlet.state.command import DeleteNamespace, InitializeCluster, UpdateSettings, UpsertNamespace
+from swarmlet.model.node import NodeStatus
+from swarmlet.state.command import (
+    FEATURE_LEVEL,
+    DeleteNamespace,
+    InitializeCluster,
+    UpdateAutopilot,
+    UpdateSettings,
+    UpsertNamespace,
+)
 from swarmlet.state.step import Step, check_name
 from swarmlet.state.store import NAMESPACES_MAX
 
@@ -24,6 +34,11 @@ def initialize(step: Step, body: InitializeCluster) -> None:
     if settings is not None:
         raise Conflict(f"the cluster is initialised already, as {settings.cluster_id}")
     check_name("a cluster id", body.settings.cluster_id)
+    if body.settings.feature_level > FEATURE_LEVEL:
+        raise StorageError(
+            f"the cluster begins at feature level {body.settings.feature_level}, this build knows {FEATURE_LEVEL}; "
+            "run the version of swarmlet that made it"
+        )
     step.store.put_settings(body.settings)
     step.store.put_namespace(
         NamespaceRecord(name=DEFAULT_NAMESPACE, description="Where jobs live by default")
@@ -44,10 +59,7 @@ def update_settings(step: Step, body: UpdateSettings) -> None:
         _check_scheduler(body.scheduler)
         changed = msgspec.structs.replace(changed, scheduler=body.scheduler)
     if body.feature_level is not None:
-        if body.feature_level < settings.feature_level:
-            raise Conflict(
-                f"the feature level is {settings.feature_level} and never goes back to {body.feature_level}"
-            )
+        _check_level(step, settings, body.feature_level)
         changed = msgspec.structs.replace(changed, feature_level=body.feature_level)
     if changed != settings:
         step.store.put_settings(changed)
@@ -64,6 +76,58 @@ def _check_scheduler(configuration: SchedulerConfiguration) -> None:
         )
     if configuration.rebalance_interval_ns < REBALANCE_INTERVAL_NS_MIN:
         raise InvalidInput("the time between two rebalancings is at least a minute")
+
+
+def _check_level(step: Step, settings: ClusterSettings, level: int) -> None:
+    """A level is for ever, so every node that may come back has to know it. Raises Conflict, StorageError."""
+    if level < settings.feature_level:
+        raise Conflict(f"the feature level is {settings.feature_level} and never goes back to {level}")
+    if level > FEATURE_LEVEL:
+        # The others go on to commands that this build would misread.
+        raise StorageError(
+            f"the cluster goes to feature level {level}, this build knows {FEATURE_LEVEL}; "
+            "run the version of swarmlet that the other nodes run"
+        )
+    for node in step.store.nodes():
+        if node.status is not NodeStatus.LEFT and node.feature_level < level:
+            raise Conflict(f'node "{node.name}" knows feature level {node.feature_level}, not {level}')
+
+
+#: Bounds of what an operator may set: more voters make every write wait for more disks.
+VOTERS_MAX = 9
+SETTING_MAX = 2**53
+
+
+def update_autopilot(step: Step, body: UpdateAutopilot) -> None:
+    """Keep how voters are chosen. Raises InvalidInput, Conflict."""
+    settings, config = step.store.settings(), body.config
+    if settings is None:
+        raise Conflict("the cluster is not initialised yet")
+    if body.check_index is not None and body.check_index != settings.autopilot.modify_index:
+        raise Conflict(
+            f"the autopilot's configuration is of index {settings.autopilot.modify_index}, not {body.check_index}; "
+            "read it again"
+        )
+    _check_autopilot(config)
+    config = msgspec.structs.replace(config, modify_index=step.index)
+    step.store.put_settings(msgspec.structs.replace(settings, autopilot=config))
+
+
+def _check_autopilot(config: AutopilotConfig) -> None:
+    if not 0 <= config.voters <= VOTERS_MAX or (config.voters and config.voters % 2 == 0):
+        raise InvalidInput(
+            f"{config.voters} voters: expected an odd number up to {VOTERS_MAX}, or 0 to follow the nodes "
+            "(an even number survives no more losses than the odd one below it)"
+        )
+    if not 0 <= config.voters_min <= VOTERS_MAX:
+        raise InvalidInput(f"at least {config.voters_min} voters: expected 0 to {VOTERS_MAX}")
+    for name, value in (
+        ("the stabilization time", config.stabilization_ns),
+        ("the lag", config.lag_entries_max),
+        ("the time without contact", config.contact_ns_max),
+    ):
+        if not 0 <= value <= SETTING_MAX:
+            raise InvalidInput(f"{name} of {value}: expected 0 to {SETTING_MAX}")
 
 
 def upsert_namespace(step: Step, body: UpsertNamespace) -> None:

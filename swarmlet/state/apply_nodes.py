@@ -80,6 +80,12 @@ def _with_leaders_fields(node: Node, before: Node | None) -> Node:
 
 
 def _check_facts(step: Step, node: Node) -> None:
+    settings = step.store.settings()
+    if settings is not None and node.feature_level < settings.feature_level:
+        raise Conflict(
+            f'node "{node.name}" runs a version that knows feature level {node.feature_level}, the cluster is at '
+            f"{settings.feature_level}: install the version that the other nodes run"
+        )
     check_name("a node's id", node.id)
     check_name("a node's name", node.name)
     if step.actor.startswith("node:") and step.actor != f"node:{node.id}":

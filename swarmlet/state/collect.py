@@ -8,6 +8,7 @@ from swarmlet.model.evaluation import EvaluationStatus
 from swarmlet.model.job import JobStatus
 from swarmlet.state.apply_nodes import GONE
 from swarmlet.state.command import CollectGarbage
+from swarmlet.state.restoring import drop_stale
 from swarmlet.state.step import Step
 
 #: Failed allocations kept per job: enough to see a pattern. More are forgotten before their time.
@@ -43,6 +44,7 @@ def _forget_job(step: Step, namespace: Namespace, job_id: JobId) -> None:
 
 def collect_garbage(step: Step, body: CollectGarbage) -> None:
     """Forget what ended before the given times. At most `COLLECTED_MAX` rows per table and command."""
+    drop_stale(step)
     if body.jobs_before_ns:
         _collect_jobs(step, body.jobs_before_ns)
     if body.allocations_before_ns:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from swarmlet.ids import AllocationId, DeploymentId, EvaluationId, JobId, Namespace, NodeId, RequestId
 from swarmlet.model.allocation import ClientStatus, TaskState
-from swarmlet.model.cluster import ClusterSettings, JoinToken, SchedulerConfiguration
+from swarmlet.model.cluster import AutopilotConfig, ClusterSettings, JoinToken, SchedulerConfiguration
 from swarmlet.model.deployment import DeploymentStatus
 from swarmlet.model.evaluation import Evaluation, EvaluationStatus
 from swarmlet.model.job import Job
@@ -21,8 +21,8 @@ from swarmlet.model.plan import Plan
 from swarmlet.model.variable import VariableKey
 from swarmlet.wire import Codec, Record
 
-#: What this build understands.
-FEATURE_LEVEL = 1
+#: What this build understands. Level 2: `UpdateAutopilot` and the three commands of a restore.
+FEATURE_LEVEL = 2
 ENVELOPE_VERSION = 1
 
 
@@ -288,6 +288,37 @@ class ResealVariables(Record, tag=44):
     variables: tuple[ResealedVariable, ...]
 
 
+class UpdateAutopilot(Record, tag=60):
+    """How voters are chosen from now on."""
+
+    config: AutopilotConfig
+    #: Refuse unless the configuration's `modify_index` is this. None: no check.
+    check_index: int | None = None
+
+
+class BeginRestore(Record, tag=61):
+    """A saved state is about to come, in pieces. Drops what came of an earlier one that was not finished."""
+
+    restore_id: str
+
+
+class RestorePiece(Record, tag=62):
+    """One piece of the saved state, in order from 0."""
+
+    restore_id: str
+    number: int
+    data: bytes
+
+
+class CommitRestore(Record, tag=63):
+    """Everything has come: let it take the place of the state."""
+
+    restore_id: str
+    #: Bytes and pieces that were sent.
+    size: int
+    pieces: int
+
+
 Body = (
     InitializeCluster
     | RegisterJob
@@ -321,7 +352,19 @@ Body = (
     | AddVariableKey
     | RemoveVariableKey
     | ResealVariables
+    | UpdateAutopilot
+    | BeginRestore
+    | RestorePiece
+    | CommitRestore
 )
+
+#: Commands that came after the first level, with the level that understands them.
+_LEVELS: dict[type, int] = {UpdateAutopilot: 2, BeginRestore: 2, RestorePiece: 2, CommitRestore: 2}
+
+
+def required_level(body: Body) -> int:
+    """The feature level that a cluster needs before this command may enter its log."""
+    return _LEVELS.get(type(body), 1)
 
 
 class Command(Record):

@@ -22,12 +22,22 @@ from swarmlet.state.command import Applied
 from swarmlet.state.ordered import Ordered, with_prefix, with_text_prefix
 from swarmlet.state.rows import Rows
 from swarmlet.state.view import Table
+from swarmlet.wire import Record
 
 JobKey = tuple[Namespace, JobId]
 VersionKey = tuple[Namespace, JobId, int]
 VariablePlace = tuple[Namespace, str]
 
 OPEN = frozenset({EvaluationStatus.PENDING, EvaluationStatus.BLOCKED})
+
+
+class Incoming(Record):
+    """A saved state on its way in; its pieces lie beside it."""
+
+    restore_id: str
+    begun_at_ns: int
+    #: Bytes that have come.
+    size: int = 0
 
 
 class Snapshot:
@@ -42,6 +52,8 @@ class Snapshot:
         "_ended_deployments",
         "_evaluations",
         "_evaluations_of_job",
+        "_incoming",
+        "_incoming_pieces",
         "_jobs",
         "_join_tokens",
         "_namespaces",
@@ -101,6 +113,9 @@ class Snapshot:
         # What recent requests gave, and (index, id) of each.
         self._requests: immutables.Map[RequestId, Applied] = immutables.Map()
         self._request_order: Ordered[tuple[int, RequestId]] = Ordered()
+        # A saved state that is being restored, and what has come of it.
+        self._incoming: Incoming | None = None
+        self._incoming_pieces: tuple[bytes, ...] = ()
 
     def _take(self, other: Snapshot) -> None:
         """Become what `other` is now. O(1)."""

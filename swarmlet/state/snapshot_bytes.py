@@ -25,7 +25,7 @@ from swarmlet.model.node import Node
 from swarmlet.model.variable import Variable, VariableKey
 from swarmlet.state.allocation_block import AllocationBlock
 from swarmlet.state.command import Applied
-from swarmlet.state.snapshot import Snapshot
+from swarmlet.state.snapshot import Incoming, Snapshot
 from swarmlet.state.store import Store
 from swarmlet.wire import MESSAGE_BYTES_MAX, Codec, Record
 
@@ -58,6 +58,9 @@ class Kind(IntEnum):
     REQUEST = 14
     VARIABLE_KEY = 40
     VARIABLE = 41
+    # Only while a restore is under way, which needs feature level 2.
+    INCOMING = 60
+    INCOMING_PIECE = 61
 
 
 class Header(Record, tag=1):
@@ -106,6 +109,8 @@ _TYPES: dict[Kind, Any] = {
     Kind.REQUEST: tuple[str, Applied],
     Kind.VARIABLE_KEY: VariableKey,
     Kind.VARIABLE: Variable,
+    Kind.INCOMING: Incoming,
+    Kind.INCOMING_PIECE: bytes,
 }
 _row_codecs: dict[Kind, Codec[Any]] = {kind: Codec(_TYPES[kind]) for kind in Kind}
 
@@ -184,6 +189,10 @@ def _rows_of(state: Snapshot, kind: Kind) -> Iterator[Any]:
             return state._variable_keys.values()
         case Kind.VARIABLE:
             return state._variables.values()
+        case Kind.INCOMING:
+            return iter(() if state._incoming is None else (state._incoming,))
+        case Kind.INCOMING_PIECE:
+            return iter(state._incoming_pieces)
 
 
 def load(data: Iterable[bytes]) -> Store:
@@ -219,6 +228,16 @@ def load(data: Iterable[bytes]) -> Store:
     raise StorageError("the snapshot is cut off: its end is missing")
 
 
+def count_rows(data: Iterable[bytes]) -> dict[str, int]:
+    """How many rows of each kind there are, by the kinds' names in lower case. Raises StorageError."""
+    counts = dict.fromkeys((kind.name.lower() for kind in Kind), 0)
+    for piece in _unframed(data):
+        if isinstance(piece, Rows):
+            kind, rows = _decoded(piece)
+            counts[kind.name.lower()] += len(rows)
+    return counts
+
+
 def _decoded(piece: Rows) -> tuple[Kind, list[Any]]:
     try:
         kind = Kind(piece.kind)
@@ -251,6 +270,14 @@ def _unframed(data: Iterable[bytes]) -> Iterator[Header | Rows | End]:
 
 def _fill_settings(store: Store, rows: list[ClusterSettings]) -> None:
     store._settings = rows[0] if rows else None
+
+
+def _fill_incoming(store: Store, rows: list[Incoming]) -> None:
+    store._incoming = rows[0] if rows else None
+
+
+def _fill_incoming_pieces(store: Store, rows: list[bytes]) -> None:
+    store._incoming_pieces = tuple(rows)
 
 
 def _fill_evaluations(store: Store, rows: list[Evaluation]) -> None:
@@ -337,4 +364,6 @@ _FILL: dict[Kind, Callable[[Store, list[Any]], None]] = {
     Kind.REQUEST: _fill_requests,
     Kind.VARIABLE_KEY: _filler("_variable_keys", lambda row: row.id, _itself),
     Kind.VARIABLE: _fill_variables,
+    Kind.INCOMING: _fill_incoming,
+    Kind.INCOMING_PIECE: _fill_incoming_pieces,
 }

@@ -39,6 +39,10 @@ class Table(StrEnum):
     VARIABLE_KEYS = "variable_keys"
 
 
+#: The key of a change that stands for a whole new state: of `Table.SETTINGS` first, then of every table.
+WHOLE_STATE = "*"
+
+
 class Change(msgspec.Struct, frozen=True, gc=False):
     """One row changed. `key` is the row's id (jobs: "namespace/id"); `scopes` are what watches are kept on:
     for an allocation "node:<id>", "job:<namespace>/<id>", for an evaluation or deployment its job.

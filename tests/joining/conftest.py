@@ -224,7 +224,7 @@ class Clusters:
         transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: wire, sock=udp)
         wire.transport = transport
         wire.prober = Prober(wire, seconds=0.2)
-        skew = [0.0]
+        skew, level = [0.0], [1]
         join_server = JoinServer(
             cluster=ClusterId(says or name),
             node=NodeId(node),
@@ -234,7 +234,7 @@ class Clusters:
             forward=forward,
             prober=wire.prober,
             now=lambda: wall() + skew[0],
-            feature_level=1,
+            feature_level=lambda: level[0],
         )
         join_server.register(handlers)
         self.transports.append(transport)

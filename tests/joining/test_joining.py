@@ -135,8 +135,8 @@ async def test_an_impostor_that_shows_the_real_ca_is_refused(clusters: OpenClust
             ClusterId("c1"), cluster.authority.certificate, Authority.create(ClusterId("c1"), 1e9).key
         )
         impostor = await made.start("c1", node="evil", authority=Authority.create(ClusterId("c1"), wall()))
-        cluster_id, node, name, _, level = impostor.join_server._hello
-        impostor.join_server._hello = (cluster_id, node, name, forged.certificate, level)
+        cluster_id, node, name, _ = impostor.join_server._hello
+        impostor.join_server._hello = (cluster_id, node, name, forged.certificate)
         error = await refusal(cluster, cluster.token(), address=impostor.address)
         assert error.code == "ca_mismatch"
         assert "did not issue" in str(error)

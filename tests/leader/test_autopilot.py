@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from swarmlet.gossip.effect import MemberState
 from swarmlet.ids import Index, NodeId, PeerId
 from swarmlet.leader.autopilot import Autopilot, wanted_voters
+from swarmlet.model.cluster import AutopilotConfig
 from swarmlet.model.node import Node, NodeStatus
 from swarmlet.raft.message import ConfigChange, ConfigChangeKind, ConfigState
 
@@ -24,6 +25,8 @@ class World:
     members: dict[NodeId, MemberState] = field(default_factory=dict)
     config: ConfigState = field(default_factory=lambda: ConfigState(voters=(PeerId(1),)))
     lagging: set[PeerId] = field(default_factory=set)
+    deaf: set[PeerId] = field(default_factory=set)
+    settings: AutopilotConfig = field(default_factory=AutopilotConfig)
     now: float = 0.0
     autopilot: Autopilot = field(default_factory=lambda: Autopilot(PeerId(1)))
 
@@ -49,7 +52,16 @@ class World:
     def look(self) -> ConfigChange | None:
         last = Index(1000)
         matched = {node.peer: Index(0) if node.peer in self.lagging else last for node in self.nodes}
-        return self.autopilot.look(self.nodes, self.config, matched, last, self.members, self.now)
+        return self.autopilot.look(
+            self.nodes,
+            self.config,
+            matched,
+            last,
+            self.members,
+            self.now,
+            settings=self.settings,
+            heard=[node.peer for node in self.nodes if node.peer not in self.deaf],
+        )
 
     def settle(self) -> None:
         """Carry out what is proposed, time passing, until nothing more is."""
@@ -179,6 +191,125 @@ def test_voters_are_spread_over_zones() -> None:
     world.add(1, zone="c")
     world.settle()
     assert world.config.voters == (1, 4, 5)
+
+
+def zones_of_voters(world: World) -> list[str]:
+    return sorted(node.zone for node in world.nodes if node.peer in world.config.voters)
+
+
+def test_a_dead_voter_is_replaced_from_the_zone_that_has_lost_it() -> None:
+    world = World()
+    for zone in ("a", "b", "c", "a", "b"):
+        world.add(1, zone=zone)
+    world.settle()
+    assert world.config.voters == (1, 2, 3)
+    world.mark(2, MemberState.DEAD)
+    world.settle()
+    assert world.config.voters == (1, 3, 5)
+
+
+def test_shrinking_takes_from_each_crowded_zone_in_turn() -> None:
+    world = World()
+    for zone in ("a", "a", "b", "b", "c", "c", "c"):
+        world.add(1, zone=zone)
+    world.settle()
+    assert zones_of_voters(world) == ["a", "a", "b", "b", "c"]
+    world.settings = AutopilotConfig(voters=3)
+    world.settle()
+    assert zones_of_voters(world) == ["a", "b", "c"]
+
+
+def test_zones_may_be_ignored() -> None:
+    world = World(settings=AutopilotConfig(spreads_over_zones=False))
+    world.add(3, zone="a")
+    world.add(2, zone="b")
+    world.settle()
+    assert world.config.voters == (1, 2, 3)
+
+
+def test_a_voter_that_left_is_replaced_in_the_same_step() -> None:
+    """Between two steps there would be two voters, of which neither may be lost."""
+    world = a_world(4)
+    world.settle()
+    world.mark(3, MemberState.LEFT)
+    change = world.look()
+    assert change is not None
+    assert [(step.kind, step.peer) for step in change.steps] == [
+        (ConfigChangeKind.ADD_VOTER, 4),
+        (ConfigChangeKind.REMOVE, 3),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "wanted", "voters"), [(5, 5, 5), (5, 1, 1), (3, 5, 3), (9, 7, 7), (4, 5, 3)]
+)
+def test_an_operator_says_how_many_voters(nodes: int, wanted: int, voters: int) -> None:
+    world = World(settings=AutopilotConfig(voters=wanted))
+    world.add(nodes)
+    world.settle()
+    assert len(world.config.voters) == voters
+
+
+def test_a_learner_waits_for_the_stabilization_time_that_was_set() -> None:
+    world = World(settings=AutopilotConfig(stabilization_ns=30 * 10**9))
+    world.add(3)
+    world.config = ConfigState(voters=(PeerId(1),), learners=(PeerId(2), PeerId(3)))
+    assert world.look() is None
+    assert world.autopilot.wake == pytest.approx(30.0)
+    world.now = 29.0
+    world.deaf = {PeerId(2)}
+    assert world.look() is None
+    world.now = 31.0
+    assert world.look() is None, "one more voter would be an even number, and the other one is not in contact"
+
+
+def test_a_learner_out_of_contact_does_not_vote() -> None:
+    world = World(settings=AutopilotConfig(contact_ns_max=10**9), deaf={PeerId(3)})
+    world.add(3)
+    world.settle()
+    assert len(world.config.voters) == 1
+    world.deaf.clear()
+    world.settle()
+    assert len(world.config.voters) == 3
+
+
+def test_dead_voters_stay_where_an_operator_wants_them_to() -> None:
+    world = a_world(4)
+    world.settle()
+    world.settings = AutopilotConfig(replaces_dead_voters=False)
+    world.mark(2, MemberState.DEAD)
+    world.settle()
+    assert world.config.voters == (1, 2, 3)
+
+
+def test_never_fewer_voters_than_an_operator_wants() -> None:
+    world = a_world(3)
+    world.settle()
+    world.settings = AutopilotConfig(voters_min=3)
+    world.mark(3, MemberState.LEFT)
+    world.settle()
+    assert len(world.config.voters) == 3
+
+
+def test_a_second_dead_voter_waits_until_the_first_is_replaced() -> None:
+    """Two of five die, two learners live: both are replaced, one joint step after the other."""
+    world = a_world(7)
+    world.settle()
+    world.mark(2, MemberState.DEAD)
+    world.mark(3, MemberState.DEAD)
+    world.settle()
+    assert world.config.voters == (1, 4, 5, 6, 7)
+
+
+def test_health_is_known_of_every_peer() -> None:
+    world = a_world(3)
+    world.settle()
+    world.deaf = {PeerId(2)}
+    world.lagging = {PeerId(3)}
+    world.now += 60
+    world.look()
+    assert set(world.autopilot.healthy_since) == {PeerId(1)}
+    assert world.autopilot.heard_at[PeerId(2)] < world.now
 
 
 def _has_living_majority(world: World, voters: tuple[PeerId, ...]) -> bool:

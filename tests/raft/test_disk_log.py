@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from swarmlet.errors import CorruptLog, StorageError
+from swarmlet.errors import CorruptLog, DiskFull, StorageError
 from swarmlet.ids import Index, PeerId, Term
 from swarmlet.raft import segment
 from swarmlet.raft.disk_log import DiskLog
@@ -418,6 +418,38 @@ def test_a_full_disk_is_known_a_segment_ahead_and_takes_what_is_under_way() -> N
     was_full, files.capacity = log.is_full, None
     log.reserve()
     assert (was_full, log.is_full) == (True, False)
+
+
+def test_a_snapshot_that_does_not_fit_changes_nothing_and_the_log_goes_on() -> None:
+    files = SimulatedFiles(random.Random(1))
+    log = DiskLog.open("/raft", CLUSTER, segment_bytes=SMALL, files=files)
+    log.append([entry(index) for index in range(1, 6)], hard(1, 5))
+    log.save_snapshot(meta(2, 1), b"old")
+    names = files.names("/raft")
+    files.capacity = files._used() + 1000
+    assert not log.has_room(5000)
+    with pytest.raises(DiskFull, match="free some space"):
+        log.save_snapshot(meta(5, 1), bytes(5000))
+    assert files.names("/raft") == names
+    assert log.read_snapshot() == (meta(2, 1), b"old")
+    log.append([entry(6)], hard(1, 6))
+    files.capacity = None
+    assert log.has_room(5000)
+    log.save_snapshot(meta(6, 1), bytes(5000))
+    assert log.read_snapshot() == (meta(6, 1), bytes(5000))
+    log.close()
+
+
+def test_a_failed_sync_of_a_snapshot_is_final() -> None:
+    files = SimulatedFiles(random.Random(1))
+    log = DiskLog.open("/raft", CLUSTER, segment_bytes=SMALL, files=files)
+    log.append([entry(1)], hard(1, 1))
+    files.fail_next = errno.EIO
+    with pytest.raises(StorageError, match="can't store the snapshot"):
+        log.save_snapshot(meta(1, 1), b"state")
+    with pytest.raises(StorageError, match="failed earlier"):
+        log.append([entry(2)], None)
+    log.close()
 
 
 def test_a_full_disk_is_a_storage_error(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

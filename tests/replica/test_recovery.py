@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from swarmlet.errors import CorruptLog, StorageError, SwarmletError, Unavailable, UnknownOutcome
+from swarmlet.errors import CorruptLog, DiskFull, StorageError, SwarmletError, Unavailable, UnknownOutcome
 from swarmlet.ids import ClusterId, Index, Namespace, NodeId, Term, peer_id
 from swarmlet.raft.bootstrap import bootstrap, complete
 from swarmlet.raft.disk_log import DiskLog
@@ -239,6 +239,58 @@ def test_a_full_writer_delays_and_breaks_nothing() -> None:
                 await fill(leader, number * 5, 5)
             assert len(set(await cluster.wait_quiet())) == 1
             assert sum(1 for _ in leader.view.namespaces()) == 100
+
+    run(main())
+
+
+@pytest.mark.usefixtures("_small_snapshots")
+def test_a_snapshot_that_finds_no_room_is_made_later_and_the_node_goes_on() -> None:
+    async def main() -> None:
+        async with Cluster(1).running() as cluster:
+            replica = await cluster.leader()
+            store = cluster.hosts[NodeId("n1")].log
+            tries = []
+            save = store.save_snapshot
+
+            def full(meta: SnapshotMeta, data: bytes) -> None:
+                tries.append(meta.index)
+                if len(tries) < 3:
+                    raise DiskFull("no room")
+                save(meta, data)
+
+            store.save_snapshot = full  # type: ignore[method-assign]
+            await fill(replica, 0, 60)
+            await asyncio.sleep(5.0)
+            assert (len(tries), store.snapshot_meta().index) == (1, 1)
+            await fill(replica, 60, 10)
+            await asyncio.sleep(25.0)
+            assert len(tries) == 3
+            assert store.snapshot_meta().index > 60
+            assert cluster.hosts[NodeId("n1")].failure is None
+
+    run(main())
+
+
+@pytest.mark.usefixtures("_small_snapshots")
+def test_a_snapshot_that_does_not_fit_here_costs_no_node_and_is_taken_once_there_is_room() -> None:
+    async def main() -> None:
+        async with Cluster(4, voters=3).running() as cluster:
+            leader = await cluster.leader()
+            await fill(leader, 0, 100)
+            await asyncio.sleep(0.1)
+            asked: list[int] = []
+
+            def has_room(size: int) -> bool:
+                asked.append(size)
+                return len(asked) > 2
+
+            cluster["n4"]._pulls._has_room = has_room
+            await cluster.add_learner("n4")
+            await asyncio.sleep(9.0)
+            assert len(asked) == 1, "it is not pulled over and over"
+            assert cluster["n4"].view.index < 50
+            assert len(set(await cluster.wait_quiet(60.0))) == 1
+            assert cluster.hosts[NodeId("n4")].failure is None
 
     run(main())
 

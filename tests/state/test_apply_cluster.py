@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from swarmlet.errors import StorageError
 from swarmlet.ids import ClusterId, EvaluationId, JobId, Namespace, NodeId, RequestId
-from swarmlet.model.cluster import ClusterSettings, JoinToken
+from swarmlet.model.cluster import AutopilotConfig, ClusterSettings, JoinToken
 from swarmlet.model.evaluation import EvaluationStatus
 from swarmlet.model.job import SECOND_NS
 from swarmlet.model.node import NodeStatus
 from swarmlet.state import apply_tokens
 from swarmlet.state.apply import StateMachine, decode_entry
 from swarmlet.state.command import (
+    FEATURE_LEVEL,
     Command,
     CreateJoinToken,
     DeleteNamespace,
@@ -22,14 +24,17 @@ from swarmlet.state.command import (
     InitializeCluster,
     Noop,
     RegisterJob,
+    RegisterNode,
     RevokeJoinToken,
+    UpdateAutopilot,
+    UpdateNodeStatus,
     UpdateSettings,
     UpsertEvaluations,
     UpsertNamespace,
     UseJoinToken,
     command_codec,
 )
-from tests.state.replica import DEFAULT, Replica, job
+from tests.state.replica import DEFAULT, Replica, job, node
 
 
 def test_a_cluster_is_initialised_once() -> None:
@@ -44,11 +49,50 @@ def test_a_cluster_is_initialised_once() -> None:
 
 def test_the_feature_level_never_goes_back() -> None:
     replica = Replica()
-    replica.ok(UpdateSettings(feature_level=3, gossip_keys_sealed=b"k"))
-    assert replica.do(UpdateSettings(feature_level=2)).error == "Conflict"
+    replica.ok(UpdateSettings(feature_level=2, gossip_keys_sealed=b"k"))
+    assert replica.do(UpdateSettings(feature_level=1)).error == "Conflict"
     settings = replica.state.settings()
     assert settings is not None
-    assert (settings.feature_level, settings.gossip_keys_sealed) == (3, b"k")
+    assert (settings.feature_level, settings.gossip_keys_sealed) == (2, b"k")
+
+
+def test_the_feature_level_rises_once_every_node_that_may_come_back_knows_it() -> None:
+    replica = Replica("a", "b")
+    refused = replica.do(UpdateSettings(feature_level=2))
+    assert (refused.error, refused.message) == ("Conflict", 'node "a" knows feature level 1, not 2')
+    replica.ok(RegisterNode(node=replace(node("a"), feature_level=2)))
+    assert replica.do(UpdateSettings(feature_level=2)).error == "Conflict"
+    replica.ok(UpdateNodeStatus(node_id=NodeId("id-b"), status=NodeStatus.DOWN))
+    assert replica.do(UpdateSettings(feature_level=2)).error == "Conflict"
+    replica.ok(UpdateNodeStatus(node_id=NodeId("id-b"), status=NodeStatus.LEFT))
+    replica.ok(UpdateSettings(feature_level=2))
+
+
+def test_a_node_below_the_feature_level_is_not_registered() -> None:
+    replica = Replica()
+    replica.ok(UpdateSettings(feature_level=2))
+    refused = replica.do(RegisterNode(node=node("old")))
+    assert refused.error == "Conflict"
+    assert "the cluster is at 2: install the version" in refused.message
+    replica.ok(RegisterNode(node=replace(node("new"), feature_level=2)))
+
+
+def test_a_replica_halts_when_the_cluster_goes_beyond_what_it_knows() -> None:
+    replica = Replica()
+    with pytest.raises(StorageError, match=f"feature level {FEATURE_LEVEL + 1}, this build knows"):
+        replica.do(UpdateSettings(feature_level=FEATURE_LEVEL + 1))
+
+
+def test_the_autopilots_configuration_is_kept_and_checked_against_its_index() -> None:
+    replica = Replica()
+    wanted = AutopilotConfig(voters=5, voters_min=3, spreads_over_zones=False)
+    applied = replica.ok(UpdateAutopilot(config=wanted, check_index=0))
+    settings = replica.state.settings()
+    assert settings is not None
+    assert settings.autopilot == replace(wanted, modify_index=applied.index)
+    assert replica.do(UpdateAutopilot(config=wanted, check_index=1)).error == "Conflict"
+    assert replica.do(UpdateAutopilot(config=AutopilotConfig(voters=4))).error == "InvalidInput"
+    assert replica.do(UpdateAutopilot(config=AutopilotConfig(lag_entries_max=-1))).error == "InvalidInput"
 
 
 def test_a_namespace_with_jobs_stays() -> None:
