@@ -58,6 +58,8 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     drivers: DriverSwitches = DriverSwitches()
     #: An agent that announced a restart, or whose host still answers, is waited for this long.
     agent_restart_grace_seconds: float = 30.0
+    #: Certificates that this node issues, while it leads, are valid for so long; renewed when two thirds are over.
+    certificate_hours: float = 2160.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     #: Raft state in memory only (`swarmlet dev`).
     ephemeral: bool = False

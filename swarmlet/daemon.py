@@ -353,6 +353,7 @@ class Daemon:
             prober=self.prober,
             now=lambda: self.clock.wall_ns() / 1e9,
             feature_level=self._feature_level,
+            certificate_hours=self.config.certificate_hours,
         )
 
         self.renewal = Renewal(

@@ -34,6 +34,8 @@ LEAVE_SECONDS = 45.0
 #: The kernel's limit (sun_path in unix(7)), less its final zero.
 SOCKET_PATH_BYTES_MAX = 107
 DAY_NS = 86_400 * 10**9
+#: Half a minute, for tests, to two years: beyond, nobody remembers how it is done when it fails.
+CERTIFICATE_HOURS_MIN, CERTIFICATE_HOURS_MAX = 0.008, 17_520.0
 
 
 def _agent_options(command: Any) -> Any:
@@ -130,6 +132,10 @@ def _check_config(config: NodeConfig) -> None:
         raise InvalidInput(f"mesh port {config.mesh_port}: expected 1 to 65535 (--port, or `mesh_port`)")
     if not -1 <= config.api_port < 65536:
         raise InvalidInput(f"API port {config.api_port}: expected 0 to 65535, or -1 for none (--api-port)")
+    if not CERTIFICATE_HOURS_MIN <= config.certificate_hours <= CERTIFICATE_HOURS_MAX:
+        raise InvalidInput(
+            f"certificate_hours = {config.certificate_hours}: expected {CERTIFICATE_HOURS_MIN} to {CERTIFICATE_HOURS_MAX}"
+        )
     if not _is_loopback(config.api_bind):
         raise InvalidInput(
             f"api_bind = {config.api_bind!r}: the API has no TLS yet and listens on loopback only; "
@@ -194,7 +200,13 @@ def init(detach: bool, foreground: bool, as_json: bool, **options: Any) -> int:
             )
         config = msgspec.structs.replace(config, name=config.name or _host_name())
         address = advertised_address(config, [])
-        founded = found(config.name, address[0], now=_wall_seconds(), random_bytes=os.urandom)
+        founded = found(
+            config.name,
+            address[0],
+            now=_wall_seconds(),
+            random_bytes=os.urandom,
+            certificate_hours=config.certificate_hours,
+        )
         _check_ports(config)
         save(directory.path, founded.identity)
         from swarmlet.daemon import write_config

@@ -14,7 +14,7 @@ from swarmlet.joining.identity import Identity
 from swarmlet.joining.server import check_name
 from swarmlet.model.cluster import ClusterSettings, JoinToken
 from swarmlet.security.access import ADMIN_TOKEN_BYTES, admin_token, admin_token_hash
-from swarmlet.security.authority import Authority, authority_digest, node_id_of
+from swarmlet.security.authority import NODE_CERTIFICATE_HOURS, Authority, authority_digest, node_id_of
 from swarmlet.security.certificate import create_key, create_request, key_digest, key_to_pem
 from swarmlet.security.sealing import KEY_BYTES, NONCE_BYTES, ClusterKey
 from swarmlet.security.token import PART_BYTES, Token, create_token, secret_hash
@@ -34,14 +34,28 @@ class Founded:
     admin_token: str
 
 
-def found(name: str, host: str, *, now: float, random_bytes: Callable[[int], bytes]) -> Founded:
+def found(
+    name: str,
+    host: str,
+    *,
+    now: float,
+    random_bytes: Callable[[int], bytes],
+    certificate_hours: float = NODE_CERTIFICATE_HOURS,
+) -> Founded:
     """A cluster whose first node is `name` at `host`. Raises InvalidInput for the name."""
     check_name(name)
     cluster = ClusterId(uuid_text(random_bytes(16)))
     authority = Authority.create(cluster, now)
     key = create_key()
     node = node_id_of(cluster, key_digest(key.public_key()))
-    certificate = authority.sign(create_request(key, name), node=node, name=name, addresses=(host,), now=now)
+    certificate = authority.sign(
+        create_request(key, name),
+        node=node,
+        name=name,
+        addresses=(host,),
+        now=now,
+        valid_hours=certificate_hours,
+    )
     cluster_key = ClusterKey(cluster, random_bytes(KEY_BYTES))
     gossip_keys = (random_bytes(GOSSIP_KEY_BYTES),)
     token = admin_token(random_bytes(ADMIN_TOKEN_BYTES))

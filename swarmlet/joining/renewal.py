@@ -77,8 +77,9 @@ class Renewal:
                 await self._sleep(delay * self._rng.uniform(0.5, 1.0))
                 continue
             delay = 0.0
-            # A certificate cut short by its CA's end would be due again at once.
-            await self._sleep(CHECK_SECONDS)
+            if load_certificate(self._identity.certificate).renew_at() <= self._now():
+                # A certificate cut short by its CA's end is due again at once.
+                await self._sleep(CHECK_SECONDS)
 
     async def _renew(self) -> None:
         failure: SwarmletError = Unavailable("no other node is known to renew the certificate")

@@ -28,7 +28,13 @@ from swarmlet.joining.message import (
     renew_request_codec,
 )
 from swarmlet.joining.probe import Prober
-from swarmlet.security.authority import Authority, judge_renewal, node_id_of, requested_key
+from swarmlet.security.authority import (
+    NODE_CERTIFICATE_HOURS,
+    Authority,
+    judge_renewal,
+    node_id_of,
+    requested_key,
+)
 from swarmlet.security.certificate import key_digest, load_certificate
 from swarmlet.security.token import secret_hash
 from swarmlet.transport.frame import Purpose
@@ -118,10 +124,12 @@ class JoinServer:
         prober: Prober,
         now: Callable[[], float],
         feature_level: Callable[[], int],
+        certificate_hours: float = NODE_CERTIFICATE_HOURS,
     ) -> None:
         """`authority` is the CA's certificate (DER); `now` wall time in seconds; `feature_level` the cluster's."""
         self._hello = (cluster, node, name, authority)
         self._feature_level = feature_level
+        self._certificate_hours = certificate_hours
         self._cluster = cluster
         self._authority = authority
         self._enrolment = enrolment
@@ -216,6 +224,7 @@ class JoinServer:
             name=request.name,
             addresses=(request.host,),
             now=self._now(),
+            valid_hours=self._certificate_hours,
         )
         reply = EnrolReply(
             node=node,
@@ -236,7 +245,14 @@ class JoinServer:
         judge_renewal(request.certificate, self._authority, request.request, lambda _: is_member)
         authority = await self._enrolment.authority()
         hosts = (request.host,) if request.host else ()
-        return authority.sign(request.request, node=old.node, name=old.name, addresses=hosts, now=self._now())
+        return authority.sign(
+            request.request,
+            node=old.node,
+            name=old.name,
+            addresses=hosts,
+            now=self._now(),
+            valid_hours=self._certificate_hours,
+        )
 
     async def _at_leader(
         self, peer: Peer, method: str, body: bytes, here: Callable[[Peer, bytes], Awaitable[bytes]]

@@ -24,6 +24,7 @@ from swarmlet.security.certificate import NodeCertificate, key_digest, load_cert
 
 #: Long enough that renewing is rare, short enough that a stolen certificate ends.
 NODE_CERTIFICATE_DAYS = 90
+NODE_CERTIFICATE_HOURS = NODE_CERTIFICATE_DAYS * 24.0
 #: The CA outlives the machines; replacing it means joining anew.
 AUTHORITY_YEARS = 20
 #: A node whose clock is behind accepts a fresh certificate all the same.
@@ -84,7 +85,14 @@ class Authority:
         )
 
     def sign(
-        self, request: bytes, *, node: NodeId, name: str, addresses: tuple[str, ...], now: float
+        self,
+        request: bytes,
+        *,
+        node: NodeId,
+        name: str,
+        addresses: tuple[str, ...],
+        now: float,
+        valid_hours: float = NODE_CERTIFICATE_HOURS,
     ) -> bytes:
         """A certificate (DER) for the key in `request` (a CSR, DER), for `node` and no other.
 
@@ -93,8 +101,9 @@ class Authority:
         """
         public = requested_key(request)
         issuer = x509.load_der_x509_certificate(self.certificate)
-        start = datetime.fromtimestamp(now, UTC) - timedelta(hours=BACKDATED_HOURS)
-        end = datetime.fromtimestamp(now, UTC) + timedelta(days=NODE_CERTIFICATE_DAYS)
+        # No further back than it goes forward: when a certificate is due follows from both.
+        start = datetime.fromtimestamp(now, UTC) - timedelta(hours=min(BACKDATED_HOURS, valid_hours))
+        end = datetime.fromtimestamp(now, UTC) + timedelta(hours=valid_hours)
         usages = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
         certificate = (
             x509.CertificateBuilder()
