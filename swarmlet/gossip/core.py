@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -44,6 +44,8 @@ from swarmlet.gossip.packet import (
     Packet,
     Ping,
     PingRequest,
+    QueryAnswer,
+    QueryReceipt,
     Update,
     UserEvent,
     decode_packet,
@@ -52,6 +54,7 @@ from swarmlet.gossip.packet import (
 from swarmlet.gossip.path import PathFault, Paths, sentence
 from swarmlet.gossip.path_report import REPORT_EVENT, PathReports
 from swarmlet.gossip.prober import Prober
+from swarmlet.gossip.query import QUERY_EVENT, Queries
 from swarmlet.gossip.statistics import Statistics
 from swarmlet.gossip.suspicion import Suspicion
 from swarmlet.gossip.view import Claim, Content, Record, View, claim_of, merge
@@ -112,6 +115,7 @@ class Swim:
         self._contradicted = now
         self._paths = Paths(me.id)
         self._reports = PathReports(me.id)
+        self.queries = Queries(me.id, rng, self._view, self._outbox, config.gossip_interval)
         #: As the rest of the node was told last.
         self._faults: tuple[PathFault, ...] = ()
         self._next_path_look = now
@@ -156,6 +160,7 @@ class Swim:
                 self._outbox.next_gossip,
                 self._next_reap,
                 self._accusations.due,
+                self.queries.deadline,
             )
         return self._deadline
 
@@ -319,6 +324,33 @@ class Swim:
         event = self._outbox.events.publish(name, payload)
         self._deliver(now, event)
 
+    def ask(
+        self,
+        now: float,
+        name: str,
+        payload: bytes = b"",
+        nodes: Sequence[NodeId] = (),
+        tags: Mapping[str, str] | None = None,
+        seconds: float | None = None,
+    ) -> int:
+        """Ask all members, or `nodes`, or those whose tags fit; the query's number, for `queries.asked`.
+
+        It stays open for `seconds` (None: by the size of the cluster), until the shell closes it.
+        Raises InvalidInput for what does not fit, Overloaded, Unavailable.
+        """
+        self._advance(now)
+        number, event = self.queries.ask(now, name, payload, nodes, tags or {}, seconds)
+        self._deliver(now, event)
+        return number
+
+    def user_events(self) -> list[UserEventHeard]:
+        """The latest user events, in the order of their time: the same order at every member."""
+        return [
+            UserEventHeard(event.time, NodeId(event.origin), event.name, event.payload)
+            for event in self._outbox.events.remembered()
+            if not event.name.startswith("_")
+        ]
+
     def on_lag(self, now: float, seconds: float) -> None:
         """The event loop was late by `seconds`: this member is the slow one."""
         self._advance(now)
@@ -391,6 +423,7 @@ class Swim:
             self._prober.ping_the_dead(now)
         if self._next_reap <= now:
             self._reap(now)
+        self.queries.step(now)
         if self._next_path_look <= now:
             self._look_at_paths(now)
         if self._outbox.next_gossip <= now:
@@ -436,6 +469,10 @@ class Swim:
                     self._prober.on_ping_request(now, message, source)
                 case Nack():
                     self._prober.on_nack(message.sequence)
+                case QueryAnswer():
+                    self.queries.on_answer(message, NodeId(packet.sender))
+                case QueryReceipt():
+                    self.queries.on_receipt(message, NodeId(packet.sender))
 
     def news_for(self, now: float, node: NodeId) -> tuple[bytes, ...]:
         """What `node` should hear first: that it is accused, if it is."""
@@ -454,6 +491,10 @@ class Swim:
     def _deliver(self, now: float, event: UserEvent) -> None:
         if event.name == REPORT_EVENT:
             self._reports.hear(now, NodeId(event.origin), event.time, event.payload)
+            self._outbox.hurry(now)
+            return
+        if event.name == QUERY_EVENT:
+            self.queries.hear(now, event)
             self._outbox.hurry(now)
             return
         heard = UserEventHeard(event.time, NodeId(event.origin), event.name, event.payload)
