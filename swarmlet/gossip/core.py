@@ -33,6 +33,7 @@ from swarmlet.gossip.effect import (
 )
 from swarmlet.gossip.exchange import Exchange
 from swarmlet.gossip.keyring import Keyring, Sealer
+from swarmlet.gossip.name_vote import NAME_EVENT, NameVotes
 from swarmlet.gossip.observation import Observation
 from swarmlet.gossip.outbox import REACHABLE, Outbox
 from swarmlet.gossip.packet import (
@@ -116,6 +117,7 @@ class Swim:
         self._paths = Paths(me.id)
         self._reports = PathReports(me.id)
         self.queries = Queries(me.id, rng, self._view, self._outbox, config.gossip_interval)
+        self.names = NameVotes(self._view, self.queries, self.ask, self._publish)
         #: As the rest of the node was told last.
         self._faults: tuple[PathFault, ...] = ()
         self._next_path_look = now
@@ -488,6 +490,11 @@ class Swim:
             if self._outbox.events.hear(event):
                 self._deliver(now, event)
 
+    def _publish(self, now: float, name: str, payload: bytes) -> None:
+        """An event of the program's own; where too many are under way, it is left out."""
+        with contextlib.suppress(Unavailable):
+            self._deliver(now, self._outbox.events.publish(name, payload))
+
     def _deliver(self, now: float, event: UserEvent) -> None:
         if event.name == REPORT_EVENT:
             self._reports.hear(now, NodeId(event.origin), event.time, event.payload)
@@ -495,6 +502,10 @@ class Swim:
             return
         if event.name == QUERY_EVENT:
             self.queries.hear(now, event)
+            self._outbox.hurry(now)
+            return
+        if event.name == NAME_EVENT:
+            self.names.hear(event)
             self._outbox.hurry(now)
             return
         heard = UserEventHeard(event.time, NodeId(event.origin), event.name, event.payload)
@@ -511,6 +522,7 @@ class Swim:
         """Tell all members, and the rest of this node, what has changed about the ways to others."""
         self._next_path_look = now + _PATH_LOOK_SECONDS
         self._reports.forget(now)
+        self.names.step(now)
         faults = self._paths.faults()
         if not (faults or self._faults or self._reports.has_told):
             return
@@ -526,8 +538,7 @@ class Swim:
         self._faults = faults
         report = self._reports.to_tell(now, faults)
         if report is not None:
-            with contextlib.suppress(Unavailable):
-                self._deliver(now, self._outbox.events.publish(REPORT_EVENT, report))
+            self._publish(now, REPORT_EVENT, report)
 
     def _report_fault(self, kind: EventKind, fault: PathFault) -> None:
         other = fault.target if fault.source == self.me else fault.source
@@ -587,7 +598,7 @@ class Swim:
         if not self._view.add(record):
             return
         self.event(EventKind.JOINED, record)
-        self._report_name_conflict(record)
+        self._report_name_conflict(now, record)
         if not self._exchange.is_learning:
             self._outbox.broadcast(now, self._statement(record, now))
         if update.state is not MemberState.ALIVE:
@@ -606,7 +617,7 @@ class Swim:
         )
         if not same and old.state not in _GONE:
             self.event(EventKind.UPDATED, record)
-            self._report_name_conflict(record)
+            self._report_name_conflict(now, record)
 
     def _on_alive(self, now: float, record: Record, update: Update) -> None:
         old = record.claim
@@ -721,7 +732,7 @@ class Swim:
         """Tell the rest of the node (the prober does too)."""
         self._outbox.effects.append(MemberEvent(kind, record.member(), detail))
 
-    def _report_name_conflict(self, record: Record) -> None:
+    def _report_name_conflict(self, now: float, record: Record) -> None:
         """Two live members with one name: say so, once per change."""
         for other in self._view:
             if (
@@ -731,6 +742,8 @@ class Swim:
                 and other.claim.content.name == record.claim.content.name
             ):
                 self.event(EventKind.NAME_CONFLICT, record, f"{other.id} has this name too")
+                if self.me in {record.id, other.id}:
+                    self.names.call(now, record.claim.content.name)
 
     def _own(self) -> Record:
         record = self._view.get(self.me)

@@ -31,6 +31,7 @@ from swarmlet.gossip.effect import (
     UserEventHeard,
 )
 from swarmlet.gossip.keyring import Keyring
+from swarmlet.gossip.name_vote import NameConflict
 from swarmlet.gossip.observation import Observation
 from swarmlet.gossip.path import PathFault
 from swarmlet.gossip.query import QueryResult
@@ -255,6 +256,10 @@ class Gossip:
     def path_faults(self) -> dict[NodeId, tuple[PathFault, ...]]:
         """By the member that says so: which ways between members do not work as they should."""
         return self.core.path_faults()
+
+    def name_conflicts(self) -> list[NameConflict]:
+        """Every name that two live members have now, and whose it is by vote."""
+        return self.core.names.conflicts()
 
     def statistics(self) -> Statistics:
         """A copy of the counters and gauges."""
