@@ -32,6 +32,7 @@ from swarmlet.config import NodeConfig, parse_address
 from swarmlet.errors import Refused, StorageError, SwarmletError, Unavailable
 from swarmlet.gossip.config import GossipConfig
 from swarmlet.gossip.effect import EventKind, Member, MemberEvent, MemberState, StreamAnswer
+from swarmlet.gossip.keyring import fingerprint as key_fingerprint
 from swarmlet.gossip.shell import Gossip
 from swarmlet.ids import ClusterId, NodeId, PeerId, RequestId, peer_id
 from swarmlet.joining.enrolment import ReplicatedEnrolment
@@ -250,6 +251,19 @@ class Daemon:
             foreign=(MAGIC, self.prober.on_datagram),
         )
         self._datagrams.gossip = self.gossip
+        self.gossip.core.queries.tags = {
+            "name": self.identity.name,
+            "version": VERSION,
+            "datacenter": self.config.datacenter,
+            "node_pool": self.config.node_pool,
+            "zone": self.config.zone,
+            **{f"meta.{key}": value for key, value in self.config.meta.items()},
+        }
+        self.gossip.answer_with("version", lambda payload: VERSION.encode())
+        self.gossip.answer_with("members", lambda payload: _counted(self.gossip.members()).encode())
+        self.gossip.answer_with(
+            "keys", lambda payload: key_fingerprint(self.gossip.core.keyring.keys[0]).encode()
+        )
 
     def _build_replica(self, machine: StateMachine, start: SnapshotMeta) -> None:
         self.places = NodeDirectory(self.gossip.members, lambda: self.replica.view)
@@ -711,6 +725,15 @@ class Daemon:
                 with contextlib.suppress(StorageError):
                     write_atomically(self.directory.path / SEEDS_FILE, msgspec.json.encode(known))
                     written = known
+
+
+def _counted(members: list[Member]) -> str:
+    """How many members are in which state."""
+    states = [state for state in MemberState if any(member.state is state for member in members)]
+    return ", ".join(
+        f"{sum(member.state is state for member in members)} {state.name.lower().replace('_', ' ')}"
+        for state in states
+    )
 
 
 def _spoken(address: Address) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from swarmlet.gossip.name_vote import NameConflict
 from swarmlet.gossip.path import PathFault, PathProblem, sentence
 from swarmlet.ids import NodeId
 
@@ -88,3 +89,21 @@ def _names(names: list[str]) -> str:
     if len(names) <= NAMES_MAX:
         return ", ".join(names)
     return f"{', '.join(names[:NAMES_MAX])} and {len(names) - NAMES_MAX} others"
+
+
+def name_sentence(conflict: NameConflict) -> str:
+    """Two nodes with one name: whose it is, and what to do."""
+    both = " and ".join(node[:8] for node in conflict.members)
+    outcome = conflict.outcome
+    if outcome is None or not outcome.holder:
+        whose = (
+            "no majority of the members has known one of them first"
+            if outcome is not None
+            else "a vote is under way"
+        )
+        return f"nodes {both} have this name ({whose}): let one leave and join again with another --name"
+    others = ", ".join(node[:8] for node in conflict.members if node != outcome.holder)
+    return (
+        f"nodes {both} have this name; it is {outcome.holder[:8]}'s by {outcome.votes} of {outcome.voters} votes: "
+        f"let {others} leave and join again with another --name"
+    )

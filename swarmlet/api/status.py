@@ -7,7 +7,7 @@ from typing import Any
 
 from swarmlet.api.context import ApiContext
 from swarmlet.api.membership import member_names
-from swarmlet.api.paths import path_problems
+from swarmlet.api.paths import name_sentence, path_problems
 from swarmlet.errors import Unavailable
 from swarmlet.gossip.effect import MemberState
 from swarmlet.ids import NodeId
@@ -78,6 +78,10 @@ def _problems(context: ApiContext, view: View, members: Mapping[NodeId, MemberSt
     names = member_names(context)
     paths = path_problems(context.gossip.path_faults(), lambda node: names.get(node, node))
     found = problems(view, members, context.replacement_pause())
+    paths += [
+        {"Subject": conflict.name, "Problem": name_sentence(conflict)}
+        for conflict in context.gossip.name_conflicts()
+    ]
     return [*paths[:PATHS_MAX], *found][:PROBLEMS_MAX]
 
 

@@ -22,6 +22,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "node": ("swarmlet.cli.node:node", "Look at nodes; drain them"),
     "var": ("swarmlet.cli.var:var", "Write and read encrypted variables"),
     "members": ("swarmlet.cli.members:members", "Who is there: state, since when, health, round trip"),
+    "event": ("swarmlet.cli.event:event", "Tell all nodes something small, and list what was told"),
+    "query": ("swarmlet.cli.event:query", "Ask nodes by gossip; who has heard it, who answers what"),
     "gossip": ("swarmlet.cli.gossip:gossip", "Replace the keys that seal what members say"),
     "token": ("swarmlet.cli.token:token", "Create, list and revoke join tokens"),
     "operator": ("swarmlet.cli.operator:operator", "Consensus and other internals"),

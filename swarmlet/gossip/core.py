@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -33,6 +33,7 @@ from swarmlet.gossip.effect import (
 )
 from swarmlet.gossip.exchange import Exchange
 from swarmlet.gossip.keyring import Keyring, Sealer
+from swarmlet.gossip.name_vote import NAME_EVENT, NameVotes
 from swarmlet.gossip.observation import Observation
 from swarmlet.gossip.outbox import REACHABLE, Outbox
 from swarmlet.gossip.packet import (
@@ -44,6 +45,8 @@ from swarmlet.gossip.packet import (
     Packet,
     Ping,
     PingRequest,
+    QueryAnswer,
+    QueryReceipt,
     Update,
     UserEvent,
     decode_packet,
@@ -52,6 +55,7 @@ from swarmlet.gossip.packet import (
 from swarmlet.gossip.path import PathFault, Paths, sentence
 from swarmlet.gossip.path_report import REPORT_EVENT, PathReports
 from swarmlet.gossip.prober import Prober
+from swarmlet.gossip.query import QUERY_EVENT, Queries
 from swarmlet.gossip.statistics import Statistics
 from swarmlet.gossip.suspicion import Suspicion
 from swarmlet.gossip.view import Claim, Content, Record, View, claim_of, merge
@@ -112,6 +116,8 @@ class Swim:
         self._contradicted = now
         self._paths = Paths(me.id)
         self._reports = PathReports(me.id)
+        self.queries = Queries(me.id, rng, self._view, self._outbox, config.gossip_interval)
+        self.names = NameVotes(self._view, self.queries, self.ask, self._publish)
         #: As the rest of the node was told last.
         self._faults: tuple[PathFault, ...] = ()
         self._next_path_look = now
@@ -156,6 +162,7 @@ class Swim:
                 self._outbox.next_gossip,
                 self._next_reap,
                 self._accusations.due,
+                self.queries.deadline,
             )
         return self._deadline
 
@@ -319,6 +326,33 @@ class Swim:
         event = self._outbox.events.publish(name, payload)
         self._deliver(now, event)
 
+    def ask(
+        self,
+        now: float,
+        name: str,
+        payload: bytes = b"",
+        nodes: Sequence[NodeId] = (),
+        tags: Mapping[str, str] | None = None,
+        seconds: float | None = None,
+    ) -> int:
+        """Ask all members, or `nodes`, or those whose tags fit; the query's number, for `queries.asked`.
+
+        It stays open for `seconds` (None: by the size of the cluster), until the shell closes it.
+        Raises InvalidInput for what does not fit, Overloaded, Unavailable.
+        """
+        self._advance(now)
+        number, event = self.queries.ask(now, name, payload, nodes, tags or {}, seconds)
+        self._deliver(now, event)
+        return number
+
+    def user_events(self) -> list[UserEventHeard]:
+        """The latest user events, in the order of their time: the same order at every member."""
+        return [
+            UserEventHeard(event.time, NodeId(event.origin), event.name, event.payload)
+            for event in self._outbox.events.remembered()
+            if not event.name.startswith("_")
+        ]
+
     def on_lag(self, now: float, seconds: float) -> None:
         """The event loop was late by `seconds`: this member is the slow one."""
         self._advance(now)
@@ -391,6 +425,7 @@ class Swim:
             self._prober.ping_the_dead(now)
         if self._next_reap <= now:
             self._reap(now)
+        self.queries.step(now)
         if self._next_path_look <= now:
             self._look_at_paths(now)
         if self._outbox.next_gossip <= now:
@@ -436,6 +471,10 @@ class Swim:
                     self._prober.on_ping_request(now, message, source)
                 case Nack():
                     self._prober.on_nack(message.sequence)
+                case QueryAnswer():
+                    self.queries.on_answer(message, NodeId(packet.sender))
+                case QueryReceipt():
+                    self.queries.on_receipt(message, NodeId(packet.sender))
 
     def news_for(self, now: float, node: NodeId) -> tuple[bytes, ...]:
         """What `node` should hear first: that it is accused, if it is."""
@@ -451,9 +490,22 @@ class Swim:
             if self._outbox.events.hear(event):
                 self._deliver(now, event)
 
+    def _publish(self, now: float, name: str, payload: bytes) -> None:
+        """An event of the program's own; where too many are under way, it is left out."""
+        with contextlib.suppress(Unavailable):
+            self._deliver(now, self._outbox.events.publish(name, payload))
+
     def _deliver(self, now: float, event: UserEvent) -> None:
         if event.name == REPORT_EVENT:
             self._reports.hear(now, NodeId(event.origin), event.time, event.payload)
+            self._outbox.hurry(now)
+            return
+        if event.name == QUERY_EVENT:
+            self.queries.hear(now, event)
+            self._outbox.hurry(now)
+            return
+        if event.name == NAME_EVENT:
+            self.names.hear(event)
             self._outbox.hurry(now)
             return
         heard = UserEventHeard(event.time, NodeId(event.origin), event.name, event.payload)
@@ -470,6 +522,7 @@ class Swim:
         """Tell all members, and the rest of this node, what has changed about the ways to others."""
         self._next_path_look = now + _PATH_LOOK_SECONDS
         self._reports.forget(now)
+        self.names.step(now)
         faults = self._paths.faults()
         if not (faults or self._faults or self._reports.has_told):
             return
@@ -485,8 +538,7 @@ class Swim:
         self._faults = faults
         report = self._reports.to_tell(now, faults)
         if report is not None:
-            with contextlib.suppress(Unavailable):
-                self._deliver(now, self._outbox.events.publish(REPORT_EVENT, report))
+            self._publish(now, REPORT_EVENT, report)
 
     def _report_fault(self, kind: EventKind, fault: PathFault) -> None:
         other = fault.target if fault.source == self.me else fault.source
@@ -546,7 +598,7 @@ class Swim:
         if not self._view.add(record):
             return
         self.event(EventKind.JOINED, record)
-        self._report_name_conflict(record)
+        self._report_name_conflict(now, record)
         if not self._exchange.is_learning:
             self._outbox.broadcast(now, self._statement(record, now))
         if update.state is not MemberState.ALIVE:
@@ -565,7 +617,7 @@ class Swim:
         )
         if not same and old.state not in _GONE:
             self.event(EventKind.UPDATED, record)
-            self._report_name_conflict(record)
+            self._report_name_conflict(now, record)
 
     def _on_alive(self, now: float, record: Record, update: Update) -> None:
         old = record.claim
@@ -680,7 +732,7 @@ class Swim:
         """Tell the rest of the node (the prober does too)."""
         self._outbox.effects.append(MemberEvent(kind, record.member(), detail))
 
-    def _report_name_conflict(self, record: Record) -> None:
+    def _report_name_conflict(self, now: float, record: Record) -> None:
         """Two live members with one name: say so, once per change."""
         for other in self._view:
             if (
@@ -690,6 +742,8 @@ class Swim:
                 and other.claim.content.name == record.claim.content.name
             ):
                 self.event(EventKind.NAME_CONFLICT, record, f"{other.id} has this name too")
+                if self.me in {record.id, other.id}:
+                    self.names.call(now, record.claim.content.name)
 
     def _own(self) -> Record:
         record = self._view.get(self.me)

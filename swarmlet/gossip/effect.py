@@ -114,4 +114,14 @@ class UserEventHeard(msgspec.Struct, frozen=True, gc=False):
     payload: bytes
 
 
-Effect = Send | StreamPing | Sync | MemberEvent | UserEventHeard
+class QueryReported(msgspec.Struct, frozen=True, gc=False):
+    """A member reported on an open query of this one: once per member."""
+
+    number: int
+    responder: NodeId
+    #: `packet.AnswerKind`.
+    kind: int
+    payload: bytes
+
+
+Effect = Send | StreamPing | Sync | MemberEvent | UserEventHeard | QueryReported

@@ -29,6 +29,8 @@ SYNC_BUCKETS_MAX = 1024
 #: User events (serf: 512 B with the name).
 EVENT_NAME_MAX = 64
 EVENT_PAYLOAD_MAX = 448
+#: The answer of one member to a query.
+ANSWER_BYTES_MAX = 512
 #: Incarnations grow by one per refutation; anything near this is not honest.
 INCARNATION_MAX = 2**53
 
@@ -102,7 +104,34 @@ class Nack(Record, tag=4):
     sequence: _Sequence
 
 
-Message = Ping | Ack | PingRequest | Nack
+class AnswerKind(IntEnum):
+    """What a member says to a query."""
+
+    #: It has heard it; nobody here has an answer to it.
+    HEARD = 0
+    ANSWER = 1
+    #: The filters do not fit it.
+    NO_MATCH = 2
+
+
+class QueryAnswer(Record, tag=5):
+    """What `responder` says to query `number` of `origin`; whoever else gets it passes it on."""
+
+    origin: _Id
+    number: _Sequence
+    responder: _Id
+    kind: AnswerKind
+    payload: Annotated[bytes, msgspec.Meta(max_length=ANSWER_BYTES_MAX)] = b""
+
+
+class QueryReceipt(Record, tag=6):
+    """I have your answer to my query `number`."""
+
+    number: _Sequence
+    responder: _Id
+
+
+Message = Ping | Ack | PingRequest | Nack | QueryAnswer | QueryReceipt
 
 
 class UserEvent(Record):

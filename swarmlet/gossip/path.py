@@ -76,11 +76,11 @@ class Path:
         "is_lossy",
         "last_datagram",
         "last_ping",
+        "last_stream_failure",
         "outcomes",
         "pings",
         "round_trip",
         "streams_failed",
-        "streams_failed_since",
         "unanswered",
         "unanswered_since",
     )
@@ -98,8 +98,9 @@ class Path:
         self.outcomes = 0
         self.pings = 0
         self.is_lossy = False
+        #: Streams that failed in a row, with datagrams coming in between.
         self.streams_failed = 0
-        self.streams_failed_since = 0.0
+        self.last_stream_failure = -math.inf
         self.round_trip = 0.0
 
     @property
@@ -169,11 +170,13 @@ class Paths:
         path = self._path(node)
         if works:
             path.streams_failed = 0
-        else:
-            path.streams_failed += 1
-            if path.streams_failed == 1:
-                path.streams_failed_since = now
-            self._watched[node] = path
+            return
+        if path.last_datagram < path.last_stream_failure:
+            # Nothing came in since the last one failed: it is silent, not its streams alone.
+            path.streams_failed = 0
+        path.streams_failed += 1
+        path.last_stream_failure = now
+        self._watched[node] = path
 
     def failing_streams(self) -> list[NodeId]:
         """Members to which a stream failed last time."""
@@ -209,7 +212,7 @@ class Paths:
         elif path.is_lossy:
             percent = round(100 * path.lost / path.pings)
             found.append(PathFault(problem=PathProblem.LOSS, source=self._me, target=node, value=percent))
-        if path.streams_failed >= BLOCKED_STREAMS and path.last_datagram > path.streams_failed_since:
+        if path.streams_failed >= BLOCKED_STREAMS:
             found.append(PathFault(problem=PathProblem.STREAMS, source=self._me, target=node))
         if path.round_trip >= SLOW_SECONDS:
             milliseconds = round(path.round_trip * 1000)

@@ -319,6 +319,9 @@ class Prober:
         record = self._view.get(node) if node is not None else None
         if record is not None and not self.is_quiet and record.restart_until <= now:
             self.stream_ping(now, record)
+            if failing:
+                # Its datagrams have to come in for its streams to be the only thing that fails.
+                self.ping(now, record, Purpose.VERIFY)
 
     def _next_to_check(self) -> NodeId | None:
         """Round robin over the living where they are few; else any."""

@@ -12,10 +12,10 @@ import errno
 import random
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Protocol
 
-from swarmlet.errors import SwarmletError, Unavailable
+from swarmlet.errors import InvalidInput, SwarmletError, Unavailable
 from swarmlet.gossip.config import GossipConfig
 from swarmlet.gossip.core import Swim
 from swarmlet.gossip.effect import (
@@ -23,6 +23,7 @@ from swarmlet.gossip.effect import (
     Effect,
     Member,
     MemberEvent,
+    QueryReported,
     Send,
     StreamAnswer,
     StreamPing,
@@ -30,8 +31,10 @@ from swarmlet.gossip.effect import (
     UserEventHeard,
 )
 from swarmlet.gossip.keyring import Keyring
+from swarmlet.gossip.name_vote import NameConflict
 from swarmlet.gossip.observation import Observation
 from swarmlet.gossip.path import PathFault
+from swarmlet.gossip.query import QueryResult
 from swarmlet.gossip.statistics import Statistics
 from swarmlet.ids import NodeId
 
@@ -103,6 +106,8 @@ class Gossip:
         self._streams = streams
         self._subscribers: list[Callable[[MemberEvent], None]] = []
         self._listeners: list[Callable[[UserEventHeard], None]] = []
+        #: By the number of an open query: somebody has reported.
+        self._reported: dict[int, asyncio.Event] = {}
         self._transport: asyncio.DatagramTransport | None = None
         self._group: asyncio.TaskGroup | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -182,6 +187,56 @@ class Gossip:
         """Send a user event to all members. Raises InvalidInput, Unavailable."""
         self.feed(lambda now: self.core.publish(now, name, payload))
 
+    async def query(
+        self,
+        name: str,
+        payload: bytes = b"",
+        nodes: Sequence[NodeId] = (),
+        tags: Mapping[str, str] | None = None,
+        seconds: float | None = None,
+    ) -> QueryResult:
+        """Ask all members, or `nodes`, or those whose tags fit; returns when all have reported or the time is over.
+
+        Raises InvalidInput, Overloaded, Unavailable.
+        """
+        if name.startswith("_"):
+            raise InvalidInput(f"query name {name[:40]!r}: names that begin with '_' are the program's own")
+        return await self.ask(name, payload, nodes, tags, seconds)
+
+    async def ask(
+        self,
+        name: str,
+        payload: bytes = b"",
+        nodes: Sequence[NodeId] = (),
+        tags: Mapping[str, str] | None = None,
+        seconds: float | None = None,
+    ) -> QueryResult:
+        """As `query`, with any name."""
+        numbers: list[int] = []
+        self.feed(lambda now: numbers.append(self.core.ask(now, name, payload, nodes, tags, seconds)))
+        [number] = numbers
+        asked = self.core.queries.asked(number)
+        assert asked is not None
+        reported = self._reported[number] = asyncio.Event()
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(asked.closes_at - self._clock()):
+                    while not asked.is_complete:
+                        reported.clear()
+                        await reported.wait()
+        finally:
+            del self._reported[number]
+            self.core.queries.close(number)
+        return asked.result()
+
+    def answer_with(self, name: str, function: Callable[[bytes], bytes]) -> None:
+        """Answer queries with this name: payload -> answer of at most 512 B. It must not block or raise."""
+        self.core.queries.answer_with(name, function)
+
+    def user_events(self) -> list[UserEventHeard]:
+        """The latest user events, in the same order at every member."""
+        return self.core.user_events()
+
     def members(self) -> list[Member]:
         """All members known."""
         return self.core.members()
@@ -201,6 +256,10 @@ class Gossip:
     def path_faults(self) -> dict[NodeId, tuple[PathFault, ...]]:
         """By the member that says so: which ways between members do not work as they should."""
         return self.core.path_faults()
+
+    def name_conflicts(self) -> list[NameConflict]:
+        """Every name that two live members have now, and whose it is by vote."""
+        return self.core.names.conflicts()
 
     def statistics(self) -> Statistics:
         """A copy of the counters and gauges."""
@@ -294,6 +353,9 @@ class Gossip:
             case UserEventHeard():
                 for listener in self._listeners:
                     listener(effect)
+            case QueryReported():
+                if effect.number in self._reported:
+                    self._reported[effect.number].set()
 
     def _send(self, effect: Send) -> None:
         """Send one datagram. A network that is down now may be up at the next probe."""

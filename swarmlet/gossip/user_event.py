@@ -87,6 +87,10 @@ class UserEvents:
             self._floor = max(self._floor, time)
             self.time = max(self.time, time)
 
+    def remembered(self) -> list[UserEvent]:
+        """All events in memory, in the order of their Lamport time, which is the same at every member."""
+        return sorted(self._heard, key=lambda each: (each.time, each.origin, each.name, each.payload))
+
     def latest(self) -> tuple[UserEvent, ...]:
         """What a state exchange repeats, oldest first."""
         return tuple(list(self._heard)[-REPEATED_MAX:])

@@ -1,7 +1,9 @@
-"""What an operator asks gossip through any node of a real cluster of three: members, round trips, keys."""
+"""What an operator asks gossip through any node of a real cluster of three: members, round trips, keys, events, queries."""
 
 from __future__ import annotations
 
+import os
+import signal
 import stat
 from collections.abc import Iterator
 
@@ -116,3 +118,44 @@ def refused(node: Node) -> float:
     return float(
         next(each["Count"] for each in counters if each["Name"] == "swarmlet.gossip.packets_refused")
     )
+
+
+def test_an_event_fired_anywhere_is_listed_everywhere_in_one_order(ask: Cli, cluster: LocalCluster) -> None:
+    assert ask("event", "fire", "deploy", "web=v7").out == "event deploy is on its way\n"
+    for number, node in enumerate(cluster.nodes[:3]):
+        node.api.put("/v1/swarmlet/events", {"Name": "tick", "Payload": f"{number}aaa"})
+
+    def listed() -> list[list[tuple[int, str, str]]]:
+        found = [node.api.get("/v1/swarmlet/events") for node in cluster.nodes[:3]]
+        return [[(item["Time"], item["Name"], item["Payload"]) for item in items] for items in found]
+
+    wait_until(lambda: all(len(items) == 4 for items in listed()))
+    assert len({tuple(items) for items in listed()}) == 1
+    lines = ask("event", "list", "deploy").out.splitlines()
+    assert [line.split()[1:] for line in lines] == [["NAME", "FROM", "PAYLOAD"], ["deploy", "n2", "web=v7"]]
+    refused = ask("event", "fire", "_paths")
+    assert (refused.code, "the program's own" in refused.err) == (1, True)
+
+
+def test_a_query_is_answered_by_those_it_is_for(ask: Cli, cluster: LocalCluster) -> None:
+    count = len(cluster.nodes)
+    said = ask("query", "version")
+    assert said.code == 0, said
+    assert said.out.splitlines()[-1] == f"{count} of {count} nodes heard it, {count} answered"
+    some = ask("query", "anything", "at all", "--node", "n1", "--node", "n3")
+    assert some.out.splitlines() == ["n1: heard", "n3: heard", "2 of 2 nodes heard it, 0 answered"]
+    tagged = ask("query", "members", "--tag", "name=n?", "--tag", "name=*3", "--json").json()
+    assert [item["Node"] for item in tagged["Answers"]] == ["n3"]
+    assert len(tagged["NoMatch"]) == count - 1
+    unknown = ask("query", "version", "--node", "nobody")
+    assert (unknown.code, "no member" in unknown.err) == (1, True)
+
+
+def test_a_query_names_who_said_nothing(ask: Cli, cluster: LocalCluster) -> None:
+    third = cluster.nodes[2]
+    os.kill(third.pid, signal.SIGSTOP)
+    try:
+        said = ask("query", "version", "--timeout", "1s")
+    finally:
+        os.kill(third.pid, signal.SIGCONT)
+    assert (said.code, "! n3: said nothing" in said.out) == (1, True)

@@ -91,10 +91,13 @@ def test_a_late_answer_is_not_a_lost_one() -> None:
 
 def test_streams_that_fail_are_named_while_datagrams_come_in_and_not_otherwise() -> None:
     paths = Paths(ME)
-    for number in range(BLOCKED_STREAMS):
+    for number in range(10):
         paths.streamed(10.0 + number, A, works=False)
+    paths.datagram(20.0, A)
     assert paths.faults() == ()
-    paths.datagram(13.0, A)
+    for number in range(1, BLOCKED_STREAMS):
+        paths.streamed(20.0 + number, A, works=False)
+        paths.datagram(20.5 + number, A)
     assert paths.faults() == (fault(PathProblem.STREAMS, "me", "a"),)
     assert paths.failing_streams() == [A]
     paths.streamed(14.0, A, works=True)

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,8 @@ PAUSE_SECONDS = float(os.environ.get("SWARMLET_TEST_PAUSE_SECONDS", "60"))
 GRACE_SECONDS = 30.0
 #: From SIGKILL to "agent down" everywhere.
 AGENT_DOWN_SECONDS_MAX = 8.0
+#: A paused host goes on within moments.
+WAKE_SECONDS_MAX = 10.0
 DIED = "member.died"
 
 
@@ -171,7 +173,7 @@ def test_a_host_that_stands_still_for_a_minute_harms_nobody_when_it_goes_on(clus
     )
     # Nobody but the one that stood still longer than its grace was declared dead, and not by that one.
     for line in _deaths(cluster):
-        assert f"name={still.name}" in line or f'"name":"{still.name}"' in line.replace(" ", ""), line
+        assert f'"name": "{still.name}"' in line, line
         assert not line.startswith(f"{still.name}:"), line
 
 
@@ -190,7 +192,7 @@ def test_a_killed_agent_on_a_living_host_is_down_and_not_dead_before_its_grace_i
     )
     print(f"a killed agent: down at both others after {time.monotonic() - killed:.1f} s")
     _wait_named(cluster, victim.name, "agent does not", others)
-    while time.monotonic() < killed + GRACE_SECONDS - 8.0:
+    while time.monotonic() < killed + GRACE_SECONDS / 2:
         assert all(_states(cluster, host).get(victim.name) == "agent down" for host in others)
         time.sleep(1.0)
     assert _deaths(cluster) == []
@@ -200,7 +202,7 @@ def test_a_killed_agent_on_a_living_host_is_down_and_not_dead_before_its_grace_i
         CLEARED_SECONDS_MAX,
         "the agent to be back",
     )
-    assert _deaths(cluster) == []
+    _wait_clear(cluster)
 
 
 @contextmanager
@@ -212,8 +214,19 @@ def _paused(host: Host) -> Iterator[None]:
             os.kill(pid, signal.SIGSTOP)
         yield
     finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
+        # `nsenter`, which started them, stops itself when its child stops: it may need to be woken more than once.
+        deadline = time.monotonic() + WAKE_SECONDS_MAX
+        while stopped := [pid for pid in pids if _is_stopped(pid)]:
+            assert time.monotonic() < deadline, f"processes that stay stopped: {stopped}"
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+            time.sleep(0.02)
+
+
+def _is_stopped(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    return False
 
 
 def _processes(host: Host) -> list[int]:
