@@ -62,6 +62,7 @@ def node_stub(node: Node) -> Json:
         "MeshAddress": node.address,
         "Zone": node.zone,
         "Version": node.version,
+        "FeatureLevel": node.feature_level,
         "Drain": node.drain is not None,
         "SchedulingEligibility": node.eligibility.value,
         "Status": node.status.value,

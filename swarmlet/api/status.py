@@ -31,7 +31,7 @@ async def cluster_status(context: ApiContext) -> dict[str, Any]:
         view = await context.replica.barrier(CONFIRM_SECONDS)
     except Unavailable:
         view, is_current = context.replica.view, False
-    config = context.raft_status().config
+    config, settings = context.raft_status().config, view.settings()
     members = {member.id: member.state for member in context.members()}
     alive = {node_id for node_id, state in members.items() if state is MemberState.ALIVE}
     nodes = list(view.nodes())
@@ -45,6 +45,7 @@ async def cluster_status(context: ApiContext) -> dict[str, Any]:
     leader_node = view.node(leader) if leader else None
     return {
         "ClusterID": context.cluster_id,
+        "FeatureLevel": settings.feature_level if settings is not None else 0,
         "Current": is_current,
         "Leader": leader_node.name if leader_node else (leader or ""),
         "Nodes": [

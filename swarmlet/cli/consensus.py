@@ -9,6 +9,7 @@ import click
 
 from swarmlet.cli.connection import client, json_option, wide_option
 from swarmlet.cli.output import paint, say, say_json, say_now, short, table
+from swarmlet.cli.progress import working
 
 
 @click.group()
@@ -66,7 +67,8 @@ def transfer(ctx: click.Context, node: str, as_json: bool) -> int:
     """
     started = time.monotonic()
     query = {"id": node} if node else {}
-    answered = client(ctx).put("/v1/operator/raft/transfer-leadership", query=query)
+    with working("handing over", quiet=as_json):
+        answered = client(ctx).put("/v1/operator/raft/transfer-leadership", query=query)
     if as_json:
         say_json(answered)
     else:
@@ -86,7 +88,8 @@ def remove(ctx: click.Context, node: str, as_json: bool) -> int:
     \b
     Example:  swarmlet operator raft remove n3
     """
-    answered = client(ctx).delete("/v1/operator/raft/peer", {"id": node})
+    with working("removing", quiet=as_json):
+        answered = client(ctx).delete("/v1/operator/raft/peer", {"id": node})
     if as_json:
         say_json(answered)
     else:

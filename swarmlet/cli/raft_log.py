@@ -11,6 +11,7 @@ import click
 from swarmlet.cli.at_rest import at_rest, chosen
 from swarmlet.cli.connection import json_option, wide_option
 from swarmlet.cli.output import is_terminal, paint, say, say_json, table
+from swarmlet.cli.progress import working
 from swarmlet.errors import Conflict, CorruptLog, InvalidInput, Refused, StorageError, SwarmletError
 
 _data_dir = click.option("--data-dir", default="", metavar="DIR", help="The node's data directory.")
@@ -42,7 +43,7 @@ def inspect(data_dir: str, entries: int, as_json: bool, wide: bool) -> int:
 
     path = chosen(data_dir)
     tail = Tail(entries)
-    with at_rest(path):
+    with at_rest(path), working("reading", quiet=as_json):
         report = _read(path, tail)
     last = [_entry_facts(entry) for entry in tail.entries()] if entries else []
     if as_json:
@@ -64,7 +65,7 @@ def verify(data_dir: str, as_json: bool) -> int:
     Example:  swarmlet operator log verify
     """
     path = chosen(data_dir)
-    with at_rest(path):
+    with at_rest(path), working("verifying", quiet=as_json):
         report = _read(path, None)
     if as_json:
         say_json(_facts(report))
@@ -239,7 +240,8 @@ def recover(data_dir: str, yes: bool, as_json: bool) -> int:
         identity = load(directory.path)
         if identity is None:
             raise InvalidInput(f"{path} holds no node; name the node's data directory with --data-dir")
-        raft_log = DiskLog.open(str(path / "raft"), identity.cluster)
+        with working("opening the log", quiet=as_json):
+            raft_log = DiskLog.open(str(path / "raft"), identity.cluster)
         try:
             complete(raft_log)
             survivor = peer_id(identity.node)

@@ -12,11 +12,10 @@ import click
 
 from swarmlet.cli.connection import client, json_option
 from swarmlet.cli.output import is_terminal, say, say_json, say_now, table
+from swarmlet.cli.progress import PROGRESS_SECONDS, working
 from swarmlet.errors import Conflict, InvalidInput, Refused, Unavailable
 
 READ_BYTES = 256 * 1024
-#: Something is said this often while a transfer lasts.
-PROGRESS_SECONDS = 1.0
 #: The last step of a restore, on a large cluster.
 RESTORE_SECONDS = 300.0
 MIB = 1024 * 1024
@@ -35,10 +34,10 @@ def snapshot() -> None:
 
 
 class _Progress:
-    """A line per second, for people."""
+    """A line per second while bytes pass, for people."""
 
-    def __init__(self, what: str, total: int = 0, *, quiet: bool) -> None:
-        self._what, self._total, self._quiet = what, total, quiet
+    def __init__(self, what: str, *, quiet: bool) -> None:
+        self._what, self._quiet = what, quiet
         self._next = time.monotonic() + PROGRESS_SECONDS
         self._done = 0
 
@@ -47,8 +46,7 @@ class _Progress:
         now = time.monotonic()
         if now >= self._next and not self._quiet:
             self._next = now + PROGRESS_SECONDS
-            of = f" of {self._total / MIB:.1f}" if self._total else ""
-            say_now(f"{self._what}: {self._done / MIB:.1f}{of} MiB")
+            say_now(f"{self._what}: {self._done / MIB:.1f} MiB")
 
 
 @snapshot.command()
@@ -126,7 +124,8 @@ def inspect(file: str, as_json: bool) -> int:
     \b
     Example:  swarmlet operator snapshot inspect backup.snap
     """
-    header, counts = _read(file)
+    with working("checking", quiet=as_json):
+        header, counts = _read(file)
     size = os.path.getsize(file)
     if as_json:
         say_json({**_facts(header), "File": file, "Bytes": size, "Rows": counts})
@@ -212,7 +211,8 @@ def restore(
     \b
     Example:  swarmlet operator snapshot restore backup.snap
     """
-    header, counts = _read(file)
+    with working("checking", quiet=as_json):
+        header, counts = _read(file)
     api = client(ctx)
     present = str(api.get("/v1/swarmlet/status")["ClusterID"])
     if header.cluster_id != present and not new_cluster:
@@ -226,15 +226,10 @@ def restore(
     if without_variables:
         query["without_variables"] = "true"
     headers = {"X-Swarmlet-Cluster-Key": _cluster_key(identity, header.cluster_id)} if identity else {}
-    progress = _Progress("sending", size, quiet=as_json)
-    answered = api.upload(
-        "/v1/operator/snapshot",
-        _told(_pieces(file), progress),
-        size,
-        query,
-        timeout=RESTORE_SECONDS,
-        headers=headers,
-    )
+    with working("restoring", quiet=as_json):
+        answered = api.upload(
+            "/v1/operator/snapshot", _pieces(file), size, query, timeout=RESTORE_SECONDS, headers=headers
+        )
     if as_json:
         say_json(answered)
     else:
@@ -254,12 +249,6 @@ def _cluster_key(identity: str, cluster: str) -> str:
     if found != cluster:
         raise InvalidInput(f"{identity} is of cluster {found}, the snapshot of {cluster}")
     return key.hex()
-
-
-def _told(pieces: Iterator[bytes], progress: _Progress) -> Iterator[bytes]:
-    for piece in pieces:
-        yield piece
-        progress.add(len(piece))
 
 
 def _ask(file: str, header: Any, counts: dict[str, int], present: str) -> None:

@@ -239,7 +239,7 @@ class Tail:
     """The last entries of a log, as `on_entry` hands them out: a replaced one is gone."""
 
     def __init__(self, count: int) -> None:
-        """Keep `count`."""
+        """Keep `count`; it is fewer where the last ones were replaced."""
         self._kept: deque[Entry] = deque(maxlen=max(count, 1))
 
     def add(self, entry: Entry) -> None:

@@ -27,7 +27,7 @@ from swarmlet.state import (
     snapshot_bytes,
 )
 from swarmlet.state import command as commands
-from swarmlet.state.command import ENVELOPE_VERSION, Applied, Body, Command, command_codec
+from swarmlet.state.command import ENVELOPE_VERSION, FEATURE_LEVEL, Applied, Body, Command, command_codec
 from swarmlet.state.snapshot import Snapshot
 from swarmlet.state.step import Step
 from swarmlet.state.store import Store
@@ -117,8 +117,17 @@ class StateMachine:
 
     @classmethod
     def load(cls, pieces: Iterable[bytes]) -> StateMachine:
-        """The state in `pieces`, cut anywhere. Raises StorageError when they are not a whole snapshot."""
-        return cls(snapshot_bytes.load(pieces))
+        """The state in `pieces`, cut anywhere. Raises StorageError when they are not a whole snapshot, or one of a
+        feature level that this build does not know: what it would make of the next command is anybody's guess.
+        """
+        store = snapshot_bytes.load(pieces)
+        settings = store.settings()
+        if settings is not None and settings.feature_level > FEATURE_LEVEL:
+            raise StorageError(
+                f"the state is of feature level {settings.feature_level}, this build knows {FEATURE_LEVEL}; "
+                "run the version of swarmlet that the other nodes run"
+            )
+        return cls(store)
 
     def digest(self) -> str:
         """A hash of everything, to compare replicas at the same index."""

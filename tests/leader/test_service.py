@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+from msgspec.structs import replace
 
 from swarmlet.gossip.effect import Member, MemberState
 from swarmlet.ids import JobId, Namespace, NodeId
@@ -100,14 +101,14 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def a_world(memory: int = 8000) -> AsyncIterator[World]:
+async def a_world(memory: int = 8000, feature_level: int = 1) -> AsyncIterator[World]:
     async with Cluster(3).running() as cluster, asyncio.TaskGroup() as group:
         world = World(cluster)
         await cluster.leader()
-        settings = ClusterSettings(cluster_id=CLUSTER)
+        settings = ClusterSettings(cluster_id=CLUSTER, feature_level=feature_level)
         await cluster.up[0].submit(InitializeCluster(settings=settings), "local")
         for name in sorted(cluster.hosts):
-            node = a_node(name, memory=memory)
+            node = replace(a_node(name, memory=memory), feature_level=feature_level)
             await cluster[name].submit(RegisterNode(node=node), f"node:{name}")
         tasks = []
         for replica in cluster.up:

@@ -83,6 +83,15 @@ def test_a_replica_halts_when_the_cluster_goes_beyond_what_it_knows() -> None:
         replica.do(UpdateSettings(feature_level=FEATURE_LEVEL + 1))
 
 
+def test_a_state_of_a_later_level_is_not_loaded() -> None:
+    """A program that was put back to an older version must not go on from what a newer one wrote."""
+    machine = StateMachine()
+    settings = ClusterSettings(cluster_id=ClusterId("c"), feature_level=FEATURE_LEVEL + 1)
+    machine._store.put_settings(settings)
+    with pytest.raises(StorageError, match=f"of feature level {FEATURE_LEVEL + 1}, this build knows"):
+        StateMachine.load(machine.save())
+
+
 def test_the_autopilots_configuration_is_kept_and_checked_against_its_index() -> None:
     replica = Replica()
     wanted = AutopilotConfig(voters=5, voters_min=3, spreads_over_zones=False)
