@@ -126,6 +126,14 @@ def test_the_autopilots_configuration_is_read_and_changed(at: Any) -> None:
     assert restored.json()["Updated"]
 
 
+def test_an_operator_says_how_many_vote(at: Any, trio: LocalCluster) -> None:
+    assert at("n1", "operator", "autopilot", "set", "--voters", "1").code == 0
+    wait_until(lambda: len(voters(trio.nodes[0])) == 1)
+    assert voters(trio.nodes[0]) == [leader(trio.nodes[0])]
+    assert at("n1", "operator", "autopilot", "set", "--voters", "0").code == 0
+    wait_until(lambda: len(voters(trio.nodes[0])) == 3)
+
+
 def test_health_says_how_each_peer_does(at: Any, trio: LocalCluster) -> None:
     wait_until(lambda: at("n1", "operator", "autopilot", "health").code == 0)
     said = at("n2", "operator", "autopilot", "health")

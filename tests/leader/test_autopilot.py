@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -341,3 +342,58 @@ def test_a_change_never_leaves_voters_without_a_living_majority(
             return
         world.carry_out(change)
         assert _has_living_majority(world, world.config.voters)
+
+
+EVENTS = st.one_of(
+    st.tuples(
+        st.just("mark"),
+        st.integers(2, 9),
+        st.sampled_from(
+            [
+                MemberState.ALIVE,
+                MemberState.SUSPECT,
+                MemberState.AGENT_DOWN,
+                MemberState.DEAD,
+                MemberState.LEFT,
+            ]
+        ),
+    ),
+    st.tuples(st.just("add"), st.sampled_from(["", "a", "b", "c"]), st.booleans()),
+    st.tuples(st.just("voters"), st.sampled_from([0, 1, 3, 5, 7]), st.integers(0, 5)),
+    st.tuples(st.just("deaf"), st.integers(2, 9), st.booleans()),
+)
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None)
+@given(st.lists(EVENTS, max_size=12))
+def test_whatever_happens_changes_are_safe_and_it_comes_to_rest(events: list[tuple[str, Any, Any]]) -> None:
+    world = a_world(3)
+    world.settle()
+    for kind, one, other in events:
+        if kind == "mark" and one <= len(world.nodes):
+            world.mark(one, other)
+        elif kind == "add":
+            world.add(1, zone=one, is_voter_allowed=other)
+        elif kind == "voters":
+            world.settings = AutopilotConfig(voters=one, voters_min=other)
+        elif kind == "deaf":
+            (world.deaf.add if other else world.deaf.discard)(PeerId(one))
+        idle = 0
+        for _ in range(120):
+            change = world.look()
+            world.now += 1
+            idle = idle + 1 if change is None else 0
+            if idle > 12:
+                break
+            if change is None:
+                continue
+            before = world.config.voters
+            world.carry_out(change)
+            after = world.config.voters
+            assert PeerId(1) in after, "the leader does not take its own vote"
+            assert len(after) >= min(len(before), max(1, world.settings.voters_min))
+            if _has_living_majority(world, before):
+                assert _has_living_majority(world, after)
+        else:
+            pytest.fail("the autopilot never comes to rest")
