@@ -31,11 +31,12 @@ KEY_HEADER = "X-Swarmlet-Cluster-Key"
 
 
 async def save(request: web.Request) -> web.StreamResponse:
-    """GET /v1/operator/snapshot: everything acknowledged before, as a file with checksums."""
+    """GET /v1/operator/snapshot: everything acknowledged before, as a file with checksums; `?stale`: what this node has."""
     context = request.app[CONTEXT]
-    view = await context.replica.barrier()
+    is_stale = truth(request, "stale")
+    view = context.replica.view if is_stale else await context.replica.barrier()
     assert isinstance(view, Snapshot), "a replica's view is a snapshot of its state"
-    parts = archived(_header(context, view), snapshot_bytes.save(view))
+    parts = archived(_header(context, view, is_stale=is_stale), snapshot_bytes.save(view))
     response = web.StreamResponse(
         headers={
             "Content-Type": "application/octet-stream",
@@ -55,7 +56,7 @@ def _next(parts: Iterator[bytes]) -> bytes:
     return next(parts, b"")
 
 
-def _header(context: ApiContext, view: Snapshot) -> ArchiveHeader:
+def _header(context: ApiContext, view: Snapshot, *, is_stale: bool) -> ArchiveHeader:
     settings = view.settings()
     if settings is None:
         raise NoLeader("the cluster is not initialised yet; try again in a second")
@@ -69,6 +70,7 @@ def _header(context: ApiContext, view: Snapshot) -> ArchiveHeader:
         version=context.version,
         node=context.node_name,
         voters=tuple(sorted(node.name for node in view.nodes() if node.peer in voters)),
+        is_stale=is_stale,
     )
 
 

@@ -52,9 +52,10 @@ class _Progress:
 @snapshot.command()
 @click.argument("file", type=click.Path(dir_okay=False))
 @click.option("--force", is_flag=True, help="Replace FILE if it is there.")
+@click.option("--stale", is_flag=True, help="What this node has, where no leader answers.")
 @json_option
 @click.pass_context
-def save(ctx: click.Context, file: str, force: bool, as_json: bool) -> int:
+def save(ctx: click.Context, file: str, force: bool, stale: bool, as_json: bool) -> int:
     """Save the state, everything acknowledged before included, to FILE.
 
     FILE holds what jobs were given, their environment included: keep it safe.
@@ -73,7 +74,7 @@ def save(ctx: click.Context, file: str, force: bool, as_json: bool) -> int:
     try:
         with os.fdopen(descriptor, "wb") as output:
             os.fchmod(output.fileno(), 0o600)
-            for piece in client(ctx).stream("/v1/operator/snapshot"):
+            for piece in client(ctx).stream("/v1/operator/snapshot", {"stale": "true"} if stale else {}):
                 reader.feed(piece)
                 output.write(piece)
                 progress.add(len(piece))
@@ -138,9 +139,16 @@ def inspect(file: str, as_json: bool) -> int:
         ("saved", f"{saved} UTC on {header.node}, version {header.version}"),
         ("level", header.feature_level),
         ("voters", ", ".join(header.voters)),
+        (
+            "stale",
+            "yes: saved without a leader, what others had acknowledged may be missing"
+            if header.is_stale
+            else "",
+        ),
         ("size", f"{size:_} B, checksums fit"),
     ):
-        say(f"{name:<8} {value}")
+        if value != "":
+            say(f"{name:<8} {value}")
     say()
     shown = [[name, str(count)] for name, count in counts.items() if count and name not in _INNER]
     table(["TABLE", "ROWS"], shown or [["(none)", "0"]])
@@ -157,6 +165,7 @@ def _facts(header: Any) -> dict[str, Any]:
         "SavedOn": header.node,
         "Version": header.version,
         "Voters": list(header.voters),
+        "Stale": header.is_stale,
     }
 
 

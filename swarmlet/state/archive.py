@@ -46,6 +46,8 @@ class ArchiveHeader(Record):
     node: str = ""
     #: Names of those who voted then.
     voters: tuple[str, ...] = ()
+    #: Saved without asking a leader: something acknowledged elsewhere may be missing.
+    is_stale: bool = False
 
 
 _header_codec: Codec[ArchiveHeader] = Codec(ArchiveHeader, limit=HEADER_BYTES_MAX)

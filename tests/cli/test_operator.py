@@ -334,8 +334,25 @@ def test_one_survivor_of_three_is_made_a_cluster_again(cli: Cli, at: Any, tmp_pa
         survivor = cluster.nodes[2]
         wait_until(lambda: len(voters(survivor)) == 3)
         survivor.api.put("/v1/namespace", {"Name": "kept"})
-        for node in cluster.nodes:
+        for node in cluster.nodes[:2]:
             node.kill()
+        assert (
+            process(
+                "operator", "snapshot", "save", str(tmp_path / "a"), SWARMLET_DATA_DIR=str(survivor.data)
+            ).code
+            == 1
+        )
+        stale = process(
+            "operator",
+            "snapshot",
+            "save",
+            "--stale",
+            str(tmp_path / "b"),
+            SWARMLET_DATA_DIR=str(survivor.data),
+        )
+        assert stale.code == 0, stale.err
+        assert cli("operator", "snapshot", "inspect", "--json", str(tmp_path / "b")).json()["Stale"]
+        survivor.kill()
         refused = cli("operator", "raft", "recover", "--data-dir", str(survivor.data))
         assert refused.code == 1
         assert "this makes n3 the only voter, for ever, without n1, n2: say --yes" in refused.err
