@@ -85,10 +85,8 @@ def test_a_cluster_whose_members_all_restart_finds_itself_from_disk_alone() -> N
     cluster.run_for(20.0)
     for name in cluster.names:
         cluster.start(name, join=False)
-        members = known[name]
-        cluster.act(
-            name, lambda core, members=members: core.acquaint(cluster.world.now, members, is_remembered=True)
-        )
+        cluster.cores[name].acquaint(cluster.world.now, known[name], is_remembered=True)
+        cluster.act(name, lambda core: None)
         cluster.run_for(0.5)
     cluster.run_for(10.0)
     for name in cluster.names:
