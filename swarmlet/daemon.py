@@ -40,13 +40,14 @@ from swarmlet.joining.founding import new_join_token
 from swarmlet.joining.gossip_keys import ANSWER_SECONDS, KEYRING_FILE, KEYS_METHOD, GossipKeys, load_keyring
 from swarmlet.joining.identity import DataDirectory, Identity, save, write_atomically
 from swarmlet.joining.probe import MAGIC, Prober
+from swarmlet.joining.remembered_members import MEMBERS_FILE, RememberedMembers
 from swarmlet.joining.renewal import Renewal
 from swarmlet.joining.replicated_settings import ReplicatedSettings
 from swarmlet.joining.server import JoinServer
 from swarmlet.leader.operations import Operations
 from swarmlet.leader.service import LeaderService
 from swarmlet.model.cluster import ClusterSettings
-from swarmlet.model.node import DriverInfo, Node
+from swarmlet.model.node import DriverInfo, Node, NodeStatus
 from swarmlet.network.address import advertised_address
 from swarmlet.network.port import owner_of
 from swarmlet.raft.bootstrap import bootstrap, complete
@@ -251,6 +252,13 @@ class Daemon:
             foreign=(MAGIC, self.prober.on_datagram),
         )
         self._datagrams.gossip = self.gossip
+        self.remembered = RememberedMembers(
+            self.directory.path / MEMBERS_FILE,
+            self.identity.node,
+            self.gossip.members,
+            lambda: self.clock.wall_ns() / 1e9,
+            self.gossip.core.config.reap_after,
+        )
         self.gossip.core.queries.tags = {
             "name": self.identity.name,
             "version": VERSION,
@@ -460,6 +468,7 @@ class Daemon:
                         self._seeds_loop(),
                         self.renewal.run(),
                         self.gossip_keys.run(),
+                        *([] if self.config.ephemeral else [self.remembered.run()]),
                     )
                 ]
                 self._find_cluster()
@@ -491,6 +500,10 @@ class Daemon:
         seeds = [address for address in dict.fromkeys([*self._seeds, *known]) if address != self.address]
         if seeds:
             self.gossip.join(seeds[:SEEDS_MAX])
+        gone = {node.id for node in self.replica.view.nodes() if node.status is NodeStatus.LEFT}
+        remembered = [member for member in self.remembered.load() if member.id not in gone]
+        if remembered and not self.config.ephemeral:
+            self.gossip.acquaint(remembered)
 
     async def _found(self, founding: Founding) -> None:
         """The first commands of a new cluster, then its first join token."""
@@ -568,7 +581,15 @@ class Daemon:
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
         retired = self.directory.path / f"left-{stamp}"
         retired.mkdir(mode=0o700)
-        for name in ("identity", "node.pem", "raft", f"raft{BIRTH_MARK_SUFFIX}", SEEDS_FILE, KEYRING_FILE):
+        for name in (
+            "identity",
+            "node.pem",
+            "raft",
+            f"raft{BIRTH_MARK_SUFFIX}",
+            SEEDS_FILE,
+            KEYRING_FILE,
+            MEMBERS_FILE,
+        ):
             path = self.directory.path / name
             if path.exists():
                 path.rename(retired / name)

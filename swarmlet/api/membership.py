@@ -24,6 +24,10 @@ STATES = {
 }
 
 
+#: Known from before this agent started, and nobody has spoken of it since.
+NOT_SEEN = "not seen yet"
+
+
 def find_member(context: ApiContext, wanted: str) -> Member:
     """The member with that name or id, or the only one whose id begins so. Raises NotFound, InvalidInput."""
     members = [each.member for each in context.gossip.observe()]
@@ -49,7 +53,7 @@ def _shape(seen: Observation, context: ApiContext) -> dict[str, Any]:
         "Name": member.name,
         "Address": member.address[0],
         "Port": member.address[1],
-        "State": STATES[member.state],
+        "State": STATES[member.state] if not member.is_remembered else NOT_SEEN,
         "Since": since_ns,
         "RestartSeconds": round(max(0.0, member.restart_until - now), 1),
         "HealthScore": seen.health,

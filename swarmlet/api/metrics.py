@@ -90,7 +90,7 @@ def families(context: ApiContext) -> list[Family]:
     seen = gossip.observe()
     return gossip_families(
         gossip.statistics(),
-        [each.member for each in seen],
+        [each.member for each in seen if not each.member.is_remembered],
         {each.member.name: each.round_trip for each in seen if each.round_trip},
         gossip.path_faults().get(context.node_id, ()),
         gossip.send_errors,

@@ -254,24 +254,21 @@ class Swim:
         self._advance(now)
         self._exchange.join(now, seeds)
 
-    def acquaint(self, now: float, members: list[Member]) -> None:
-        """Take over members known from an earlier life or told by hand: ALIVE until found otherwise, without events."""
+    def acquaint(self, now: float, members: list[Member], *, is_remembered: bool = False) -> None:
+        """Take over members told by hand, or from an earlier life: ALIVE until found otherwise, without events.
+
+        `is_remembered`: nobody else hears of them from this member until one of them answers, or another tells of it.
+        """
         self._advance(now)
-        self._view.add_all(
-            [
-                Record(
-                    member.id,
-                    Claim(
-                        member.incarnation,
-                        MemberState.ALIVE,
-                        Content(member.incarnation + 1, member.name, *member.address, member.metadata),
-                    ),
-                    now,
-                )
-                for member in members
-                if self._view.get(member.id) is None
-            ]
-        )
+        records = []
+        for member in members:
+            if self._view.get(member.id) is None:
+                stated = member.incarnation + 1
+                content = Content(stated, member.name, *member.address, member.metadata)
+                record = Record(member.id, Claim(member.incarnation, MemberState.ALIVE, content), now)
+                record.is_remembered = is_remembered
+                records.append(record)
+        self._view.add_all(records)
         self._exchange.rejoin(now)
 
     def leave(self, now: float) -> None:
@@ -559,6 +556,8 @@ class Swim:
             self._on_newcomer(now, update, synced=synced)
             return
         known = record.claim
+        if record.is_remembered and (synced or update.state is MemberState.ALIVE):
+            self.recognize(record)
         if _is_known(known, update):
             return
         if update.content > known.content.stated:
@@ -580,6 +579,17 @@ class Swim:
                 self._accusations.on_verdict(now, record, update, synced=synced)
             case MemberState.LEFT:
                 self._accusations.settle(now, record, update)
+
+    def recognize(self, record: Record) -> None:
+        """A member that only an earlier life of this one knew is there, or others know of it (the prober tells it too)."""
+        record.is_remembered = False
+        self.event(EventKind.JOINED, record)
+        if record.state is MemberState.SUSPECT:
+            self.event(EventKind.SUSPECTED, record)
+        elif record.state is MemberState.AGENT_DOWN:
+            self.event(EventKind.AGENT_DOWN, record)
+        elif record.state is MemberState.DEAD:
+            self.event(EventKind.DIED, record)
 
     def _on_newcomer(self, now: float, update: Update, *, synced: bool) -> None:
         """A member that was not known. The dead are noted without an event, so that a stale ALIVE cannot raise them."""
@@ -729,7 +739,9 @@ class Swim:
         )
 
     def event(self, kind: EventKind, record: Record, detail: str = "") -> None:
-        """Tell the rest of the node (the prober does too)."""
+        """Tell the rest of the node; not of those whom only an earlier life knew: to it they have not come yet."""
+        if record.is_remembered:
+            return
         self._outbox.effects.append(MemberEvent(kind, record.member(), detail))
 
     def _report_name_conflict(self, now: float, record: Record) -> None:

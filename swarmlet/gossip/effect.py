@@ -41,6 +41,8 @@ class Member(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     since: float = 0.0
     #: While an announced restart lasts: seconds on the core's clock until which the member is not suspected.
     restart_until: float = 0.0
+    #: Known from an earlier life of this member only: nobody has spoken of it in this one.
+    is_remembered: bool = False
 
 
 class Send(msgspec.Struct, frozen=True, gc=False):

@@ -150,7 +150,7 @@ class Exchange:
         self._take(now, body)
         match body.kind:
             case SyncKind.FULL:
-                return self._encode(now, list(self._view), kind=SyncKind.PUSH)
+                return self._encode(now, self._told(), kind=SyncKind.PUSH)
             case SyncKind.DIGEST if body.marks:
                 count = len(body.marks)
                 mine = self._marks(count)
@@ -181,10 +181,12 @@ class Exchange:
         return sender
 
     def _take(self, now: float, body: SyncBody) -> None:
-        self._has_met = self._has_met or body.sender != self._me
+        is_first = not self._has_met and body.sender != self._me
+        self._has_met = self._has_met or is_first
         for update in body.updates:
             self._merge(now, update)
-        if self.is_learning:
+        if self.is_learning or is_first:
+            # What came before this life may have been heard in an earlier one.
             self._outbox.events.ignore_past(body.event_time)
         else:
             self._outbox.events.witness(body.event_time)
@@ -192,13 +194,17 @@ class Exchange:
 
     def _marks(self, count: int) -> list[int]:
         marks = [0] * count
-        for record in self._view:
+        for record in self._told():
             marks[record.hash % count] ^= record.mark
         return marks
 
     def _in_buckets(self, count: int, buckets: tuple[int, ...]) -> list[Record]:
         wanted = frozenset(buckets)
-        return [record for record in self._view if record.hash % count in wanted]
+        return [record for record in self._told() if record.hash % count in wanted]
+
+    def _told(self) -> list[Record]:
+        """Whom the others hear of: not those that only this member's disk knows."""
+        return [record for record in self._view if not record.is_remembered]
 
     def _encode(
         self,

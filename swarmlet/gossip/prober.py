@@ -43,6 +43,9 @@ class Judge(Protocol):
     def want_sync(self, now: float, node: NodeId) -> None:
         """Exchange state with `node` as soon as possible."""
 
+    def recognize(self, record: Record) -> None:
+        """A member that only an earlier life of this one knew is there."""
+
     def news_for(self, now: float, node: NodeId) -> tuple[bytes, ...]:
         """Encoded updates that `node` should hear first."""
 
@@ -260,6 +263,8 @@ class Prober:
     def heard(self, now: float, record: Record) -> None:
         """The member answered this one, directly or through a relay."""
         record.last_heard = now
+        if record.is_remembered:
+            self._judge.recognize(record)
         suspicion = self._suspicions.get(record.id)
         if suspicion is not None and self._config.evidence:
             suspicion.heard_at = now

@@ -238,8 +238,12 @@ class Gossip:
         return self.core.user_events()
 
     def members(self) -> list[Member]:
-        """All members known."""
-        return self.core.members()
+        """All members known, but for those that only an earlier life of this member knew."""
+        return [member for member in self.core.members() if not member.is_remembered]
+
+    def acquaint(self, members: list[Member]) -> None:
+        """Look for members that an earlier life of this one knew."""
+        self.feed(lambda now: self.core.acquaint(now, members, is_remembered=True))
 
     def member(self, node: NodeId) -> Member | None:
         """One member, or None."""

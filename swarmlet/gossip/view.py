@@ -68,6 +68,7 @@ class Record:
         "coordinate",
         "health",
         "id",
+        "is_remembered",
         "last_heard",
         "restart_until",
         "round_trip",
@@ -81,6 +82,8 @@ class Record:
         self._hash = 0
         self._mark: tuple[Claim, int] | None = None
         self.since = now
+        #: Known from an earlier life of this member only: nobody has spoken of it in this one. It is not told to others.
+        self.is_remembered = False
         self.restart_until = 0.0
         #: When it last answered this member.
         self.last_heard = -math.inf
@@ -130,6 +133,7 @@ class Record:
             metadata=content.metadata,
             since=self.since,
             restart_until=self.restart_until,
+            is_remembered=self.is_remembered,
         )
 
 

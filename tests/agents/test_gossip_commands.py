@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -118,6 +119,23 @@ def refused(node: Node) -> float:
     return float(
         next(each["Count"] for each in counters if each["Name"] == "swarmlet.gossip.packets_refused")
     )
+
+
+def test_a_node_that_restarts_alone_shows_whom_it_misses(ask: Cli, cluster: LocalCluster) -> None:
+    second, others = cluster.nodes[1], [*cluster.nodes[:1], *cluster.nodes[2:]]
+    wait_until(lambda: len(json.loads((second.data / "members.json").read_bytes())["members"]) == len(others))
+    for node in cluster.nodes:
+        node.kill()
+    cluster.restart(second)
+    seen = ask("members", "--json").json()["Members"]
+    assert sorted(member["Name"] for member in seen) == sorted(node.name for node in cluster.nodes)
+    assert {member["State"] for member in seen if not member["Self"]} == {"not seen yet"}
+    for node in others:
+        cluster.restart(node)
+    for node in cluster.nodes:
+        wait_until(
+            lambda node=node: [state for _, state in node.members()] == ["alive"] * len(cluster.nodes)  # type: ignore[misc]
+        )
 
 
 def test_an_event_fired_anywhere_is_listed_everywhere_in_one_order(ask: Cli, cluster: LocalCluster) -> None:
