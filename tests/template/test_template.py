@@ -97,7 +97,7 @@ def render(text: str, *, is_strict: bool = False) -> str:
         # Variables.
         ('{{ with nomadVar "nomad/jobs/shop" }}{{ .user }}:{{ .password }}{{ end }}', f"bob:{SECRET}"),
         ('{{ range nomadVar "nomad/jobs/shop" }}{{ .Key }} {{ end }}', "json n password user "),
-        ('{{ range $k, $v := nomadVar "nomad/jobs/shop" }}{{ $k }}={{ $v.Value | len }};{{ end }}', "json=31;n=1;password=14;user=3;"),
+        ('{{ range $k, $v := nomadVar "nomad/jobs/shop" }}{{ $k }}={{ $v.Value | len }};{{ end }}', "json=30;n=1;password=14;user=3;"),
         ('{{ (nomadVar "nomad/jobs/shop").Keys | join "," }}', "json,n,password,user"),
         ('{{ range (nomadVar "nomad/jobs/shop/web").Tuples }}{{ .K }}={{ .V }}{{ end }}', "tls/key=k"),
         ('{{ index (nomadVar "nomad/jobs/shop/web") "tls/key" }}', "k"),
