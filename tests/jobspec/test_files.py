@@ -113,7 +113,7 @@ def test_a_secret_on_the_disk_is_warned_of() -> None:
 def test_a_mistake_in_a_template_is_told_at_its_place() -> None:
     checks = Checks(driver=lambda driver, config: [], constraint=lambda item: None, template=problems)
     with pytest.raises(InvalidJobFile) as raised:
-        parse_job(TEXT.replace("{{ env", "{{ evn"), checks=checks)
+        parse_job(TEXT.replace("{{ env", "{{ envv"), checks=checks)
     assert [str(problem) for problem in raised.value.details] == [
-        "job file:16:16: template:1:6: function evn is unknown; did you mean env?"
+        "job file:15:16: template:1:6: function envv is unknown; did you mean env?"
     ]

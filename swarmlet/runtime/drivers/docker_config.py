@@ -436,7 +436,7 @@ def container(spec: TaskSpec, *, is_privileged_allowed: bool) -> dict[str, Any]:
     host |= {"VolumeDriver": config["volume_driver"]} if config.get("volume_driver") else {}
     body: dict[str, Any] = {
         "Image": config["image"],
-        "Env": [f"{key}={value}" for key, value in spec.env.items()],
+        "Env": [f"{key}={value}" for key, value in {**spec.env, **spec.secret_env}.items()],
         "Labels": {
             **{key: str(value) for key, value in as_map(config.get("labels")).items()},
             **labels(spec),
