@@ -64,9 +64,9 @@ def source_of(artifact: Artifact) -> Source:
         forced, text = found[1].lower(), found[2]
     if not forced and (found := _CODE_HOST.fullmatch(text)):
         forced, text = "git", f"https://{found[1]}/{found[2]}/{found[3]}{found[4]}"
-    if forced == "git" or _SCP.fullmatch(text) or text.startswith(("git://", "ssh://")):
+    if forced == "git" or (not forced and (_SCP.fullmatch(text) or text.startswith(("git://", "ssh://")))):
         return _git(text, artifact)
-    if forced in {"http", "https"} or text.startswith(("http://", "https://")):
+    if forced in {"http", "https"} or (not forced and text.startswith(("http://", "https://"))):
         return _http(text, artifact)
     if forced in {"file", ""} and (text.startswith("file://") or "://" not in text):
         path = unquote(urlsplit(text).path) if text.startswith("file://") else text

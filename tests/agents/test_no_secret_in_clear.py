@@ -211,8 +211,8 @@ def test_a_run_with_secrets_leaves_no_value_in_clear_anywhere(cluster: LocalClus
         assert_clean("the command line", text.partition("): ")[2].encode())
     count = 0
     for each in cluster.nodes:
-        for path, text in answers(each):
-            assert_clean(path, text.encode())
+        for asked, text in answers(each):
+            assert_clean(asked, text.encode())
             count += 1
     assert count > 100
     files = [pair for each in cluster.nodes for pair in on_disk(each.data)]
