@@ -140,3 +140,23 @@ def test_no_file_of_a_replica_holds_a_value(tmp_path: Path) -> None:
     files = [path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()]
     assert any(b"a/7" in data for data in files)
     assert not any(b"swordfish" in data for data in files)
+
+
+def test_a_write_that_was_sealed_under_a_key_just_removed_is_sealed_again() -> None:
+    async def main() -> None:
+        async with Cluster(1).running() as cluster:
+            leader = await founded(cluster)
+            node = on(leader)
+            await node.put(DEFAULT, "a", {"k": "1"}, "admin")
+            stale = node._known_keyring
+            keyring = stale()
+            await on(leader).rotate("admin", full=True)
+            await on(leader).remove_key(1, "admin")
+            answers = [keyring]
+            node._known_keyring = lambda: answers.pop() if answers else stale()  # type: ignore[method-assign]
+            assert (await node.put(DEFAULT, "b", {"k": "2"}, "admin")).key_id == 2
+            found = await node.get(DEFAULT, "b")
+            assert found is not None
+            assert found.items == {"k": "2"}
+
+    run(main())
