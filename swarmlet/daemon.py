@@ -69,6 +69,8 @@ from swarmlet.runtime.fingerprint import computed_class, fingerprint
 from swarmlet.runtime.log_service import LogService
 from swarmlet.runtime.reach import Reach
 from swarmlet.runtime.replica_link import ReplicaReporter, ReplicaSource
+from swarmlet.runtime.secrets_directory import MemorySecrets
+from swarmlet.runtime.template_source import ReplicaTemplates
 from swarmlet.security.access import ADMIN, identify
 from swarmlet.security.access import Identity as Caller
 from swarmlet.security.contexts import client_context, load_identity, server_context
@@ -341,6 +343,9 @@ class Daemon:
             drivers=self.drivers,
             source=ReplicaSource(self.replica),
             reporter=ReplicaReporter(self.replica, self.identity.node),
+            templates=ReplicaTemplates(self.replica, self.variables),
+            secrets=MemorySecrets(self.identity.node[:8]),
+            rng=self._fork("templates"),
         )
         self.logs = LogService(replica=self.replica, agent=self.agent, mesh=self.mesh, places=self.places)
         self.reach = Reach(replica=self.replica, agent=self.agent, mesh=self.mesh, places=self.places)

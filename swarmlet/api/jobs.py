@@ -40,6 +40,7 @@ from swarmlet.placement.constraint import compile_constraint
 from swarmlet.security.access import Capability, authorize
 from swarmlet.state.command import DeregisterJob, EvaluateJob, RegisterJob
 from swarmlet.state.view import Table, View
+from swarmlet.template.check import problems as template_problems
 
 
 def _job(request: web.Request, view: View) -> Job:
@@ -100,7 +101,7 @@ async def submit_job(request: web.Request) -> web.Response:
 
 
 def _checks(context: ApiContext) -> Checks:
-    return Checks(driver=context.check_driver, constraint=compile_constraint)
+    return Checks(driver=context.check_driver, constraint=compile_constraint, template=template_problems)
 
 
 def _check_index(body: dict[str, Any]) -> int | None:

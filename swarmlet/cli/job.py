@@ -47,6 +47,7 @@ def read_job(file: str, variables: tuple[str, ...], variable_files: tuple[str, .
     from swarmlet.jobspec.validation import Checks
     from swarmlet.placement.constraint import compile_constraint
     from swarmlet.runtime.drivers.offered import validate as validate_config
+    from swarmlet.template.check import problems as template_problems
 
     text, folder = _read_text(file)
     values = {}
@@ -63,7 +64,7 @@ def read_job(file: str, variables: tuple[str, ...], variable_files: tuple[str, .
         variable_files=files,
         environment=dict(os.environ),
         read_file=lambda name: _read_beside(folder, name),
-        checks=Checks(driver=validate_config, constraint=compile_constraint),
+        checks=Checks(driver=validate_config, constraint=compile_constraint, template=template_problems),
     )
     return parsed, text
 

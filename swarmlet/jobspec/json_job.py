@@ -28,6 +28,9 @@ from swarmlet.model.check import Check, CheckKind, CheckRestart
 from swarmlet.model.job import (
     Affinity,
     Algorithm,
+    Artifact,
+    ChangeMode,
+    ChangeScript,
     Constraint,
     DelayFunction,
     DisconnectStrategy,
@@ -42,6 +45,7 @@ from swarmlet.model.job import (
     SpreadTarget,
     Task,
     TaskGroup,
+    Template,
     VolumeMount,
     VolumeRequest,
 )
@@ -53,6 +57,8 @@ _CHOICES = {
     "Mode": tuple(RestartMode),
     "SchedulerAlgorithm": tuple(Algorithm),
     "DelayFunction": tuple(DelayFunction),
+    "ChangeMode": tuple(ChangeMode),
+    "GetterMode": ("any", "file", "dir"),
 }
 
 
@@ -447,7 +453,7 @@ def _check(data: _Object, service: _Object, task: str, number: int) -> Check:
 
 def _task(data: _Object, group_restart: Fields) -> Task:
     data.refuse(
-        "Lifecycle", "Templates", "Artifacts", "Vault", "Consul", "ScalingPolicies", "Secrets",
+        "Lifecycle", "Vault", "Consul", "ScalingPolicies", "Secrets",
         "Identities", "Actions", "Schedule", "CSIPluginConfig", "DispatchPayload", "Kind",
     )  # fmt: skip
     own_restart = _restart(data.object("RestartPolicy"))
@@ -471,12 +477,61 @@ def _task(data: _Object, group_restart: Fields) -> Task:
             for item in data.objects("VolumeMounts")
         ),
         logs=_logs(data.object("LogConfig")),
+        templates=tuple(_template(item) for item in data.objects("Templates")),
+        artifacts=tuple(_artifact(item) for item in data.objects("Artifacts")),
         **present(
             kill_timeout_ns=data.duration_ns("KillTimeout"),
             kill_signal=data.text("KillSignal"),
             user=data.text("User"),
             is_leader=data.boolean("Leader"),
             shutdown_delay_ns=data.duration_ns("ShutdownDelay"),
+        ),
+    )
+
+
+def _template(data: _Object) -> Template:
+    data.refuse("Once")
+    mode = data.choice("ChangeMode")
+    script = data.object("ChangeScript")
+    return Template(
+        destination=data.text("DestPath") or "",
+        change_script=ChangeScript(
+            command=script.text("Command") or "",
+            **present(
+                args=script.texts("Args"),
+                timeout_ns=script.duration_ns("Timeout"),
+                is_fail_on_error=script.boolean("FailOnError"),
+            ),
+        )
+        if script
+        else None,
+        **present(
+            data=data.filled("EmbeddedTmpl"),
+            source=data.filled("SourcePath"),
+            change_mode=ChangeMode(mode) if mode else None,
+            change_signal=data.filled("ChangeSignal"),
+            splay_ns=data.duration_ns("Splay"),
+            perms=data.filled("Perms"),
+            uid=data.integer("Uid"),
+            gid=data.integer("Gid"),
+            left_delimiter=data.filled("LeftDelim"),
+            right_delimiter=data.filled("RightDelim"),
+            is_env=data.boolean("Envvars"),
+            is_error_on_missing_key=data.boolean("ErrMissingKey"),
+        ),
+    )
+
+
+def _artifact(data: _Object) -> Artifact:
+    data.refuse("Chown")
+    return Artifact(
+        source=data.text("GetterSource") or "",
+        options=data.text_map("GetterOptions"),
+        headers=data.text_map("GetterHeaders"),
+        **present(
+            destination=data.filled("RelativeDest"),
+            mode=data.choice("GetterMode"),
+            is_insecure=data.boolean("GetterInsecure"),
         ),
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 from swarmlet.model.check import Check
 from swarmlet.model.job import (
     Affinity,
+    Artifact,
     Constraint,
     Job,
     MigrateStrategy,
@@ -16,6 +17,7 @@ from swarmlet.model.job import (
     Spread,
     Task,
     TaskGroup,
+    Template,
     UpdateStrategy,
 )
 from swarmlet.model.resources import Network, Port
@@ -260,4 +262,44 @@ def _task(task: Task) -> dict[str, Any]:
             {"Volume": item.volume, "Destination": item.destination, "ReadOnly": item.is_read_only}
             for item in task.volume_mounts
         ],
+        "Templates": [_template(template) for template in task.templates] or None,
+        "Artifacts": [_artifact(artifact) for artifact in task.artifacts] or None,
+    }
+
+
+def _template(template: Template) -> dict[str, Any]:
+    script = template.change_script
+    return {
+        "SourcePath": template.source,
+        "DestPath": template.destination,
+        "EmbeddedTmpl": template.data,
+        "ChangeMode": template.change_mode.value,
+        "ChangeSignal": template.change_signal,
+        "ChangeScript": {
+            "Command": script.command,
+            "Args": list(script.args),
+            "Timeout": script.timeout_ns,
+            "FailOnError": script.is_fail_on_error,
+        }
+        if script
+        else None,
+        "Splay": template.splay_ns,
+        "Perms": template.perms,
+        "Uid": template.uid,
+        "Gid": template.gid,
+        "LeftDelim": template.left_delimiter,
+        "RightDelim": template.right_delimiter,
+        "Envvars": template.is_env,
+        "ErrMissingKey": template.is_error_on_missing_key,
+    }
+
+
+def _artifact(artifact: Artifact) -> dict[str, Any]:
+    return {
+        "GetterSource": artifact.source,
+        "RelativeDest": artifact.destination,
+        "GetterMode": artifact.mode,
+        "GetterOptions": dict(artifact.options),
+        "GetterHeaders": dict(artifact.headers),
+        "GetterInsecure": artifact.is_insecure,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from swarmlet.jobspec.check_section import ON_UPDATE, CheckDefaults, read_check_restart, read_checks
 from swarmlet.jobspec.driver_config import with_texts
+from swarmlet.jobspec.file_section import read_artifacts, read_templates
 from swarmlet.jobspec.policy_section import (
     Fields,
     present,
@@ -37,6 +38,8 @@ def read_task(section: Section, group_restart: Fields, job_name: str, group_name
         services=read_services(section, base, section.label),
         volume_mounts=_volume_mounts(section),
         logs=_logs(section),
+        templates=read_templates(section),
+        artifacts=read_artifacts(section),
         **present(
             kill_timeout_ns=section.duration_ns("kill_timeout"),
             kill_signal=section.text("kill_signal"),

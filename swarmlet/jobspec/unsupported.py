@@ -30,12 +30,10 @@ GROUP_REFUSED = {
 }
 TASK_REFUSED = {
     "lifecycle": "all tasks of a group start together; hooks do not exist yet",
-    "template": "templates do not exist yet; use env, or files in the image",
-    "artifact": "downloads do not exist yet; put the files into the image",
     "vault": _VAULT,
     "consul": _CONSUL,
     "scaling": "scaling policies do not exist yet",
-    "secret": "secrets do not exist yet",
+    "secret": "use template { env = true } with nomadVar",
     "identity": "workload identities do not exist yet",
     "action": "actions do not exist yet",
     "schedule": "schedules of tasks do not exist yet",

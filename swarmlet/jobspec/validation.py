@@ -12,6 +12,7 @@ import msgspec
 
 from swarmlet.errors import InvalidJob
 from swarmlet.jobspec.evaluate import suggestion
+from swarmlet.jobspec.file_validation import file_findings
 from swarmlet.jobspec.unsupported import DRIVERS, DRIVERS_KNOWN_ELSEWHERE
 from swarmlet.model.check import CHECKS_MAX, INTERVAL_NS_MIN, TIMEOUT_NS_MIN, CheckKind
 from swarmlet.model.job import (
@@ -94,6 +95,8 @@ class Checks:
     driver: Callable[[str, dict[str, Any]], list[str]]
     #: Raises InvalidJob where a constraint could not be evaluated on any node.
     constraint: Callable[[Constraint], object]
+    #: What is wrong with a template, a sentence each: (text, left delimiter, right delimiter).
+    template: Callable[[str, str, str], list[str]] = lambda text, left, right: []
 
 
 def validate_job(job: Job, checks: Checks | None = None) -> list[str]:
@@ -136,6 +139,11 @@ def _checked(job: Job, checks: Checks) -> _Found:
             yield from _compiled(here, (*task.constraints, *map(matched, task.affinities)), checks)
             for message in checks.driver(task.driver, task.config):
                 yield (*here, "config", "0", _key_in(message, task.config)), message
+            for number, template in enumerate(task.templates):
+                for message in checks.template(
+                    template.data, template.left_delimiter, template.right_delimiter
+                ):
+                    yield (*here, "template", str(number), "data"), message
 
 
 def matched(affinity: Affinity) -> Constraint:
@@ -491,6 +499,7 @@ def _task(path: tuple[str, ...], task: Task, group: TaskGroup, labels: list[str]
                 f'"{name[:40]}" is no name of an environment variable; expected no space and no =',
             )
     volumes = [volume.name for volume in group.volumes]
+    yield from file_findings(path, task)
     for number, mount in enumerate(task.volume_mounts):
         here = (*path, "volume_mount", str(number))
         if mount.volume not in volumes:

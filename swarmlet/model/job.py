@@ -235,6 +235,68 @@ class Service(Record):
     health_checks: tuple[Check, ...] = ()
 
 
+class ChangeMode(StrEnum):
+    """What happens to a task when one of its templates gives another result."""
+
+    RESTART = "restart"
+    SIGNAL = "signal"
+    SCRIPT = "script"
+    NOOP = "noop"
+
+
+class ChangeScript(Record):
+    """A command that runs inside the task when a template changes."""
+
+    command: str
+    args: tuple[str, ...] = ()
+    timeout_ns: int = 5 * SECOND_NS
+    #: Kill the task where the command fails.
+    is_fail_on_error: bool = False
+
+
+class Template(Record):
+    """A file that the node writes before the task starts, and again when what it shows changes.
+
+    `data` is its text, or `source` names a file in the task's directory that holds it.
+    """
+
+    destination: str
+    data: str = ""
+    source: str = ""
+    change_mode: ChangeMode = ChangeMode.RESTART
+    change_signal: str = ""
+    change_script: ChangeScript | None = None
+    #: A change waits for a random part of this before it does anything, so that not all instances do it at once.
+    splay_ns: int = 5 * SECOND_NS
+    #: Octal, as chmod takes it.
+    perms: str = "0644"
+    uid: int | None = None
+    gid: int | None = None
+    left_delimiter: str = "{{"
+    right_delimiter: str = "}}"
+    #: The result's KEY=value lines become environment variables.
+    is_env: bool = False
+    is_error_on_missing_key: bool = False
+
+
+class Artifact(Record):
+    """Something that the node fetches into the task's directory before it starts.
+
+    `options`: `checksum`, `archive`, `filename`; for git `ref`, `depth`. `mode`: any, file or dir.
+    """
+
+    source: str
+    destination: str = "local/"
+    mode: str = "any"
+    options: dict[str, str] = {}
+    headers: dict[str, str] = {}
+    is_insecure: bool = False
+
+
+#: Files of one task: each is written by the agent's own hands.
+TEMPLATES_MAX, ARTIFACTS_MAX = 50, 50
+
+
 class Task(Record):
     """One process or container. `config` belongs to the driver, which checks it on submission."""
 
@@ -256,6 +318,8 @@ class Task(Record):
     is_leader: bool = False
     shutdown_delay_ns: int = 0
     affinities: tuple[Affinity, ...] = ()
+    templates: tuple[Template, ...] = ()
+    artifacts: tuple[Artifact, ...] = ()
 
 
 class TaskGroup(Record):

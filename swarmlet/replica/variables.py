@@ -73,7 +73,15 @@ class Variables:
         StorageError, and what `Replica.submit` raises.
         """
         body = await self.sealed(namespace, path, items, check_index)
-        applied = await self._replica.submit(body, actor, request_id=request_id)
+        try:
+            applied = await self._replica.submit(body, actor, request_id=request_id)
+        except Conflict:
+            # This copy may have been behind a rotation, after which the old key was removed.
+            view = await self._replica.barrier()
+            if any(key.id == body.key_id for key in view.variable_keys()):
+                raise
+            body = await self.sealed(namespace, path, items, check_index)
+            applied = await self._replica.submit(body, actor)
         return self._written(body, applied)
 
     async def sealed(

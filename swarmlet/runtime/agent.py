@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import shutil
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
@@ -32,6 +33,8 @@ from swarmlet.runtime.drivers.driver import Driver, LogStream, Presence, TaskHan
 from swarmlet.runtime.drivers.raw_exec import boot_id
 from swarmlet.runtime.local_state import LocalState
 from swarmlet.runtime.reporting import Reporter, Reports
+from swarmlet.runtime.secrets_directory import PlainSecrets, Secrets
+from swarmlet.runtime.template_source import TemplateSource
 from swarmlet.runtime.usage import between, read_usage
 from swarmlet.state.command import AllocationReport
 from swarmlet.wire import Record
@@ -91,8 +94,13 @@ class Agent:
         now_ns: Callable[[], int] = time.time_ns,
         boot_seconds: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
         boot: str | None = None,
+        templates: TemplateSource | None = None,
+        secrets: Secrets | None = None,
+        rng: random.Random | None = None,
     ) -> None:
-        """`node`: this node as it is now. `boot`: this boot's id (the kernel's by default)."""
+        """`node`: this node as it is now. `boot`: this boot's id (the kernel's by default). `templates`: where they
+        look things up; `secrets`: makes directories of secrets (on the disk by default).
+        """
         self._site = Site(
             node=node,
             cluster_id=cluster_id,
@@ -101,6 +109,9 @@ class Agent:
             drivers=drivers,
             confirmed=asyncio.Event(),
             now_ns=now_ns,
+            templates=templates,
+            secrets=secrets or PlainSecrets(),
+            rng=rng or random.Random(0),  # noqa: S311 (timing only)
         )
         self._site.allocations.mkdir(parents=True, exist_ok=True, mode=0o755)
         self._source = source
@@ -398,7 +409,7 @@ class Agent:
                 except DriverError as error:
                     log.warning("allocation.not_removed", allocation_id=allocation, reason=str(error))
                     return
-        await asyncio.to_thread(shutil.rmtree, self._site.allocations / allocation, ignore_errors=True)
+        await asyncio.to_thread(self._remove_directory, self._site.allocations / allocation)
         self._state.remove(allocation)
         del self._runners[allocation]
         log.info("allocation.collected", allocation_id=allocation)
@@ -419,7 +430,12 @@ class Agent:
                     await self._end_leftover(driver, handle)
         for path in sorted(self._site.allocations.iterdir()):
             if path.name not in self._runners:
-                await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+                await asyncio.to_thread(self._remove_directory, path)
+
+    def _remove_directory(self, path: Path) -> None:
+        """An allocation's directory, with what is mounted in it. Blocking."""
+        self._site.secrets.release(path)
+        shutil.rmtree(path, ignore_errors=True)
 
     async def _end_stray(self, driver: Driver, handle: TaskHandle) -> None:
         log.warning("stray.ended", driver=driver.name, allocation_id=handle.allocation_id, task=handle.task)

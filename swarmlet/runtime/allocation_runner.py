@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,16 +17,28 @@ from swarmlet.errors import DriverError
 from swarmlet.ids import ClusterId
 from swarmlet.model.allocation import Allocation, ClientStatus, TaskState
 from swarmlet.model.check import Check, CheckResult
-from swarmlet.model.job import HealthCheckKind, Job, MigrateStrategy, Task, TaskGroup
+from swarmlet.model.job import (
+    Artifact,
+    HealthCheckKind,
+    Job,
+    MigrateStrategy,
+    Task,
+    TaskGroup,
+    UpdateStrategy,
+)
 from swarmlet.model.node import Node
 from swarmlet.runtime import environment
 from swarmlet.runtime.allocation_status import HealthRule, client_status, describe, health
+from swarmlet.runtime.artifact import Artifacts
 from swarmlet.runtime.check_runner import CheckRunner
 from swarmlet.runtime.drivers.command import CommandResult
 from swarmlet.runtime.drivers.driver import Directories, Driver, TaskSpec, VolumeBind
 from swarmlet.runtime.drivers.missing import MissingDriver
 from swarmlet.runtime.local_state import VERSION, LocalAllocation
 from swarmlet.runtime.probe import Prober
+from swarmlet.runtime.secrets_directory import PlainSecrets, Secrets
+from swarmlet.runtime.task_directory import Place
+from swarmlet.runtime.task_files import Surroundings, TaskFiles
 from swarmlet.runtime.task_machine import (
     Phase,
     RestartRequested,
@@ -33,11 +47,14 @@ from swarmlet.runtime.task_machine import (
     TaskRecord,
 )
 from swarmlet.runtime.task_runner import TaskRunner
+from swarmlet.runtime.template_source import Reader, TemplateSource
 from swarmlet.state.command import AllocationReport
 
 log = structlog.get_logger()
 #: World-writable with the sticky bit, as in Nomad: tasks of one allocation may run as different users.
 SHARED_MODE = 0o1777
+#: Below the allocation: what is being fetched. Not shown to anybody.
+FETCH_DIRECTORY = ".fetch"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +70,24 @@ class Site:
     confirmed: asyncio.Event
     now_ns: Callable[[], int] = time.time_ns
     prober: Prober = field(default_factory=Prober)
+    secrets: Secrets = field(default_factory=PlainSecrets)
+    #: Where templates look things up; None: there are no templates on this agent.
+    templates: TemplateSource | None = None
+    #: Spreads what instances do for the same change.
+    rng: random.Random = field(default_factory=lambda: random.Random(0))  # noqa: S311 (timing only)
+    artifacts: Artifacts = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Artifacts of this machine are for jobs that could read them anyway."""
+        object.__setattr__(self, "artifacts", Artifacts(self._may_read))
+
+    def _may_read(self, path: str) -> bool:
+        node = self.node()
+        raw_exec = node.drivers.get("raw_exec")
+        if raw_exec is not None and raw_exec.is_healthy:
+            return True
+        volumes = [os.path.realpath(volume.path) for volume in node.host_volumes.values()]
+        return any(path == volume or path.startswith(volume.rstrip("/") + "/") for volume in volumes)
 
     def host_address(self) -> str:
         """Where this node's ports are reached."""
@@ -69,8 +104,8 @@ def directories_of(root: Path, task: str) -> Directories:
     )
 
 
-def make_directories(root: Path, task: str) -> Directories:
-    """The directories of one task, made where they are missing."""
+def make_directories(root: Path, task: str, secrets: Secrets | None = None) -> Directories:
+    """The directories of one task, made where they are missing; `secrets` makes the one that should be in memory."""
     directories = directories_of(root, task)
     for path in (root, root / "alloc", root / task):
         path.mkdir(parents=True, exist_ok=True, mode=0o755)
@@ -84,9 +119,7 @@ def make_directories(root: Path, task: str) -> Directories:
             path.mkdir()
             path.chmod(SHARED_MODE)
     (root / "alloc" / "logs").mkdir(exist_ok=True, mode=0o755)
-    secrets = Path(directories.secrets)
-    if not secrets.is_dir():
-        secrets.mkdir(mode=0o700)
+    (secrets or PlainSecrets()).make(Path(directories.secrets))
     return directories
 
 
@@ -131,6 +164,7 @@ class AllocationRunner:
         self.finished_at_ns = 0
         self._health_stir = asyncio.Event()
         self._checks = self._make_checks()
+        self.files = {task.name: self._make_files(task) for task in group.tasks}
         self.tasks = {task.name: self._task_runner(task, TaskRecord(name=task.name)) for task in group.tasks}
 
     @classmethod
@@ -220,11 +254,15 @@ class AllocationRunner:
         async with asyncio.TaskGroup() as group:
             watch = group.create_task(self._watch_health())
             checks = group.create_task(self._checks.run())
+            follows = [group.create_task(files.run()) for files in self.files.values() if not files.is_empty]
             runs = [group.create_task(self._run_task(runner)) for runner in self.tasks.values()]
             for run in runs:
                 await run
             watch.cancel()
             checks.cancel()
+            for follow in follows:
+                follow.cancel()
+        await asyncio.to_thread(self.site.secrets.release, self.site.allocations / self.allocation.id)
         self.finished_at_ns = self.finished_at_ns or self.site.now_ns()
         self._changed(self)
 
@@ -261,6 +299,7 @@ class AllocationRunner:
             changed=self._task_changed,
             now_ns=self.site.now_ns,
             shutdown_delay_ns=max(task.shutdown_delay_ns, self.group.shutdown_delay_ns),
+            prepare=None if self.files[task.name].is_empty else self.files[task.name].prepare,
         )
 
     def _task_changed(self) -> None:
@@ -270,6 +309,8 @@ class AllocationRunner:
             self._deadline_from_ns = self.site.now_ns()
         self._health_stir.set()
         self._checks.stir()
+        for files in self.files.values():
+            files.stir()
         self._changed(self)
 
     async def _watch_health(self) -> None:
@@ -372,6 +413,55 @@ class AllocationRunner:
         """A check's status is another one now."""
         self._health_stir.set()
 
+    # Its files.
+
+    def _make_files(self, task: Task) -> TaskFiles:
+        reader = Reader(
+            namespace=self.allocation.namespace, job=self.job.id, group=self.group.name, task=task.name
+        )
+        return TaskFiles(
+            task, reader, self.allocation.id, self, self.site.templates, self._fetch, self.site.rng
+        )
+
+    async def _fetch(self, artifact: Artifact, place: Place) -> None:
+        root = self.site.allocations / self.allocation.id
+        await self.site.artifacts.fetch(artifact, place, root / FETCH_DIRECTORY)
+
+    def surroundings(self, task: str, *, make: bool) -> Surroundings:
+        """Where the task is; `make`: make its directories."""
+        directories = self._directories(task) if make else directories_of(self._root, task)
+        env, interpolation = self._environment(task)
+        seen = self.tasks[task].driver.seen_by_task(directories)
+        return Surroundings(directories, seen, env, interpolation)
+
+    def is_running(self, task: str) -> bool:
+        """Whether the task runs now."""
+        return self.tasks[task].machine.record.phase is Phase.RUNNING
+
+    def restart_changed(self, task: str, reason: str, *, is_failure: bool = False) -> None:
+        """Restart the task because what it was given has changed."""
+        self.tasks[task].send(RestartRequested(reason=reason, is_failure=is_failure))
+
+    async def signal_changed(self, task: str, signal: str) -> None:
+        """Send the task a signal because what it was given has changed. Raises DriverError."""
+        runner = self.tasks[task]
+        handle = runner.machine.record.handle
+        if handle is not None:
+            await runner.driver.signal(handle, signal)
+            runner.notice("Signaling", f"{signal} was sent: a template has changed")
+
+    def notice(self, task: str, kind: str, message: str) -> None:
+        """Add to a task's history."""
+        self.tasks[task].notice(kind, message)
+
+    def pace(self) -> UpdateStrategy:
+        """How many instances of the group may change at a time."""
+        return self.group.update or self.job.update or UpdateStrategy()
+
+    def now_ns(self) -> int:
+        """Wall time."""
+        return self.site.now_ns()
+
     def _environment(self, name: str) -> tuple[dict[str, str], environment.Interpolation]:
         """A task's variables, and what replaces `${...}` in its values."""
         task = next(task for task in self.group.tasks if task.name == name)
@@ -395,10 +485,7 @@ class AllocationRunner:
         """Everything resolved, afresh for every start. Raises DriverError when it cannot be."""
         task = next(task for task in self.group.tasks if task.name == name)
         allocation, node = self.allocation, self.site.node()
-        root = self.site.allocations / allocation.id
-        if self.group.ephemeral_disk.is_sticky and allocation.previous_allocation:
-            inherit_disk(self.site.allocations / allocation.previous_allocation, root)
-        directories = make_directories(root, name)
+        directories = self._directories(name)
         network = self.group.networks[0] if self.group.networks else None
         env, interpolation = self._environment(name)
         return TaskSpec(
@@ -424,7 +511,19 @@ class AllocationRunner:
             kill_signal=task.kill_signal,
             kill_timeout_ns=task.kill_timeout_ns,
             logs=task.logs,
+            secret_env=self.files[name].env,
         )
+
+    @property
+    def _root(self) -> Path:
+        return self.site.allocations / self.allocation.id
+
+    def _directories(self, task: str) -> Directories:
+        """The task's directories, made where they are missing."""
+        previous = self.allocation.previous_allocation
+        if self.group.ephemeral_disk.is_sticky and previous:
+            inherit_disk(self.site.allocations / previous, self._root)
+        return make_directories(self._root, task, self.site.secrets)
 
     def _volumes(self, task: Task, node: Node) -> tuple[VolumeBind, ...]:
         binds = []

@@ -11,7 +11,7 @@ import structlog
 
 from swarmlet.errors import DriverError, SwarmletError
 from swarmlet.ids import AllocationId
-from swarmlet.runtime.drivers.driver import Driver, Presence, TaskExit, TaskHandle, TaskSpec
+from swarmlet.runtime.drivers.driver import Driver, Notice, Presence, TaskExit, TaskHandle, TaskSpec
 from swarmlet.runtime.task_machine import (
     Action,
     Adopted,
@@ -55,12 +55,14 @@ class TaskRunner:
         changed: Callable[[], None],
         now_ns: Callable[[], int],
         shutdown_delay_ns: int = 0,
+        prepare: Callable[[Notice], Awaitable[None]] | None = None,
     ) -> None:
-        """`specify` makes the spec afresh for every start."""
+        """`specify` makes the spec afresh for every start, `prepare` what the task finds then (it may wait)."""
         self._allocation_id = allocation_id
         self.machine = machine
         self.driver = driver
         self._specify = specify
+        self._prepare = prepare
         self._confirmed = confirmed
         self._changed = changed
         self._now_ns = now_ns
@@ -162,10 +164,12 @@ class TaskRunner:
 
     async def _do_start(self) -> None:
         self._is_gated = True
-        await self._confirmed.wait()
-        self._is_gated = False
         try:
-            handle = await self.driver.start(self._specify(), self._notice)
+            await self._confirmed.wait()
+            if self._prepare is not None:
+                await self._prepare(self.notice)
+            self._is_gated = False
+            handle = await self.driver.start(self._specify(), self.notice)
         except DriverError as error:
             self.send(StartFailed(message=str(error), is_temporary=error.temporary))
         except (SwarmletError, OSError) as error:
@@ -173,13 +177,14 @@ class TaskRunner:
         else:
             self.send(Started(handle=handle))
 
-    def _notice(self, kind: str, message: str) -> None:
+    def notice(self, kind: str, message: str) -> None:
+        """Add to the task's history."""
         self.machine.note(self._now_ns(), kind, message)
         self._changed()
 
     def signalled(self, signal: str) -> None:
         """Somebody sent it a signal: part of its history."""
-        self._notice("Signaling", f"{signal} was sent, as somebody asked")
+        self.notice("Signaling", f"{signal} was sent, as somebody asked")
 
     async def _do_watch(self) -> None:
         handle = self.machine.record.handle

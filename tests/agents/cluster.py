@@ -23,6 +23,7 @@ import pytest
 from swarmlet.api.client import Client
 from swarmlet.cli.main import run
 from swarmlet.errors import SwarmletError
+from swarmlet.runtime.secrets_directory import MemorySecrets
 
 PROGRAM = (sys.executable, "-m", "swarmlet")
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -211,6 +212,8 @@ class LocalCluster:
         for node in self.nodes:
             if node.pid:
                 node.kill()
+        # What was killed could not give back what it had mounted.
+        MemorySecrets("").release(self.folder)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -74,13 +74,13 @@ def test_an_example_survives_the_way_through_json(path: Path) -> None:
 
 def test_what_is_not_supported_is_refused_by_name() -> None:
     data = small() | {"Periodic": {"Spec": "@daily"}, "Type": "weekly"}
-    data["TaskGroups"][0]["Tasks"][0]["Templates"] = [{"EmbeddedTmpl": "x"}]
+    data["TaskGroups"][0]["Tasks"][0]["Lifecycle"] = {"Hook": "prestart"}
     with pytest.raises(InvalidJob) as caught:
         job_from_json(data)
     assert [problem.split(" is ")[0] for problem in caught.value.problems] == [
         'Job.Type "weekly"',
         "Job.Periodic",
-        "Job.TaskGroups[0].Tasks[0].Templates",
+        "Job.TaskGroups[0].Tasks[0].Lifecycle",
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from pathlib import Path
 
 import pytest
 
@@ -114,5 +115,48 @@ def test_rotation_in_full_leaves_nothing_under_the_old_key_and_indexes_as_they_w
                 assert found.items == {"k": str(int(before.path[-3:]))}
                 assert found.variable.modify_index == before.modify_index
                 assert found.variable.key_id == 3
+
+    run(main())
+
+
+def test_no_file_of_a_replica_holds_a_value(tmp_path: Path) -> None:
+    """Log segments, and a snapshot."""
+
+    async def main() -> None:
+        async with Cluster(3, directory=tmp_path).running() as cluster:
+            leader = await founded(cluster)
+            for number in range(20):
+                await on(cluster.up[number % 3]).put(
+                    DEFAULT, f"a/{number}", {"k": f"swordfish-{number}"}, "admin"
+                )
+            await on(leader).rotate("admin", full=True)
+            for replica in cluster.up:
+                assert await replica.save_snapshot() > 0
+            found = await on(leader).get(DEFAULT, "a/7")
+            assert found is not None
+            assert found.items == {"k": "swordfish-7"}
+
+    run(main())
+    files = [path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()]
+    assert any(b"a/7" in data for data in files)
+    assert not any(b"swordfish" in data for data in files)
+
+
+def test_a_write_that_was_sealed_under_a_key_just_removed_is_sealed_again() -> None:
+    async def main() -> None:
+        async with Cluster(1).running() as cluster:
+            leader = await founded(cluster)
+            node = on(leader)
+            await node.put(DEFAULT, "a", {"k": "1"}, "admin")
+            stale = node._known_keyring
+            keyring = stale()
+            await on(leader).rotate("admin", full=True)
+            await on(leader).remove_key(1, "admin")
+            answers = [keyring]
+            node._known_keyring = lambda: answers.pop() if answers else stale()  # type: ignore[method-assign]
+            assert (await node.put(DEFAULT, "b", {"k": "2"}, "admin")).key_id == 2
+            found = await node.get(DEFAULT, "b")
+            assert found is not None
+            assert found.items == {"k": "2"}
 
     run(main())

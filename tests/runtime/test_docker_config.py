@@ -10,7 +10,7 @@ import pytest
 from swarmlet.errors import DriverError
 from swarmlet.model.job import LogRotation
 from swarmlet.model.resources import AllocatedPort, Network
-from swarmlet.runtime.drivers.docker_config import container, seconds, validate
+from swarmlet.runtime.drivers.docker_config import container, is_environment_other, seconds, validate
 from swarmlet.runtime.drivers.driver import VolumeBind
 from swarmlet.runtime.drivers.offered import validate as validate_for
 from tests.runtime.test_raw_exec import spec
@@ -153,3 +153,13 @@ def test_devices_keep_their_path_unless_told(tmp_path: Path) -> None:
 
 def test_durations_are_read_in_gos_form() -> None:
     assert (seconds("1m30s"), seconds("500ms"), seconds("soon"), seconds("5")) == (90.0, 0.5, None, None)
+
+
+def test_a_container_made_with_older_secrets_is_another_one(tmp_path: Path) -> None:
+    old = body(tmp_path, {}, secret_env={"A": "value-1"})
+    made = {"Labels": old["Labels"], "Env": [*old["Env"], "PATH=/bin"]}
+    assert not is_environment_other(made, old)
+    others: list[dict[str, str]] = [{"A": "value-2"}, {"A": "value-1", "B": "2"}, {}]
+    for secrets in others:
+        assert is_environment_other(made, body(tmp_path, {}, secret_env=secrets))
+    assert "value-1" not in str(old["Labels"])

@@ -259,6 +259,7 @@ class RunningAgent:
         *,
         boot: str = "boot-1",
         boot_seconds: Callable[[], float] = time.monotonic,
+        **options: Any,
     ) -> None:
         self.agent = Agent(
             node=lambda: NODE,
@@ -269,6 +270,7 @@ class RunningAgent:
             reporter=reports,
             boot=boot,
             boot_seconds=boot_seconds,
+            **options,
         )
         self._group = asyncio.TaskGroup()
         self._task: asyncio.Task[None] | None = None

@@ -184,7 +184,9 @@ class Docker:
             if found is not None and found["State"]["Running"]:
                 return self._handle(found)
             if found is not None and (
-                found["State"].get("Dead") or found["Config"].get("Image") != body["Image"]
+                found["State"].get("Dead")
+                or found["Config"].get("Image") != body["Image"]
+                or docker_config.is_environment_other(found["Config"], body)
             ):
                 await self._remove(found["Id"])
                 found = None

@@ -221,7 +221,19 @@ def labels(spec: TaskSpec) -> dict[str, str]:
         LABEL + "namespace": spec.namespace,
         LABEL + "node": spec.node_id,
         LABEL + "cluster": spec.cluster_id,
+        **({LABEL + "secret_names": ",".join(sorted(spec.secret_env))} if spec.secret_env else {}),
     }
+
+
+def is_environment_other(made: dict[str, Any], body: dict[str, Any]) -> bool:
+    """Whether a container was made with another environment: a template's secrets have changed since.
+
+    The image adds variables of its own, so names that are not wanted any more are told by a label.
+    """
+    names = LABEL + "secret_names"
+    return (made.get("Labels") or {}).get(names) != body["Labels"].get(names) or not set(body["Env"]) <= set(
+        made.get("Env") or body["Env"]
+    )
 
 
 def network_mode(config: dict[str, Any], network: Network | None) -> str:
@@ -436,7 +448,7 @@ def container(spec: TaskSpec, *, is_privileged_allowed: bool) -> dict[str, Any]:
     host |= {"VolumeDriver": config["volume_driver"]} if config.get("volume_driver") else {}
     body: dict[str, Any] = {
         "Image": config["image"],
-        "Env": [f"{key}={value}" for key, value in spec.env.items()],
+        "Env": [f"{key}={value}" for key, value in {**spec.env, **spec.secret_env}.items()],
         "Labels": {
             **{key: str(value) for key, value in as_map(config.get("labels")).items()},
             **labels(spec),

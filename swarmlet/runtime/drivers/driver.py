@@ -70,6 +70,8 @@ class TaskSpec(Record):
     kill_signal: str = ""
     kill_timeout_ns: int = 5_000_000_000
     logs: LogRotation = LogRotation()
+    #: More environment, that holds secrets: a driver writes it to no disk of its own.
+    secret_env: dict[str, str] = {}
 
 
 class TaskHandle(Record):

@@ -40,6 +40,8 @@ from swarmlet.runtime.log_file import read_rotated
 
 NAME = "raw_exec"
 STATE_DIRECTORY = ".raw_exec"
+#: In the task's secrets directory, which is memory: the part of its environment that reaches no disk.
+SECRET_ENVIRONMENT_FILE = ".environment.json"  # noqa: S105 (a file's name)
 #: A fork and an exec; a machine that needs longer is in trouble that another try may not meet.
 LAUNCH_SECONDS_MAX = 20.0
 #: Launches at a time: a thousand at once would take the processor from the agent's own heartbeats.
@@ -159,6 +161,8 @@ class RawExec:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for name in ("exit.json", "state.json"):
             (directory / name).unlink(missing_ok=True)
+        if spec.secret_env:
+            shim.write_json(request["secret_env_file"], spec.secret_env)
         shim.write_json(str(directory / "request.json"), request)
         await self._launch(directory)
         return handle
@@ -273,7 +277,7 @@ class RawExec:
                 run_command,
                 command,
                 directory=str(request["directory"]),
-                env={str(key): str(value) for key, value in request["env"].items()},
+                env=shim.environment(request),
                 uid=request["uid"],
                 gid=request["gid"],
                 cgroups=[str(path) for path in request["cgroups"]],
@@ -313,6 +317,9 @@ class RawExec:
             "command": [command, *arguments],
             "directory": str(spec.config.get("work_dir") or Path(spec.directories.local).parent),
             "env": {**INHERITED, "PATH": os.environ.get("PATH", os.defpath), **spec.env},
+            "secret_env_file": str(Path(spec.directories.secrets) / SECRET_ENVIRONMENT_FILE)
+            if spec.secret_env
+            else "",
             "user": spec.user,
             "uid": uid,
             "gid": gid,

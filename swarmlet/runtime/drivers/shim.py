@@ -48,11 +48,25 @@ def start_time(pid: int) -> str:
 def write_json(path: str, value: Any) -> None:
     """Write atomically and durably: a reader sees all of it or none."""
     temporary = path + ".new"
-    with open(temporary, "w", encoding="utf-8") as file:
+    # Its directory may be open to others (a secrets directory is).
+    with contextlib.suppress(OSError):
+        os.unlink(temporary)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:
         json.dump(value, file)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def environment(request: dict[str, Any]) -> dict[str, str]:
+    """All of the task's environment; its secrets lie in a file of their own, in memory."""
+    env = {str(key): str(value) for key, value in request["env"].items()}
+    path = request.get("secret_env_file")
+    if path:
+        with open(path, encoding="utf-8") as file:
+            env.update(json.load(file))
+    return env
 
 
 def read_number(path: str, key: str) -> int:
@@ -117,6 +131,7 @@ class RotatingLog:
 
 def become(request: dict[str, Any]) -> None:
     """Turn this forked child into the task. Does not return."""
+    env = environment(request)
     for directory in request["cgroups"]:
         with contextlib.suppress(OSError), open(directory + "/cgroup.procs", "w", encoding="ascii") as file:
             file.write("0")
@@ -134,7 +149,7 @@ def become(request: dict[str, Any]) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     for number in (signal.SIGPIPE, signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    os.execvpe(request["command"][0], request["command"], request["env"])  # noqa: S606 (a shell is what we avoid)
+    os.execvpe(request["command"][0], request["command"], env)  # noqa: S606 (a shell is what we avoid)
 
 
 def spawn(request: dict[str, Any], outputs: list[int]) -> int:

@@ -1,4 +1,4 @@
-# expect 6:7 template is not supported: templates do not exist yet; use env, or files in the image; expected task without it
+# expect 6:7 a template without destination; expected one such as "secrets/app.env"
 job "web" {
   group "g" {
     task "t" {

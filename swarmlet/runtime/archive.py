@@ -1,0 +1,162 @@
+"""Unpacking archives and copying trees into a task's directory: bounded, and never outside of it. Blocking.
+
+Nothing is written through a symbolic link (`task_directory`), names with `..` are refused, links may only lead to
+what is inside, devices and hard links are refused, and no file becomes set-uid.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import stat as modes
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import IO
+
+from swarmlet.errors import InvalidInput
+from swarmlet.runtime.task_directory import DIRECTORY_MODE, Place, opened_directory
+
+#: An archive may unpack to this much: more than any job file of the wild, less than a disk.
+UNPACKED_BYTES_MAX = 16 * 1024**3
+FILES_MAX = 100_000
+CHUNK_BYTES = 1024 * 1024
+
+
+class TreeWriter:
+    """Puts files below `place`."""
+
+    def __init__(
+        self, place: Place, *, bytes_max: int = UNPACKED_BYTES_MAX, files_max: int = FILES_MAX
+    ) -> None:
+        """Nothing is written yet."""
+        self._place = place
+        self._bytes_left, self._files_left = bytes_max, files_max
+        self._limits = (bytes_max, files_max)
+
+    def directory(self, name: str) -> None:
+        """Make a directory."""
+        self._count()
+        with opened_directory(self._below(name)):
+            pass
+
+    def file(self, name: str, source: IO[bytes], mode: int) -> None:
+        """Write a file; what is there is replaced."""
+        self._count()
+        place = self._below(name)
+        if not place.names[len(self._place.names) :]:
+            raise InvalidInput("an archive holds a file without a name")
+        *parents, last = place.names
+        with opened_directory(Place(place.base, tuple(parents))) as directory:
+            _unlink(last, directory)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            with os.fdopen(os.open(last, flags, 0o600, dir_fd=directory), "wb") as file:
+                while chunk := source.read(CHUNK_BYTES):
+                    self._bytes_left -= len(chunk)
+                    if self._bytes_left < 0:
+                        raise InvalidInput(f"the artifact unpacks to more than {self._limits[0]:_} B")
+                    file.write(chunk)
+                file.flush()
+                os.fchmod(file.fileno(), 0o644 | (mode & 0o111))
+
+    def link(self, name: str, target: str) -> None:
+        """Make a symbolic link that stays inside."""
+        self._count()
+        place = self._below(name)
+        inside = posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
+        if target.startswith("/") or inside == ".." or inside.startswith("../"):
+            raise InvalidInput(f"the link {name[:200]} in the artifact leads out of it")
+        *parents, last = place.names
+        with opened_directory(Place(place.base, tuple(parents))) as directory:
+            _unlink(last, directory)
+            os.symlink(target, last, dir_fd=directory)
+
+    def _count(self) -> None:
+        self._files_left -= 1
+        if self._files_left < 0:
+            raise InvalidInput(f"the artifact has more than {self._limits[1]:_} files")
+
+    def _below(self, name: str) -> Place:
+        parts = tuple(part for part in name.replace("\\", "/").split("/") if part not in {"", "."})
+        if name.startswith("/") or ".." in parts or "\0" in name:
+            raise InvalidInput(f"the artifact holds {name[:200]!r}, which leads out of its directory")
+        return Place(self._place.base, (*self._place.names, *parts))
+
+
+def _unlink(name: str, directory: int) -> None:
+    try:
+        os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        return
+    except (IsADirectoryError, PermissionError) as error:
+        raise InvalidInput(f"{name[:200]} is a directory already") from error
+
+
+def unpack(path: Path, kind: str, writer: TreeWriter) -> None:
+    """Unpack the archive at `path` (`kind`: tar or zip). Raises InvalidInput, OSError."""
+    try:
+        if kind == "zip":
+            _unzip(path, writer)
+        else:
+            _untar(path, writer)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError) as error:
+        # RuntimeError: a zip with a password.
+        raise InvalidInput(f"the archive cannot be read: {error}") from error
+
+
+def _untar(path: Path, writer: TreeWriter) -> None:
+    with tarfile.open(path, "r:*") as archive:
+        for member in archive:
+            if member.isdir():
+                writer.directory(member.name)
+            elif member.isreg():
+                source = archive.extractfile(member)
+                assert source is not None, "a plain file has bytes"
+                with source:
+                    writer.file(member.name, source, member.mode)
+            elif member.issym():
+                writer.link(member.name, member.linkname)
+            else:
+                raise InvalidInput(
+                    f"the archive holds {member.name[:200]!r}, which is no file, directory or link"
+                )
+
+
+def _unzip(path: Path, writer: TreeWriter) -> None:
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            mode = info.external_attr >> 16
+            if info.is_dir():
+                writer.directory(info.filename)
+            elif modes.S_ISLNK(mode):
+                writer.link(info.filename, archive.read(info)[:4096].decode(errors="replace"))
+            else:
+                with archive.open(info) as source:
+                    writer.file(info.filename, source, mode)
+
+
+def copy_tree(root: Path, writer: TreeWriter) -> None:
+    """Everything below `root` (which is ours). Raises InvalidInput, OSError."""
+    for folder, names, files in os.walk(root):
+        names.sort()
+        inside = os.path.relpath(folder, root)
+        for name in sorted(names):
+            place = posixpath.normpath(posixpath.join(inside, name))
+            full = Path(folder) / name
+            if full.is_symlink():
+                writer.link(place, os.readlink(full))
+            else:
+                writer.directory(place)
+        for name in sorted(files):
+            place = posixpath.normpath(posixpath.join(inside, name))
+            full = Path(folder) / name
+            if full.is_symlink():
+                writer.link(place, os.readlink(full))
+            elif full.is_file():
+                with full.open("rb") as source:
+                    writer.file(place, source, full.stat().st_mode)
+            else:
+                raise InvalidInput(f"{place[:200]} is no file, directory or link")
+
+
+__all__ = ["DIRECTORY_MODE", "TreeWriter", "copy_tree", "unpack"]
