@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import contextlib
+import gc
 import importlib
 import statistics
 import sys
@@ -121,12 +122,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def run_one(task: tuple[str, int, int | None, float | None]) -> tuple[int, Result | None, str]:
+def run_one(task: tuple[str, int, int | None, float | None, bool]) -> tuple[int, Result | None, str]:
     """One seed, in whatever process: (seed, result, "") or (seed, None, what was violated)."""
-    name, seed, nodes, seconds = task
+    name, seed, nodes, seconds, traced = task
     scenario = importlib.import_module(f"swarmlet.simulation.{name}_scenario")
+    options = {} if traced or name != "raft" else {"traced": False}
+    if seed % COLLECT_EVERY == 0:
+        gc.collect()
     try:
-        return seed, scenario.run(seed, nodes, seconds), ""
+        return seed, scenario.run(seed, nodes, seconds, **options), ""
     except (SwarmletError, AssertionError) as violation:
         return seed, None, f"{type(violation).__name__}: {violation}"
 
@@ -223,8 +227,10 @@ def main(arguments: list[str]) -> int:
         return hunt_planted(options)
     outcomes = Outcomes(options)
     known = [outcomes.get(seed) for seed in seeds]
+    # What a finished world leaves behind is collected between seeds: looking for it meanwhile takes a fifth of the time.
+    gc.disable()
     tasks = [
-        (options.scenario, seed, options.nodes, options.seconds)
+        (options.scenario, seed, options.nodes, options.seconds, options.seed is not None)
         for seed, kept in zip(seeds, known, strict=True)
         if kept is None
     ]
@@ -233,7 +239,7 @@ def main(arguments: list[str]) -> int:
         if kept is not None:
             count(total, kept, options)
     with (
-        concurrent.futures.ProcessPoolExecutor(options.jobs)
+        concurrent.futures.ProcessPoolExecutor(options.jobs, initializer=gc.disable)
         if options.jobs > 1
         else contextlib.nullcontext() as pool
     ):

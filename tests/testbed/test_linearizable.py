@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import signal
 import threading
 import time
 import uuid
@@ -323,14 +322,13 @@ class Faults:
         self._endure()
 
     def _stop(self, victims: list[Host]) -> None:
-        pids = [self._cluster.agent_pid(host) for host in victims]
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
+        for host in victims:
+            self._cluster.pause_agent(host)
         try:
             self._endure()
         finally:
-            for pid in pids:
-                os.kill(pid, signal.SIGCONT)
+            for host in victims:
+                self._cluster.resume_agent(host)
 
     def _pause(self) -> None:
         self._stop(self._random.sample(self._hosts, self._random.randint(1, 3)))
