@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from swarmlet.raft.configuration import leaves_joint
 from swarmlet.raft.message import (
     NOBODY,
     ConfigChange,
@@ -38,9 +37,10 @@ class Membership:
             return None
         if peer.pending_config_index > peer.log.applied:
             return f"the change at index {peer.pending_config_index} is not applied yet ({peer.log.applied})"
-        if peer.peers.configuration.is_joint and not leaves_joint(change):
+        # Without steps there is nothing to do but to leave, whatever transition it names.
+        if peer.peers.configuration.is_joint and change.steps:
             return "the joint configuration has to be left first"
-        if not peer.peers.configuration.is_joint and leaves_joint(change):
+        if not peer.peers.configuration.is_joint and not change.steps:
             return "there is no joint configuration to leave"
         return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from swarmlet.ids import Index, PeerId, Term
 from swarmlet.raft.log import Compacted, Unavailable, payload_bytes
-from swarmlet.raft.message import Entry, Message, MessageKind
+from swarmlet.raft.message import NOBODY, Entry, Message, MessageKind
 from swarmlet.raft.options import ReadMode
 from swarmlet.raft.peer import Peer
 from swarmlet.raft.progress import Progress, ProgressState
@@ -191,8 +191,11 @@ class Replication:
     def start_transfer(self, to: PeerId, progress: Progress) -> None:
         """Hand leadership to `to`; it has one election timeout to succeed."""
         peer = self._peer
-        if progress.is_learner or to in (peer.id, peer.transferee):
+        if progress.is_learner or to == peer.transferee:
             return
+        peer.transferee = NOBODY
+        if to == peer.id:
+            return  # it stays: whoever asks for that calls off a transfer that is under way
         peer.election_reset_at = peer.now
         peer.transferee = to
         peer.lease.is_dropped = True

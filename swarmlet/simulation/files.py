@@ -35,6 +35,8 @@ class SimulatedFiles:
         self.garble = garble
         #: errno of the next write or sync, once.
         self.fail_next = 0
+        #: errno of the next sync of a file, once.
+        self.fail_next_sync = 0
         #: Bytes of all files together may not exceed this; None: no bound.
         self.capacity: int | None = None
         self.syncs = 0
@@ -98,6 +100,8 @@ class SimulatedFiles:
         """Flush a file; where that fails, its pages are clean and not on disk."""
         self.syncs += 1
         inode = self._open[descriptor]
+        if self.fail_next_sync:
+            self.fail_next, self.fail_next_sync = self.fail_next_sync, 0
         try:
             self._check()
         except OSError:

@@ -121,6 +121,13 @@ class Network:
                 self.cut(left, right)
                 self.cut(right, left)
 
+    def mend(self, source: str, destination: str) -> None:
+        """Take back one `cut` of everything; the path is open once each is taken back, or all are healed."""
+        left = self._cuts.pop((source, destination), 0) - 1
+        if left > 0:
+            self._cuts[source, destination] = left
+        self.world.trace("mend", source, destination)
+
     def heal(self) -> None:
         """Remove all cuts."""
         self._cuts.clear()

@@ -76,7 +76,7 @@ def hunt(defect: Planted, first_seed: int = 0, seeds_max: int = SEEDS_MAX) -> Fo
     with planted(defect):
         for count in range(1, seeds_max + 1):
             try:
-                raft_scenario.run(first_seed + count - 1)
+                raft_scenario.run(first_seed + count - 1, traced=False)
             except (SwarmletError, AssertionError, LookupError) as complaint:
                 return Found(defect.name, defect.what, count, f"{type(complaint).__name__}: {complaint}")
     return Found(defect.name, defect.what, None, "")

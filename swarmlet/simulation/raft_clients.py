@@ -6,6 +6,7 @@ import itertools
 import random
 from collections.abc import Callable, Sequence
 
+from swarmlet.raft.ready import Role
 from swarmlet.simulation.linearizability import NEVER, Kind, Operation
 from swarmlet.simulation.raft_machine import Command, Outcome
 from swarmlet.simulation.raft_peer import RaftPeer
@@ -83,12 +84,18 @@ class Client:
         self._attempt = attempt = next(self._attempts)
         if self._command.kind == Kind.READ:
             self._invoked = self._world.now
-        peers = self._peers()
-        liked = [peer for peer in peers if peer.name == self._favourite]
-        use_favourite = liked and self._rng.random() < 0.85 and self._command.kind != Kind.READ
-        target = liked[0] if use_favourite else self._rng.choice(peers)
+        target = self._choose()
         self._world.after(self._rng.choice(ATTEMPT_SECONDS), WORLD, lambda: self._no_answer(attempt))
         self._world.after(self._rng.uniform(0.0005, 0.005), target.name, lambda: self._ask(target, attempt))
+
+    def _choose(self) -> RaftPeer:
+        """Mostly who answered last. For a read often one of those who think that they lead: it may be deposed."""
+        peers = self._peers()
+        if self._command.kind == Kind.READ:
+            leading = [peer for peer in peers if peer.core is not None and peer.core.role is Role.LEADER]
+            return self._rng.choice(leading if leading and self._rng.random() < 0.5 else peers)
+        liked = [peer for peer in peers if peer.name == self._favourite]
+        return liked[0] if liked and self._rng.random() < 0.85 else self._rng.choice(peers)
 
     def _ask(self, target: RaftPeer, attempt: int) -> None:
         if target.core is None:

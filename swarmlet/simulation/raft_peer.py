@@ -110,12 +110,12 @@ class RaftPeer:
         self._invariants = invariants
         self._send = send
         self._on_stopped = on_stopped
-        self._timer: Timer | None = None
         self._life = 0
         self._forget()
 
     def _forget(self) -> None:
         """A process starts with nothing in memory."""
+        self._timer: Timer | None = None
         self._applied_term = 0
         self._waiting: deque[tuple[Ready, bool]] = deque()
         self._queue: list[Ready | SnapshotMeta] = []
@@ -257,12 +257,15 @@ class RaftPeer:
         self._invariants.check(self)
         self._start_write()
         self._start_applying()
-        if self._timer is not None:
-            self._timer.cancel()
         when = max(self.clock.true_time(core.deadline), self._world.now + CLOCK_STEP_SECONDS)
-        self._timer = self._world.at(when, self.name, self._tick)
+        # A timer that comes too early does no harm, and deadlines mostly move back: it is rarely armed anew.
+        if self._timer is None or self._timer.time > when:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._world.at(when, self.name, self._tick)
 
     def _tick(self) -> None:
+        self._timer = None
         if self.core is not None:
             self.core.tick(self.clock.now())
             self.pump()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 
+from swarmlet.ids import Index, Term
 from swarmlet.raft.core import decode_config_change
 from swarmlet.raft.message import (
     ConfigChangeKind,
@@ -73,17 +73,37 @@ STEP_LETTERS = {
 
 def _peer(peer: int) -> str:
     threads: dict[int, str] = {APPEND_THREAD: "AppendThread", APPLY_THREAD: "ApplyThread"}
-    return threads.get(peer, str(peer))
+    return threads.get(peer, str(peer) if peer else "None")
 
 
 def _list(peers: Iterable[int]) -> str:
     return "[" + " ".join(map(str, peers)) + "]"
 
 
+def quoted(data: bytes) -> str:
+    """Bytes in double quotes, as Go's %q writes them: printable characters stay, the rest is escaped."""
+    short = {'"': '\\"', "\\": "\\\\", "\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r",
+             "\t": "\\t", "\v": "\\v"}  # fmt: skip
+    written = []
+    for character in data.decode("utf-8", "surrogateescape"):
+        number = ord(character)
+        if character in short:
+            written.append(short[character])
+        elif 0xDC80 <= number <= 0xDCFF:
+            written.append(f"\\x{number - 0xDC00:02x}")
+        elif character.isprintable():
+            written.append(character)
+        elif number < 0x80:
+            written.append(f"\\x{number:02x}")
+        else:
+            written.append(f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}")
+    return '"' + "".join(written) + '"'
+
+
 def entry_text(entry: Entry) -> str:
     """`term/index kind data`."""
     if entry.kind is EntryKind.NORMAL:
-        payload = json.dumps(entry.data.decode())
+        payload = quoted(entry.data)
     else:
         steps = decode_config_change(entry).steps
         payload = " ".join(f"{STEP_LETTERS[step.kind]}{step.peer}" for step in steps)
@@ -117,13 +137,17 @@ def message_lines(message: Message) -> list[str]:
     if message.vote:
         text += f" Vote:{message.vote}"
     lines = [text]
-    if len(message.entries) == 1:
-        lines[-1] += f" Entries:[{entry_text(message.entries[0])}]"
-    elif message.entries:
+    entries = message.entries
+    if message.kind in {MessageKind.READ_INDEX, MessageKind.READ_INDEX_RESPONSE}:
+        # There a read's context travels as an entry.
+        entries = (Entry(term=Term(0), index=Index(0), data=message.context),)
+    if len(entries) == 1:
+        lines[-1] += f" Entries:[{entry_text(entries[0])}]"
+    elif entries:
         lines[-1] += " Entries:["
-        lines += [f"  {entry_text(entry)}" for entry in message.entries]
+        lines += [f"  {entry_text(entry)}" for entry in entries]
         lines.append("]")
-    if message.snapshot is not None:
+    if message.snapshot is not None and message.snapshot.meta.index:
         lines.append(f"  Snapshot: {snapshot_text(message.snapshot.meta)}")
     if message.responses:
         lines[-1] += " Responses:["
@@ -146,6 +170,9 @@ def ready_lines(ready: Ready, messages: Iterable[Message]) -> list[str]:
         lines.append(f"Lead:{ready.soft_state.leader} State:{ROLE_NAMES[ready.soft_state.role]}")
     if ready.hard_state is not None:
         lines.append(f"HardState {hard_state_text(ready.hard_state)}")
+    if ready.reads:
+        reads = " ".join(f"{{{read.index} [{' '.join(map(str, read.context))}]}}" for read in ready.reads)
+        lines.append(f"ReadStates [{reads}]")
     if ready.entries:
         lines += ["Entries:", *map(entry_text, ready.entries)]
     if ready.snapshot is not None:

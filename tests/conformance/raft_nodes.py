@@ -31,7 +31,7 @@ from swarmlet.raft.message import (
     config_change_codec,
 )
 from swarmlet.raft.options import RaftConfig, ReadMode
-from swarmlet.raft.outbox import APPEND_THREAD, APPLY_THREAD
+from swarmlet.raft.outbox import APPEND_THREAD, APPLY_THREAD, LOCAL, RESPONSES
 from swarmlet.raft.ready import Ready
 from tests.conformance.raft_description import (
     MESSAGE_NAMES,
@@ -42,15 +42,42 @@ from tests.conformance.raft_description import (
     peer_progress_text,
     ready_lines,
 )
-from tests.conformance.transcript import Directive
+from tests.conformance.transcript import Directive, Unknown
 
 ELECTION_TICKS = 3
-RESPONSES = {
-    MessageKind.APPEND_RESPONSE,
-    MessageKind.VOTE_RESPONSE,
-    MessageKind.HEARTBEAT_RESPONSE,
-    MessageKind.PRE_VOTE_RESPONSE,
-}
+#: What the network may not deliver to a peer that does not know the sender.
+FROM_MEMBERS = RESPONSES | {MessageKind.UNREACHABLE, MessageKind.READ_INDEX_RESPONSE}
+READ_MODES = {"safe": ReadMode.QUORUM, "lease-based": ReadMode.LEASE}
+LEVELS = {level: level == "none" for level in ("debug", "info", "warn", "error", "fatal", "none")}
+#: Every command, with the options that it has.
+COMMANDS: dict[str, frozenset[str]] = {
+    "_breakpoint": frozenset(),
+    "add-nodes": frozenset({
+        "async-storage-writes", "checkquorum", "content", "disable-conf-change-validation", "index", "inflight",
+        "learners", "max-committed-size-per-ready", "prevote", "read-only", "step-down-on-removal", "voters",
+    }),
+    "campaign": frozenset(),
+    "compact": frozenset(),
+    "deliver-msgs": frozenset({"drop", "type"}),
+    "forget-leader": frozenset(),
+    "log-level": frozenset(),
+    "process-append-thread": frozenset(),
+    "process-apply-thread": frozenset(),
+    "process-ready": frozenset(),
+    "propose": frozenset(),
+    "propose-conf-change": frozenset({"transition", "v1"}),
+    "raft-log": frozenset(),
+    "raft-state": frozenset(),
+    "read-index": frozenset(),
+    "report-unreachable": frozenset(),
+    "send-snapshot": frozenset(),
+    "set-randomized-election-timeout": frozenset({"timeout"}),
+    "stabilize": frozenset({"log-level"}),
+    "status": frozenset(),
+    "tick-election": frozenset(),
+    "tick-heartbeat": frozenset(),
+    "transfer-leadership": frozenset({"from", "to"}),
+}  # fmt: skip
 TRANSITIONS = {
     "auto": ConfigChangeTransition.AUTO,
     "implicit": ConfigChangeTransition.JOINT_IMPLICIT,
@@ -61,6 +88,8 @@ TRANSITIONS = {
 def parse_steps(words: list[str]) -> tuple[ConfigChangeStep, ...]:
     """`v1 l2 r3 u4` as steps."""
     kinds = {letter: kind for kind, letter in STEP_LETTERS.items()}
+    for word in words:
+        assert word[0] in kinds, f"a step begins with one of {', '.join(kinds)}: {word!r}"
     return tuple(ConfigChangeStep(kind=kinds[word[0]], peer=PeerId(int(word[1:]))) for word in words)
 
 
@@ -95,18 +124,21 @@ class Nodes:
         self.lines: list[str] = []
         self.indent = ""
         self.is_quiet = False
+        #: Why the command failed; told even where nothing else is.
+        self.failure = ""
 
     def run(self, directive: Directive) -> str:
-        """What the command prints, `ok` when nothing."""
-        self.lines = []
+        """What the command prints, `ok` when nothing. Raises Unknown."""
+        directive.check(COMMANDS)
+        self.lines, self.failure = [], ""
         was_quiet = self.is_quiet
         if "log-level" in directive.values:
-            self.is_quiet = directive.one("log-level", "debug") == "none"
-        getattr(self, "_" + directive.command.replace("-", "_"))(directive)
-        quiet = self.is_quiet
+            self.is_quiet = directive.choice("log-level", LEVELS, "debug")
+        getattr(self, "_" + directive.command.strip("_").replace("-", "_"))(directive)
+        printed = [] if self.is_quiet else self.lines
         if "log-level" in directive.values:
             self.is_quiet = was_quiet
-        return "ok" if quiet or not self.lines else "\n".join(self.lines)
+        return "\n".join([*printed, *([self.failure] if self.failure else [])]) or "ok"
 
     def _write(self, *lines: str) -> None:
         self.lines += [self.indent + line for line in lines]
@@ -119,8 +151,14 @@ class Nodes:
 
     # -- setting up
 
+    def _breakpoint(self, directive: Directive) -> None:
+        """For somebody with a debugger."""
+
     def _log_level(self, directive: Directive) -> None:
-        self.is_quiet = directive.words[0].lower() == "none"
+        level = directive.words[0].lower()
+        if level not in LEVELS:
+            raise Unknown(directive, f"the level {level!r}", LEVELS)
+        self.is_quiet = LEVELS[level]
 
     def _add_nodes(self, directive: Directive) -> None:
         voters, learners = (
@@ -137,7 +175,6 @@ class Nodes:
                 log.save_snapshot(meta, directive.one("content", "").strip('"').encode())
                 log.latest = Snapshot(meta=meta)
             is_async = directive.flag("async-storage-writes")
-            lease = directive.one("read-only", "safe") == "lease-based"
             config = RaftConfig(
                 peer=PeerId(len(self.nodes) + 1),
                 heartbeat_seconds=1.0,
@@ -145,7 +182,7 @@ class Nodes:
                 pre_vote=directive.flag("prevote"),
                 check_quorum=directive.flag("checkquorum"),
                 step_down_on_removal=directive.flag("step-down-on-removal"),
-                read_mode=ReadMode.LEASE if lease else ReadMode.QUORUM,
+                read_mode=directive.choice("read-only", READ_MODES, "safe"),
                 append_bytes_max=NO_LIMIT,
                 inflight_messages_max=int(directive.one("inflight", str(2**31))),
                 inflight_bytes_max=0,
@@ -175,7 +212,9 @@ class Nodes:
             self._write(f"{peer}: {peer_progress_text(progress)}")
 
     def _raft_log(self, directive: Directive) -> None:
-        log = self._node(directive.words[0]).log
+        self._write_log(self._node(directive.words[0]).log)
+
+    def _write_log(self, log: MemoryLog) -> None:
         first, last = log.first_index(), log.last_index()
         if last < first:
             self._write(f"log is empty: first index={first}, last index={last}")
@@ -188,10 +227,19 @@ class Nodes:
         self._node(directive.words[0]).core.campaign()
 
     def _compact(self, directive: Directive) -> None:
-        self._node(directive.words[0]).log.compact(int(directive.words[1]))
+        log = self._node(directive.words[0]).log
+        log.compact(int(directive.words[1]))
+        self._write_log(log)
 
     def _forget_leader(self, directive: Directive) -> None:
         self._node(directive.words[0]).core.forget_leader()
+
+    def _read_index(self, directive: Directive) -> None:
+        number, context = directive.words
+        try:
+            self._node(number).core.read_index(context.encode())
+        except Unavailable:
+            self.failure = "raft proposal dropped"
 
     def _report_unreachable(self, directive: Directive) -> None:
         self._node(directive.words[0]).core.report_unreachable(PeerId(int(directive.words[1])))
@@ -220,7 +268,7 @@ class Nodes:
 
     def _propose_conf_change(self, directive: Directive) -> None:
         change = ConfigChange(
-            transition=TRANSITIONS[directive.one("transition", "auto")],
+            transition=directive.choice("transition", TRANSITIONS, "auto"),
             steps=parse_steps(" ".join(directive.body).split()),
         )
         kind = EntryKind.CONFIG_CHANGE if directive.flag("v1") else EntryKind.CONFIG_CHANGE_V2
@@ -235,7 +283,7 @@ class Nodes:
                 Message(kind=MessageKind.PROPOSE, sender=PeerId(int(number)), entries=(entry,))
             )
         except Unavailable:
-            self._write("raft proposal dropped")
+            self.failure = "raft proposal dropped"
 
     def _send_snapshot(self, directive: Directive) -> None:
         source, target = directive.numbers()
@@ -253,17 +301,23 @@ class Nodes:
     # -- running
 
     def _deliver_msgs(self, directive: Directive) -> None:
-        kinds = {name: kind for kind, name in MESSAGE_NAMES.items()}
-        name = directive.one("type", "")
-        for number in directive.numbers():
-            self._deliver(number, kinds.get(name), is_dropped=False)
-        for item in directive.values.get("drop", []):
-            self._deliver(int(item), kinds.get(name), is_dropped=True)
+        kinds: dict[str, MessageKind | None] = {name: kind for kind, name in MESSAGE_NAMES.items()}
+        kind = directive.choice("type", kinds, "") if "type" in directive.values else None
+        count = 0
+        for word, dropped in directive.arguments:
+            if word == "drop":
+                count += sum(self._deliver(int(item), kind, is_dropped=True) for item in dropped)
+            elif not dropped:
+                count += self._deliver(int(word), kind, is_dropped=False)
+        if not count:
+            self._write("no messages")
 
     def _waiting(self, number: int) -> bool:
         return any(message.to == number for message in self.messages)
 
-    def _deliver(self, number: int, kind: MessageKind | None, *, is_dropped: bool) -> None:
+    def _deliver(self, number: int, kind: MessageKind | None, *, is_dropped: bool) -> int:
+        """How many there were."""
+
         def is_taken(message: Message) -> bool:
             is_local = message.sender in (APPEND_THREAD, APPLY_THREAD, message.to)
             return message.to == number and kind in (None, message.kind) and not (is_dropped and is_local)
@@ -277,14 +331,21 @@ class Nodes:
                 continue
             self._write(*lines)
             self._receive(self._node(number), message)
+        return len(taken)
+
+    def _receive_all(self, number: int) -> None:
+        self._deliver(number, None, is_dropped=False)
 
     def _receive(self, node: Node, message: Message) -> None:
         core = node.core
-        if message.sender in (APPEND_THREAD, APPLY_THREAD, message.to):
+        if message.sender in (APPEND_THREAD, APPLY_THREAD):
             core._step(message)
             return
-        if message.kind in RESPONSES and message.sender not in core._peer.peers.progress:
+        if message.kind in FROM_MEMBERS and message.sender not in core._peer.peers.progress:
             self._write("raft: cannot step as peer not found")
+            return
+        if message.kind in LOCAL:
+            self._write("raft: cannot step raft local message")
             return
         core._peer.now = node.now
         try:
@@ -326,9 +387,7 @@ class Nodes:
                     is_busy = True
             for number in selected:
                 if self._waiting(number):
-                    self._titled(
-                        number, "receiving messages", lambda n: self._deliver(n, None, is_dropped=False)
-                    )
+                    self._titled(number, "receiving messages", self._receive_all)
                     is_busy = True
             for number in selected:
                 if self._node(number).append_work:
@@ -371,7 +430,9 @@ class Nodes:
         responses = node.core.responses(ready.number)
         node.core._peer.outbox._awaiting.pop()
         messages = list(ready.messages)
-        if ready.entries or ready.hard_state or ready.snapshot or responses:
+        # Entries whose write is under way already ask for nothing more, though each answer covers them again.
+        waits = any(response.kind is not MessageKind.STORAGE_APPEND_RESPONSE for response in responses)
+        if ready.entries or ready.hard_state or ready.snapshot or waits:
             hard = ready.hard_state or HardState()
             work = Message(
                 kind=MessageKind.STORAGE_APPEND,

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 _ARGUMENT = re.compile(r"([^\s=]+)(?:=(\([^)]*\)|\S*))?")
-_LOG_LINE = re.compile(r"^\s*(DEBUG|INFO|WARN|ERROR) ")
+_LOG_LINE = re.compile(r"^\s*(DEBUG|INFO|WARN|ERROR|FATAL) ")
+_TRUTH = {"true": True, "false": False}
+
+
+_T = TypeVar("_T")
+
+
+class Unknown(AssertionError):
+    """A transcript asks for something that this adapter does not do: it must not pass by being skipped."""
+
+    def __init__(self, directive: Directive, what: str, known: Iterable[str]) -> None:
+        choices = ", ".join(sorted(known)) or "none"
+        super().__init__(f"line {directive.line}: {what} is not known here; known: {choices}")
 
 
 @dataclass
@@ -22,6 +35,8 @@ class Directive:
     words: list[str] = field(default_factory=list)
     #: Arguments with values: `key=v` has one, `key=(v, w)` several.
     values: dict[str, list[str]] = field(default_factory=dict)
+    #: Both kinds as they stand, for the commands to which their order matters.
+    arguments: list[tuple[str, list[str]]] = field(default_factory=list)
     body: list[str] = field(default_factory=list)
     expected: str = ""
 
@@ -31,8 +46,26 @@ class Directive:
         return found[0] if found else default
 
     def flag(self, key: str) -> bool:
-        """The boolean value of `key`, False when it is not given."""
-        return self.one(key, "false") == "true"
+        """The boolean value of `key`, False when it is not given. Raises Unknown."""
+        value = self.one(key, "false")
+        if value not in _TRUTH:
+            raise Unknown(self, f"the value {value!r} of {key}", _TRUTH)
+        return _TRUTH[value]
+
+    def choice(self, key: str, choices: Mapping[str, _T], default: str) -> _T:
+        """What the single value of `key` stands for. Raises Unknown."""
+        value = self.one(key, default)
+        if value not in choices:
+            raise Unknown(self, f"the value {value!r} of {key}", choices)
+        return choices[value]
+
+    def check(self, commands: Mapping[str, frozenset[str]]) -> None:
+        """Raises Unknown for a command that is not among `commands`, or an option that it does not have."""
+        if self.command not in commands:
+            raise Unknown(self, f"the command {self.command!r}", commands)
+        for key in self.values:
+            if key not in commands[self.command]:
+                raise Unknown(self, f"the option {key!r} of {self.command}", commands[self.command])
 
     def numbers(self) -> list[int]:
         """The words as numbers."""
@@ -79,9 +112,11 @@ def _parse(number: int, line: str) -> Directive:
         key, value = match.group(1), match.group(2)
         if value is None:
             directive.words.append(key)
+            directive.arguments.append((key, []))
         else:
             inner = value[1:-1] if value.startswith("(") else value
             directive.values[key] = [item.strip() for item in inner.split(",") if item.strip()]
+            directive.arguments.append((key, directive.values[key]))
     return directive
 
 

@@ -81,3 +81,13 @@ def test_a_full_disk_says_so_and_takes_what_fits() -> None:
     with pytest.raises(OSError, match="no space"):
         disk.write_at(disk.open("/d/f"), b"b", 100)
     disk.write_at(disk.open("/d/f"), b"b", 0)
+
+
+def test_a_fault_of_the_next_sync_waits_for_it() -> None:
+    disk = files()
+    descriptor = disk.create("/d/f")
+    disk.fail_next_sync = errno.EIO
+    disk.write_at(descriptor, b"a", 0)
+    with pytest.raises(OSError, match="failed"):
+        disk.sync_data(descriptor)
+    disk.sync_data(descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from swarmlet.simulation import planted
@@ -82,6 +83,11 @@ def test_swarms_of_faults_violate_nothing_and_end_in_progress(first: int) -> Non
 @pytest.mark.slow
 def test_a_seed_gives_the_same_history_twice() -> None:
     assert run(9) == run(9)
+
+
+def test_what_happens_does_not_depend_on_whether_it_is_traced() -> None:
+    traced, untraced = run(9, seconds=0.5), run(9, seconds=0.5, traced=False)
+    assert msgspec.structs.replace(traced, trace_hash="") == msgspec.structs.replace(untraced, trace_hash="")
 
 
 @pytest.mark.slow

@@ -84,6 +84,14 @@ class Cluster:
         host.kill_agent(agent.pid)
         agent.wait()
 
+    def pause_agent(self, host: Host) -> None:
+        """SIGSTOP to the agent: its kernel goes on answering."""
+        self._agents[host.name].pause()
+
+    def resume_agent(self, host: Host) -> None:
+        """Let it go on."""
+        self._agents[host.name].resume()
+
     def kill_every_agent(self) -> None:
         """SIGKILL to all agents within a moment; hosts and containers run on."""
         agents = [(host, self._agents.pop(host.name)) for host in self.testbed]

@@ -105,8 +105,18 @@ class Process:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
+    def pause(self) -> None:
+        """SIGSTOP."""
+        self.send(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT; also to nsenter, which stops itself along with what it started."""
+        self.send(signal.SIGCONT)
+        self._outside.send_signal(signal.SIGCONT)
+
     def wait(self, seconds: float = RUN_SECONDS_MAX) -> int:
         """Wait for its end; returns the exit status."""
+        self._outside.send_signal(signal.SIGCONT)
         return self._outside.wait(seconds)
 
     def kill(self) -> None:

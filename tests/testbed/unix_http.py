@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -17,9 +18,20 @@ QueryValue = str | int | bool | dict[str, list[str]]
 class NoAnswer(RuntimeError):
     """Nothing listens, or the answer did not come in time or whole."""
 
+    @property
+    def is_unheard(self) -> bool:
+        """The request never reached anybody: nothing listened."""
+        return isinstance(self.__cause__, ConnectionRefusedError | FileNotFoundError)
+
 
 class Refused(RuntimeError):
     """The server answered with an error; the message holds its status and words."""
+
+    def __init__(self, message: str, status: int, kind: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        #: The name of swarmlet's error, where it is one.
+        self.kind = kind
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -52,6 +64,7 @@ def request(
     body: object = None,
     query: dict[str, QueryValue] | None = None,
     seconds: float = ANSWER_SECONDS_MAX,
+    headers: Mapping[str, str] | None = None,
 ) -> Any:
     """Send one request: bytes go as a tar archive, any other body as JSON.
 
@@ -62,7 +75,9 @@ def request(
     kind = "application/x-tar" if isinstance(body, bytes) else "application/json"
     connection = UnixConnection(socket_path, seconds)
     try:
-        connection.request(method, where, data, {"Content-Type": kind} if data else {})
+        connection.request(
+            method, where, data, {**(headers or {}), **({"Content-Type": kind} if data else {})}
+        )
         answer = connection.getresponse()
         content = answer.read()
     except (OSError, http.client.HTTPException) as error:
@@ -70,7 +85,8 @@ def request(
     finally:
         connection.close()
     if answer.status >= http.HTTPStatus.BAD_REQUEST:
-        raise Refused(f"{method} {where}: {answer.status} {content.decode(errors='replace').strip()}")
+        said = f"{method} {where}: {answer.status} {content.decode(errors='replace').strip()}"
+        raise Refused(said, answer.status, answer.headers.get("X-Swarmlet-Error", ""))
     if answer.headers.get_content_type() != "application/json" or not content:
         return content
     try:
