@@ -18,13 +18,14 @@ from swarmlet.placement.columns import Floats, Ints
 #: Room for rounding: sums of shares of one node are not exact.
 SLACK = 1e-9
 #: (nearest instead of best aligned, exponent of the demand as a weight).
-WEIGHTINGS = ((False, 1.0), (False, 2.0), (True, 2.0), (True, 1.0), (False, 0.5), (False, 0.0))
+WEIGHTINGS = ((False, 1.0), (False, 1.5), (False, 2.0), (True, 2.0), (True, 1.0), (False, 0.5))
 #: Nodes drawn to be emptied in one trial, at least and at most, beside one of the emptiest.
 RUIN_MIN, RUIN_MAX = 2, 5
 #: Trials side by side: more of them share what a step costs, fewer learn from each other sooner.
 TRIALS = 32
 #: Trials in which the item that leaves least room goes first, instead of the one that aligns best.
 NEAREST_SHARE = 0.3
+LARGE_EXPONENT = 1.5
 #: Up to so many items all weightings are tried, side by side; more cost too much.
 SMALL = 130
 #: Never fits; where an item was.
@@ -50,7 +51,7 @@ def pack(demands: Floats, work_max: int, rng: random.Random) -> list[Bin]:
         work *= len(WEIGHTINGS)
         best = _best_weighting(demands)
     else:
-        best = _fill(demands, np.arange(number), exponent=1.0)
+        best = _fill(demands, np.arange(number), exponent=LARGE_EXPONENT)
     draws = np.random.default_rng(rng.getrandbits(32))
     while work < work_max and len(best) > bound:
         fills = np.array([float(mean[each].sum()) for each in best])
@@ -102,7 +103,7 @@ def _improved(
     batch = _Batch(
         demands,
         items,
-        exponent=np.ones(count),
+        exponent=draws.uniform(0.5, 2.0, count),
         nearest=(draws.random(count) < NEAREST_SHARE).astype(np.float64),
         scale=draws.uniform(0.3, 1.7, (dimensions, count)),
     )
@@ -170,14 +171,14 @@ class _Batch:
             while self.sizes[rows - 1] <= step:
                 rows -= 1
             demands, left = self.demands[:, :rows], self._left[:, :rows]
-            fits = (demands <= left[:, :, None]).all(axis=0)
+            fits = np.logical_and.reduce(demands <= left[:, :, None], axis=0)
             full = np.flatnonzero(~fits.any(axis=1))
             if len(full):
                 self._open(full, step)
                 fits[full] = demands[0, full] < ABSENT
             weight = self._weight[:, :rows]
             merit = ((weight * left)[:, :, None] * demands).sum(axis=0)
-            if self.nearest[:rows].any():
+            if np.any(self.nearest[:rows]):
                 # Least weighted squared distance, as far as it differs between items.
                 square = (weight[:, :, None] * demands * demands).sum(axis=0)
                 merit -= 0.5 * self.nearest[:rows, None] * square
