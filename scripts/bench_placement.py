@@ -25,6 +25,7 @@ from scripts import benchmark
 from swarmlet.ids import AllocationId, EvaluationId, JobId, Namespace, NodeId
 from swarmlet.model.allocation import Allocation
 from swarmlet.model.resources import Quantity
+from swarmlet.placement.accelerated import IS_COMPILED, AcceleratedIndex, as_words
 from swarmlet.placement.bitmap import BUCKETS, BitmapIndex, as_set
 from swarmlet.placement.columns import Columns, Demand
 from swarmlet.placement.device import WHOLE, DeviceAsk, DeviceNode, DevicePacker
@@ -201,6 +202,38 @@ def distinct_10k() -> Rows:
     return [
         benchmark.case("distinct_10k", "placements_per_second", "1/s", rates),
         benchmark.case("distinct_10k", "p99_us", "us", tails),
+    ]
+
+
+def distinct_10k_accelerated() -> Rows:
+    """The same tasks in the compiled index, whose choices are the same; each decision after those before it."""
+    rates, tails = [], []
+    for seed in range(5):
+        rng = random.Random(seed)
+        capacity, free = mixed(seed, is_half_full=True)
+        slots = [[rng.random() < 0.7 for _ in range(NODES)] for _ in range(32)]
+        masks, sets = np.array([as_words(each) for each in slots]), [as_set(each) for each in slots]
+        tasks = distinct_tasks(seed)
+        work = [(next(tasks), rng.randrange(32)) for _ in range(20_000)]
+        demands, mask_of = np.array([each[0] for each in work]), np.array([each[1] for each in work])
+        index = AcceleratedIndex(capacity, free)
+        index.place_all(demands[:0], masks, mask_of[:0])
+        begin = time.process_time()
+        chosen = index.place_all(demands, masks, mask_of)
+        rates.append(len(work) / (time.process_time() - begin))
+        if seed == 0:
+            plain = BitmapIndex(capacity, free)
+            assert chosen.tolist() == [plain.place(demand, sets[number]) for demand, number in work]
+        single = AcceleratedIndex(capacity, free)
+        took = []
+        for demand, number in work:
+            start = time.process_time_ns()
+            single.place(demand, masks[number])
+            took.append(time.process_time_ns() - start)
+        tails.append(sorted(took)[len(took) * 99 // 100] / 1e3)
+    return [
+        benchmark.case("distinct_10k_accelerated", "placements_per_second", "1/s", rates),
+        benchmark.case("distinct_10k_accelerated", "p99_us", "us", tails),
     ]
 
 
@@ -506,6 +539,8 @@ def main() -> int:
         "half_fill": half_fill,
         "preemption_10k": preemption_10k,
     }
+    if IS_COMPILED:
+        cases["distinct_10k_accelerated"] = distinct_10k_accelerated
     if options.openb_nodes and options.openb_pods:
         cases["openb"] = lambda: openb(options.openb_nodes, options.openb_pods)
     if options.vbp and options.known:

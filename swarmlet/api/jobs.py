@@ -74,7 +74,7 @@ async def submit_job(request: web.Request) -> web.Response:
         raise InvalidInput(f"the path names job '{request.match_info['job']}', the body '{job.id}'")
     # The job says where it goes, whatever the query says.
     authorize(request["identity"], Capability.JOB_SUBMIT, job.namespace)
-    problems = validate_job(job, _checks(context))
+    problems = validate_job(job, checks_of(context))
     if problems:
         raise InvalidJob(problems)
     submission = body.get("Submission")
@@ -100,7 +100,8 @@ async def submit_job(request: web.Request) -> web.Response:
     )
 
 
-def _checks(context: ApiContext) -> Checks:
+def checks_of(context: ApiContext) -> Checks:
+    """What is known of drivers, constraints and templates where a job is checked."""
     return Checks(driver=context.check_driver, constraint=compile_constraint, template=template_problems)
 
 
@@ -132,14 +133,14 @@ async def parse(request: web.Request) -> web.Response:
     text = body.get("JobHCL")
     if not isinstance(text, str):
         raise InvalidInput("the body has no text 'JobHCL'")
-    parsed = parse_job(text, filename="job.hcl", environment={}, checks=_checks(request.app[CONTEXT]))
+    parsed = parse_job(text, filename="job.hcl", environment={}, checks=checks_of(request.app[CONTEXT]))
     return answer(job_json(parsed.job, request.app[CONTEXT].replica.view))
 
 
 async def validate(request: web.Request) -> web.Response:
     """PUT /v1/validate/job."""
     body = await json_body(request)
-    checks = _checks(request.app[CONTEXT])
+    checks = checks_of(request.app[CONTEXT])
     try:
         problems = validate_job(job_from_json(_member(body, "Job")), checks)
     except InvalidJob as error:

@@ -29,6 +29,7 @@ from swarmlet.api import (
     namespaces,
     nodes,
     operator,
+    planning,
     reach,
     scheduling,
     snapshots,
@@ -53,6 +54,7 @@ SOCKET_GROUP = "swarmlet"
 SHUTDOWN_SECONDS = 1.0
 
 ROUTES: tuple[Route, ...] = (
+    *planning.ROUTES,
     *jobs.ROUTES,
     *allocations.ROUTES,
     *reach.ROUTES,

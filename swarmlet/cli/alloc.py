@@ -12,6 +12,7 @@ import click
 
 from swarmlet.api.client import Client
 from swarmlet.cli.alloc_reach import fs, show_checks, signal, stats
+from swarmlet.cli.candidates import show_candidates
 from swarmlet.cli.connection import client, find_job, json_option, wide_option
 from swarmlet.cli.output import age, paint, say, say_json, short, table
 from swarmlet.errors import InvalidInput, NotFound, SwarmletError
@@ -32,16 +33,31 @@ def alloc() -> None:
 
 @alloc.command()
 @click.argument("identifier", metavar="ID", required=False)
+@click.option(
+    "--explain", "is_explained", is_flag=True, help="Show every node's score, or why it is not taken."
+)
 @json_option
 @wide_option
 @click.pass_context
-def status(ctx: click.Context, identifier: str | None, as_json: bool, wide: bool) -> int:
+def status(ctx: click.Context, identifier: str | None, is_explained: bool, as_json: bool, wide: bool) -> int:
     """List allocations, or show one: where it is and what its tasks have been through.
 
     \b
-    Example:  swarmlet alloc status 8f3a12cd
+    Examples:
+      swarmlet alloc status 8f3a12cd
+      swarmlet alloc status 8f3a12cd --explain
     """
     api = client(ctx)
+    if is_explained:
+        if not identifier:
+            raise InvalidInput("--explain: expected the ID of an allocation")
+        found = api.get(f"/v1/allocation/{identifier}/explain")
+        if as_json:
+            say_json(found)
+        else:
+            say("If it were placed now:")
+            show_candidates(found["Candidates"], chosen=found["NodeID"], wide=wide)
+        return 0
     if not identifier:
         found = api.get("/v1/allocations", {"namespace": "*"})
         if as_json:

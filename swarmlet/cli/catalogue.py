@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "event": ("swarmlet.cli.event:event", "Tell all nodes something small, and list what was told"),
     "query": ("swarmlet.cli.event:query", "Ask nodes by gossip; who has heard it, who answers what"),
     "gossip": ("swarmlet.cli.gossip:gossip", "Replace the keys that seal what members say"),
+    "simulate": ("swarmlet.cli.simulate:simulate", "Where jobs would go, and what survives a loss"),
     "token": ("swarmlet.cli.token:token", "Create, list and revoke join tokens"),
     "operator": ("swarmlet.cli.operator:operator", "Consensus and other internals"),
     "version": ("swarmlet.cli.status:version", "This program's version"),

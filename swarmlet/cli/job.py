@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swarmlet.api.client import Client
+from swarmlet.cli.candidates import show_candidates
 from swarmlet.cli.connection import client, find_job, json_option, wide_option
 from swarmlet.cli.output import age, paint, say, say_json, short, table, warn
 from swarmlet.cli.rollout import watch_rollout
@@ -95,6 +96,82 @@ def show_problems(error: InvalidJob) -> None:
     """Problems with their carets to standard error."""
     render = getattr(error, "render", None)
     sys.stderr.write((render() if render else "\n".join(error.problems)) + "\n")
+
+
+@job.command()
+@_FILE
+@_VARIABLES
+@_VARIABLE_FILES
+@click.option(
+    "--explain", "is_explained", is_flag=True, help="Show every node's score, or why it is not taken."
+)
+@json_option
+@wide_option
+@click.pass_context
+def plan(
+    ctx: click.Context,
+    file: str,
+    variables: tuple[str, ...],
+    variable_files: tuple[str, ...],
+    is_explained: bool,
+    as_json: bool,
+    wide: bool,
+) -> int:
+    """Say what running a job file would do, without doing it.
+
+    Exit code 3: not everything would find a place.
+
+    \b
+    Examples:
+      swarmlet job plan web.hcl
+      swarmlet job plan web.hcl --explain
+    """
+    from swarmlet.jobspec.json_writing import job_to_json
+
+    try:
+        parsed, _ = read_job(file, variables, variable_files)
+    except InvalidJob as error:
+        show_problems(error)
+        return 1
+    body = {"Job": job_to_json(parsed.job), "Explain": is_explained}
+    found = client(ctx).put(f"/v1/job/{parsed.job.id}/plan", body)
+    if as_json:
+        say_json(found)
+    else:
+        _show_plan(found, wide=wide)
+    return 3 if found["FailedTGAllocs"] else 0
+
+
+_ACTIONS = {
+    "Place": "to place",
+    "DestructiveUpdate": "to replace",
+    "InPlaceUpdate": "updated in place",
+    "Stop": "to stop",
+    "Ignore": "left alone",
+}
+
+
+def _show_plan(found: dict[str, Any], *, wide: bool) -> None:
+    for group, counts in found["Annotations"]["DesiredTGUpdates"].items():
+        parts = [f"{counts[name]} {words}" for name, words in _ACTIONS.items() if counts[name]]
+        say(f"{paint(group, 'bold')}  {', '.join(parts) or 'nothing to do'}")
+        for node, count in found["Placements"].get(group, {}).items():
+            say(f"  {node}" + (f" x{count}" if count > 1 else ""))
+        if found["Queued"].get(group):
+            say(f"  {found['Queued'][group]} would wait for room")
+        for refusal in ((found["FailedTGAllocs"] or {}).get(group) or {}).get("Refusals", []):
+            say(f"    {refusal['NodeName']}: {refusal['Reason']}")
+        if found["Waiting"].get(group):
+            say(f"  {found['Waiting'][group]}")
+    preempted = sum(each["Preemptions"] for each in found["Annotations"]["DesiredTGUpdates"].values())
+    if preempted:
+        say(f"{preempted} allocations of less important jobs would be ended")
+    for group, listed in found["Explain"].items():
+        say()
+        say(f"The next of group {group} would go:")
+        show_candidates(listed, wide=wide)
+    say()
+    say(f"To run it only if nothing changes meanwhile: --check-index {found['JobModifyIndex']}")
 
 
 @job.command()

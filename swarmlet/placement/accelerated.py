@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from swarmlet.placement.bitmap import BUCKETS, Amounts, emptiness_edges, size_edges
+from swarmlet.placement.bitmap import BUCKETS, STRIDE, Amounts, emptiness_edges, size_edges
 from swarmlet.placement.columns import Ints
 from swarmlet.placement.score import POWERS, STEPS
 
@@ -58,8 +58,19 @@ def _power_of(free: int, capacity: int, powers: Ints) -> int:
 _power = _compiled(_power_of)
 
 
+def _are_meeting(one: Ints, other: Ints) -> bool:
+    """Whether two sets have a slot in common. Without a way out of the loop, so that it becomes vector instructions."""
+    both = 0
+    for w in range(len(one)):
+        both |= one[w] & other[w]
+    return both != 0
+
+
+_meets = _compiled(_are_meeting)
+
+
 def _find_best(
-    free: Ints, sizes: Ints, at_least: Ints, fullness: Ints, population: Ints, scratch: Ints,
+    free: Ints, sizes: Ints, at_least: Ints, fullness: Ints, strides: Ints, scratch: Ints,
     demand: Ints, mask: Ints,
 ) -> int:  # fmt: skip
     """`BitmapIndex.best`."""
@@ -70,21 +81,25 @@ def _find_best(
         size = _position(sizes[d], demand[d])
         for w in range(words):
             scratch[w] &= at_least[d, size, w]
-    for bucket in range(len(population)):
-        if population[bucket] == 0:
+    for stride in range(len(strides)):
+        if not _meets(scratch, strides[stride]):
             continue
-        for w in range(words):
-            found = scratch[w] & fullness[bucket, w]
-            while found:
-                lowest = found & -found
-                slot = w * WORD_BITS + math.frexp(lowest)[1] - 1
-                fits = True
-                for d in range(len(demand)):
-                    if free[slot, d] < demand[d]:
-                        fits = False
-                if fits:
-                    return slot
-                found ^= lowest
+        for bucket in range(stride * STRIDE, min((stride + 1) * STRIDE, len(fullness))):
+            members = fullness[bucket]
+            if not _meets(scratch, members):
+                continue
+            for w in range(words):
+                found = scratch[w] & members[w]
+                while found:
+                    lowest = found & -found
+                    slot = w * WORD_BITS + math.frexp(lowest)[1] - 1
+                    fits = True
+                    for d in range(len(demand)):
+                        if free[slot, d] < demand[d]:
+                            fits = False
+                    if fits:
+                        return slot
+                    found ^= lowest
     return -1
 
 
@@ -93,7 +108,7 @@ _best = _compiled(_find_best)
 
 def _change(
     slot: int, capacity: Ints, free: Ints, sizes: Ints, edges: Ints, at_least: Ints, fullness: Ints,
-    population: Ints, size_of: Ints, bucket_of: Ints, powers: Ints,
+    strides: Ints, size_of: Ints, bucket_of: Ints, powers: Ints,
 ) -> None:  # fmt: skip
     """`BitmapIndex.set_free`, once `free` was changed."""
     word, bit = slot // WORD_BITS, 1 << (slot % WORD_BITS)
@@ -109,8 +124,9 @@ def _change(
     if bucket != old:
         fullness[old, word] ^= bit
         fullness[bucket, word] ^= bit
-        population[old] -= 1
-        population[bucket] += 1
+        if bucket // STRIDE != old // STRIDE:
+            strides[old // STRIDE, word] ^= bit
+            strides[bucket // STRIDE, word] ^= bit
         bucket_of[slot] = bucket
 
 
@@ -118,7 +134,7 @@ _changed = _compiled(_change)
 
 
 def _place_in_turn(
-    capacity: Ints, free: Ints, sizes: Ints, edges: Ints, at_least: Ints, fullness: Ints, population: Ints,
+    capacity: Ints, free: Ints, sizes: Ints, edges: Ints, at_least: Ints, fullness: Ints, strides: Ints,
     size_of: Ints, bucket_of: Ints, powers: Ints, scratch: Ints, demands: Ints, masks: Ints, mask_of: Ints,
     chosen: Ints,
 ) -> None:  # fmt: skip
@@ -126,13 +142,13 @@ def _place_in_turn(
     for number in range(len(demands)):
         demand = demands[number]
         mask = masks[mask_of[number]]
-        slot = _best(free, sizes, at_least, fullness, population, scratch, demand, mask)
+        slot = _best(free, sizes, at_least, fullness, strides, scratch, demand, mask)
         chosen[number] = slot
         if slot >= 0:
             for d in range(len(demand)):
                 free[slot, d] -= demand[d]
             _changed(
-                slot, capacity, free, sizes, edges, at_least, fullness, population, size_of, bucket_of, powers
+                slot, capacity, free, sizes, edges, at_least, fullness, strides, size_of, bucket_of, powers
             )
 
 
@@ -157,8 +173,7 @@ class AcceleratedIndex:
         self._edges: Ints = np.array(emptiness_edges(buckets), dtype=np.int64)
         self._at_least: Ints = np.zeros((dimensions, longest + 1, words), dtype=np.int64)
         self._fullness: Ints = np.zeros((buckets, words), dtype=np.int64)
-        self._population: Ints = np.zeros(buckets, dtype=np.int64)
-        self._population[0] = slots
+        self._strides: Ints = np.zeros((-(-buckets // STRIDE), words), dtype=np.int64)
         self._size_of: Ints = np.zeros((slots, dimensions), dtype=np.int64)
         self._bucket_of: Ints = np.zeros(slots, dtype=np.int64)
         self._scratch: Ints = np.zeros(words, dtype=np.int64)
@@ -166,13 +181,14 @@ class AcceleratedIndex:
         # Every slot begins as full, and is then told what it has.
         self._at_least[:, 0] = everywhere
         self._fullness[0] = everywhere
+        self._strides[0] = everywhere
         for slot in range(slots):
             self._note(slot)
 
     def _note(self, slot: int) -> None:
         _changed(
             slot, self.capacity, self.free, self._sizes, self._edges, self._at_least, self._fullness,
-            self._population, self._size_of, self._bucket_of, _POWERS,
+            self._strides, self._size_of, self._bucket_of, _POWERS,
         )  # fmt: skip
 
     def best(self, demand: Amounts, mask: Ints) -> int:
@@ -184,7 +200,7 @@ class AcceleratedIndex:
                 self._sizes,
                 self._at_least,
                 self._fullness,
-                self._population,
+                self._strides,
                 self._scratch,
                 asked,
                 mask,
@@ -208,7 +224,7 @@ class AcceleratedIndex:
         chosen = np.empty(len(demands), dtype=np.int64)
         _place_all(
             self.capacity, self.free, self._sizes, self._edges, self._at_least, self._fullness,
-            self._population, self._size_of, self._bucket_of, _POWERS, self._scratch, demands, masks,
+            self._strides, self._size_of, self._bucket_of, _POWERS, self._scratch, demands, masks,
             mask_of, chosen,
         )  # fmt: skip
         return chosen

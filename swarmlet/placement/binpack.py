@@ -171,6 +171,30 @@ def _fill_python(
     return taken
 
 
+class Refuser:
+    """Says of each node why it cannot take one more of an ask."""
+
+    def __init__(self, cluster: Cluster, ask: Ask) -> None:
+        """What is used of distinct properties is counted once."""
+        self._cluster, self._ask = cluster, ask
+        self._used = _property_counts(cluster, ask)
+
+    def filter_reason(self, slot: int) -> str:
+        """Why it is out of the question whatever room it has; empty: it is not."""
+        node = self._cluster.nodes[slot]
+        return (
+            self._ask.refusal(node)
+            or _distinct_refusal(self._cluster, self._ask, slot)
+            or _used_up(self._used, self._ask, node)
+        )
+
+    def reason(self, slot: int) -> str:
+        """The same, or what it lacks; empty: it can take one."""
+        return self.filter_reason(slot) or ", ".join(
+            sentence for _, _, sentence in _short(self._cluster, self._ask, slot)
+        )
+
+
 def explain(
     cluster: Cluster,
     ask: Ask,
@@ -188,13 +212,13 @@ def explain(
     available: dict[str, int] = {}
     refusals: list[NodeRefusal] = []
     nodes_filtered = nodes_exhausted = 0
-    used = _property_counts(cluster, ask)
+    refuser = Refuser(cluster, ask)
     slots = range(len(cluster.nodes)) if among is None else among
     for slot in slots:
         node = cluster.nodes[slot]
         if not unready(node) and ask.in_datacenter(node):
             available[node.datacenter] = available.get(node.datacenter, 0) + 1
-        reason = ask.refusal(node) or _distinct_refusal(cluster, ask, slot) or _used_up(used, ask, node)
+        reason = refuser.filter_reason(slot)
         if not reason and only is not None and node.id != only:
             reason = "not the node that holds its data"
         if reason:

@@ -149,6 +149,17 @@ class Cluster:
             return False
         return not dynamic or dynamic_ports_free(self.ports[slot]) - self.ports_promised[slot] >= dynamic
 
+    def give_back(self, allocation: Allocation) -> None:
+        """As if it were not there. For a cluster that is looked at once: arrays are not kept."""
+        slot = self.slots.get(allocation.node_id)
+        if slot is None:
+            return
+        held = allocation.resources
+        self.free_cpu[slot] += held.cpu
+        self.free_memory[slot] += held.memory
+        self.free_disk[slot] += held.disk
+        self.ports[slot].difference_update(port.value for port in allocation.ports)
+
     def undo(self, mark: int) -> None:
         """Give back everything taken since the journal was `mark` long."""
         while len(self.journal) > mark:

@@ -22,6 +22,8 @@ PRIORITY_GAP = 10
 NODES_MAX = 8
 
 Shares = npt.NDArray[np.float32]
+#: Lacks more than any node can.
+_NEVER = np.float32(1e30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,14 @@ class Running:
     def order(self) -> tuple[int, int, str]:
         """The first are the first to go: unimportant, then large."""
         return self.priority, -(self.demand[0] + self.demand[1]), self.key
+
+
+#: An allocation with what is asked of it most, laid out for the inner loop.
+_Candidate = tuple[tuple[int, int, str], int, int, int, Running]
+
+
+def _candidate(running: Running) -> _Candidate:
+    return (running.order, *running.demand, running)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,33 +71,47 @@ class Preemptor:
     priorities: Sequence[int]
     _levels: list[int] = field(init=False)
     #: By node, in the order in which they would go.
-    _running: list[list[tuple[tuple[int, int, str], Running]]] = field(init=False)
+    _running: list[list[_Candidate]] = field(init=False)
+    #: By node, as plain numbers.
+    _amounts: list[tuple[float, ...]] = field(init=False)
     _free: Floats = field(init=False)
     #: One over the capacity, and the free share: for an order only, so half as exact will do.
     _inverse: Shares = field(init=False)
     _share: Shares = field(init=False)
     #: Per level, dimension and node: free once everything up to that priority has gone.
     _available: Floats = field(init=False)
+    #: The same rounded. Rounding keeps the order, so nobody who has enough is missed; who is close is told apart
+    #: when looked at closely.
+    _rounded: Shares = field(init=False)
+    _lacks: Shares = field(init=False)
+    #: Per dimension: no node has less free (an amount may be out of date, never too high).
+    _least: Floats = field(init=False)
 
     def __post_init__(self) -> None:
         """Lay out the columns; allocations come with `add`, which does not change what is free."""
         self._levels = sorted(set(self.priorities))
         self._running = [[] for _ in self.free]
+        self._amounts = [tuple(map(float, each)) for each in self.free]
         self._free = np.array(self.free, dtype=np.float64).reshape(-1, 3).T.copy()
-        capacity = np.array(self.capacity, dtype=np.float64).reshape(-1, 3).T
+        self._least = self._free.min(axis=1, initial=np.inf)
+        capacity = np.array(self.capacity, dtype=np.float64).reshape(-1, 3).T.copy()
         self._inverse = (1 / np.maximum(capacity, 1)).astype(np.float32)
         self._share = (self._free * self._inverse).astype(np.float32)
         self._available = np.repeat(self._free[None], len(self._levels), axis=0)
+        self._rounded = self._available.astype(np.float32)
+        self._lacks = np.zeros_like(self._share[0])
 
     def add(self, slot: int, running: Running) -> None:
         """Something runs that is not counted as free already."""
-        insort(self._running[slot], (running.order, running))
+        insort(self._running[slot], _candidate(running))
         self._available[self._level(running.priority) :, :, slot] += running.demand
+        self._rounded[:, :, slot] = self._available[:, :, slot]
 
     def remove(self, slot: int, running: Running) -> None:
         """It has gone: its room is free."""
-        self._running[slot].remove((running.order, running))
+        self._running[slot].remove(_candidate(running))
         self._available[: self._level(running.priority), :, slot] += running.demand
+        self._rounded[:, :, slot] = self._available[:, :, slot]
         self._set_free(slot, self._free[:, slot] + running.demand)
 
     def take(self, slot: int, running: Running) -> None:
@@ -98,6 +122,8 @@ class Preemptor:
 
     def _set_free(self, slot: int, free: Floats) -> None:
         self._free[:, slot] = free
+        self._amounts[slot] = tuple(free.tolist())
+        self._least = np.minimum(self._least, free)
         self._share[:, slot] = free * self._inverse[:, slot]
 
     def _level(self, priority: int) -> int:
@@ -137,26 +163,27 @@ class Preemptor:
         In a busy cluster it is nearly always the first.
         """
         fits = self._fits(0, demand, mask)
-        if top == 0 or fits.any():
-            return 0, fits if fits.any() else None
+        if _is_any(fits):
+            return 0, fits
         fits = self._fits(top, demand, mask)
-        if not fits.any():
+        if not _is_any(fits):
             return top, None
         low, high = 0, top
         while high - low > 1:
             middle = (low + high) // 2
             found = self._fits(middle, demand, mask)
-            if found.any():
+            if _is_any(found):
                 high, fits = middle, found
             else:
                 low = middle
         return high, fits
 
     def _fits(self, level: int, demand: Demand, mask: Mask | None) -> Mask:
-        available = self._available[level]
-        fits: Mask = available[0] >= demand[0]
-        fits &= available[1] >= demand[1]
-        fits &= available[2] >= demand[2]
+        available = self._rounded[level]
+        asked = np.array(demand, dtype=np.float32)
+        fits: Mask = available[0] >= asked[0]
+        fits &= available[1] >= asked[1]
+        fits &= available[2] >= asked[2]
         if mask is not None:
             fits &= mask
         return fits
@@ -165,17 +192,20 @@ class Preemptor:
         self, fits: Mask, demand: Demand, priority_max: int, limits: Mapping[str, int] | None
     ) -> Preemption | None:
         """The cheapest of the nodes that lack least."""
-        rows = np.flatnonzero(fits)
-        lacks = np.take(self._inverse, rows, axis=1)
-        lacks *= np.array([demand], dtype=np.float32).T
-        lacks -= np.take(self._share, rows, axis=1)
-        np.maximum(lacks, 0, out=lacks)
-        missing = lacks[0]
-        missing += lacks[1]
-        missing += lacks[2]
+        # Over all nodes: cheaper than to gather those that fit, unless these are very few.
+        # Arithmetic, as a choice per node would be mispredicted for most.
+        missing = fits.astype(np.float32)
+        missing *= -_NEVER
+        missing += _NEVER
+        lacks = self._lacks
+        for dimension, asked in enumerate(demand):
+            if asked > self._least[dimension]:
+                np.multiply(self._inverse[dimension], np.float32(asked), out=lacks)
+                np.subtract(lacks, self._share[dimension], out=lacks)
+                np.maximum(lacks, 0, out=lacks)
+                missing += lacks
         best: Preemption | None = None
-        for looked_at, number in enumerate(_smallest_first(missing), 1):
-            row = int(rows[number])
+        for looked_at, row in enumerate(_smallest_first(missing), 1):
             victims = self._victims(row, demand, priority_max, limits)
             if victims is not None:
                 found = Preemption(row, victims)
@@ -189,33 +219,36 @@ class Preemptor:
         self, slot: int, demand: Demand, priority_max: int, limits: Mapping[str, int] | None
     ) -> tuple[Running, ...] | None:
         """The least important and largest first, without those that are not needed in the end."""
-        free = self._free[:, slot].tolist()
+        free = self._amounts[slot]
         cpu, memory, disk = demand[0] - free[0], demand[1] - free[1], demand[2] - free[2]
-        chosen: list[Running] = []
+        chosen: list[_Candidate] = []
         gone: dict[str, int] = {}
-        for _, running in self._running[slot]:
-            if running.priority > priority_max or (cpu <= 0 and memory <= 0 and disk <= 0):
+        for candidate in self._running[slot]:
+            order, has_cpu, has_memory, has_disk, running = candidate
+            if order[0] > priority_max:
                 break
-            has_cpu, has_memory, has_disk = running.demand
-            if not (
+            is_of_use = (
                 (cpu > 0 and has_cpu > 0) or (memory > 0 and has_memory > 0) or (disk > 0 and has_disk > 0)
-            ):
+            )
+            if not is_of_use:
+                if cpu <= 0 and memory <= 0 and disk <= 0:
+                    break
                 continue
             if limits is not None and running.group in limits:
                 if gone.get(running.group, 0) >= limits[running.group]:
                     continue
                 gone[running.group] = gone.get(running.group, 0) + 1
-            chosen.append(running)
+            chosen.append(candidate)
             cpu, memory, disk = cpu - has_cpu, memory - has_memory, disk - has_disk
         if cpu > 0 or memory > 0 or disk > 0:
             return None
         # From the most important on: whoever is not needed stays.
-        for running in reversed(chosen.copy()):
-            has_cpu, has_memory, has_disk = running.demand
+        for number in range(len(chosen) - 1, -1, -1):
+            _, has_cpu, has_memory, has_disk, _ = chosen[number]
             if cpu + has_cpu <= 0 and memory + has_memory <= 0 and disk + has_disk <= 0:
                 cpu, memory, disk = cpu + has_cpu, memory + has_memory, disk + has_disk
-                chosen.remove(running)
-        return tuple(chosen)
+                del chosen[number]
+        return tuple([candidate[4] for candidate in chosen])
 
 
 def mask_of(slots: Sequence[bool]) -> Mask:
@@ -223,13 +256,19 @@ def mask_of(slots: Sequence[bool]) -> Mask:
     return np.array(slots, dtype=np.bool_)
 
 
+def _is_any(mask: Mask) -> bool:
+    """As `mask.any()`, which does not stop at the first."""
+    return bool(mask[mask.argmax()])
+
+
 def _smallest_first(values: Shares) -> Iterator[int]:
-    """Positions by value, then position. `values` is used up."""
+    """Positions by value, then position, of those that are not `_NEVER`. `values` is used up."""
     # A handful is wanted, and a partition costs more than ten scans.
-    scans = min(NODES_MAX, len(values))
-    for _ in range(scans):
+    for _ in range(min(NODES_MAX, len(values))):
         number = int(values.argmin())
-        values[number] = np.inf
+        if values[number] >= _NEVER:
+            return
         yield number
-    if len(values) > scans:
-        yield from np.argsort(values, kind="stable")[: len(values) - scans].tolist()
+        values[number] = _NEVER
+    order = np.argsort(values, kind="stable")
+    yield from order[: int(np.count_nonzero(values < _NEVER))].tolist()
