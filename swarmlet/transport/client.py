@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import socket
 import ssl
@@ -16,6 +17,7 @@ import structlog
 from swarmlet.errors import Overloaded, Refused, SwarmletError, Unavailable, UnknownOutcome, WireError
 from swarmlet.ids import ClusterId, NodeId
 from swarmlet.transport.connection import Connection
+from swarmlet.transport.conversation import Conversation
 from swarmlet.transport.dial import dial, reason
 from swarmlet.transport.failure import unpack_error
 from swarmlet.transport.frame import (
@@ -65,11 +67,12 @@ class ClientConnection(Connection):
         self._last_id = 0
         self._replies: dict[int, asyncio.Future[bytes]] = {}
         self._streams: dict[int, _Stream] = {}
+        self._conversations: dict[int, Conversation] = {}
 
     @property
     def busy(self) -> bool:
         """Whether someone waits for an answer on it."""
-        return bool(self._replies or self._streams)
+        return bool(self._replies or self._streams or self._conversations)
 
     @property
     def certificate(self) -> bytes:
@@ -134,6 +137,20 @@ class ClientConnection(Connection):
             if not stream.ended and stream.failure is None:
                 self.send(Frame(kind=Kind.CANCEL, id=number))
 
+    @contextlib.asynccontextmanager
+    async def converse(self, method: str, body: bytes) -> AsyncGenerator[Conversation, None]:
+        """A stream both ways; leaving the context cancels what the server still does for it."""
+        number = self._open()
+        conversation = Conversation(self, number, Kind.INPUT, Kind.INPUT_END)
+        self._conversations[number] = conversation
+        try:
+            self.send(Frame(kind=Kind.OPEN, id=number, method=method, body=body))
+            yield conversation
+        finally:
+            del self._conversations[number]
+            if conversation.is_open:
+                self.send(Frame(kind=Kind.CANCEL, id=number))
+
     def oneway(self, method: str, body: bytes) -> bool:
         """Send a message that may be lost; False when it was dropped because the peer does not keep up."""
         if self.closed or self.backlog + len(body) > self.limits.write_buffer_bytes_max:
@@ -159,7 +176,9 @@ class ClientConnection(Connection):
                     reply.set_exception(unpack_error(frame.body))
             case Kind.ITEM | Kind.END | Kind.ERROR if frame.id in self._streams:
                 self._stream_frame(self._streams[frame.id], frame)
-            case Kind.REPLY | Kind.ERROR | Kind.ITEM | Kind.END:
+            case Kind.ITEM | Kind.END | Kind.ERROR | Kind.CREDIT if frame.id in self._conversations:
+                self._conversation_frame(self._conversations[frame.id], frame)
+            case Kind.REPLY | Kind.ERROR | Kind.ITEM | Kind.END | Kind.CREDIT:
                 pass  # an answer that nobody waits for any more
             case kind:
                 raise WireError(f"a server may not send a frame of kind {kind}")
@@ -183,6 +202,8 @@ class ClientConnection(Connection):
             if not stream.ended and stream.failure is None:
                 stream.failure = Unavailable(f"{text(self.address)}: connection lost: {why}")
             stream.woken.set()
+        for conversation in self._conversations.values():
+            conversation.finish(Unavailable(f"{text(self.address)}: connection lost: {why}"))
 
     def _open(self) -> int:
         """The id of a new call."""
@@ -208,6 +229,17 @@ class ClientConnection(Connection):
             case _:
                 stream.failure = unpack_error(frame.body)
         stream.woken.set()
+
+    def _conversation_frame(self, conversation: Conversation, frame: Frame) -> None:
+        match frame.kind:
+            case Kind.ITEM:
+                conversation.push(frame.body)
+            case Kind.CREDIT:
+                conversation.refill(credit_codec.decode(frame.body))
+            case Kind.END:
+                conversation.finish()
+            case _:
+                conversation.finish(unpack_error(frame.body))
 
 
 async def open_connection(
@@ -392,6 +424,26 @@ class MeshClient:
                 yield item
         finally:
             await items.aclose()
+
+    @contextlib.asynccontextmanager
+    async def converse(
+        self,
+        address: Address,
+        node: NodeId | None,
+        method: str,
+        body: bytes,
+        *,
+        timeout: float,  # noqa: ASYNC109 (the failure is named here, with what it means)
+        purpose: Purpose = Purpose.RPC,
+    ) -> AsyncGenerator[Conversation, None]:
+        """A stream both ways with `node`; `timeout` bounds connecting, the keepalive the rest."""
+        try:
+            async with asyncio.timeout(timeout):
+                connection = await self._connection(address, node, purpose)
+        except TimeoutError as error:
+            raise Unavailable(f"no connection to {text(address)} within {timeout:g} s") from error
+        async with connection.converse(method, body) as conversation:
+            yield conversation
 
     def send(
         self,

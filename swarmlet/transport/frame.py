@@ -1,7 +1,8 @@
 """The frames of the mesh: a length of four bytes (big endian), then `[kind, id, method, body]` in MessagePack.
 
 A connection begins with HELLO from the client and WELCOME (or ERROR with id 0) from the server. Then the
-client sends REQUEST, OPEN, ONEWAY; the server answers with REPLY or ERROR, and ITEM... END or ERROR.
+client sends REQUEST, OPEN, ONEWAY; the server answers with REPLY or ERROR, and ITEM... END or ERROR. In a
+stream both ways, the client sends INPUT... INPUT_END meanwhile.
 """
 
 from __future__ import annotations
@@ -29,12 +30,15 @@ class Kind(IntEnum):
     #: The client no longer wants the answer or the stream.
     CANCEL = 13
     ONEWAY = 14
-    #: Opens a stream from server to client.
+    #: Opens a stream from server to client, or one both ways.
     OPEN = 20
     ITEM = 21
     END = 22
-    #: The client's reader took this many bytes (body: MessagePack integer).
+    #: The reader took this many bytes (body: MessagePack integer).
     CREDIT = 23
+    #: What the client sends in a stream both ways, and that it sends no more.
+    INPUT = 24
+    INPUT_END = 25
 
 
 class Purpose(StrEnum):

@@ -12,7 +12,7 @@ import errno
 import socket
 import ssl
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -29,6 +29,7 @@ from swarmlet.errors import (
 )
 from swarmlet.ids import ClusterId, NodeId
 from swarmlet.transport.connection import Connection
+from swarmlet.transport.conversation import Conversation
 from swarmlet.transport.failure import pack_error
 from swarmlet.transport.frame import (
     PROTOCOL_VERSION,
@@ -47,6 +48,7 @@ log = structlog.get_logger(__name__)
 
 RequestHandler = Callable[[Peer, bytes], Awaitable[bytes]]
 StreamHandler = Callable[[Peer, bytes], AsyncGenerator[bytes, None]]
+ConversationHandler = Callable[[Peer, bytes, Conversation], Awaitable[None]]
 OnewayHandler = Callable[[Peer, bytes], None]
 
 #: Connections that the kernel finished and we have not accepted: a whole rack reconnecting at once.
@@ -64,6 +66,7 @@ class Handlers:
         """Empty; methods are registered before the server starts."""
         self.requests: dict[tuple[Purpose, str], RequestHandler] = {}
         self.streams: dict[tuple[Purpose, str], StreamHandler] = {}
+        self.conversations: dict[tuple[Purpose, str], ConversationHandler] = {}
         self.oneways: dict[tuple[Purpose, str], OnewayHandler] = {}
 
     def register(self, method: str, handler: RequestHandler, *, purpose: Purpose = Purpose.RPC) -> None:
@@ -78,6 +81,16 @@ class Handlers:
         """
         assert (purpose, method) not in self.streams, f"{method} is registered twice"
         self.streams[purpose, method] = handler
+
+    def register_conversation(
+        self, method: str, handler: ConversationHandler, *, purpose: Purpose = Purpose.RPC
+    ) -> None:
+        """Answer `method` by `await handler(peer, body, conversation)`; it ends when the handler returns.
+
+        The handler is cancelled when the client goes away.
+        """
+        assert (purpose, method) not in self.conversations, f"{method} is registered twice"
+        self.conversations[purpose, method] = handler
 
     def register_oneway(
         self, method: str, handler: OnewayHandler, *, purpose: Purpose = Purpose.RAFT
@@ -95,6 +108,7 @@ class _Call:
     #: Streams: bytes that may still be sent, and the wake-up for more.
     window: int = 0
     refilled: asyncio.Event = field(default_factory=asyncio.Event)
+    conversation: Conversation | None = None
 
 
 class MeshServer:
@@ -294,13 +308,25 @@ class ServerConnection(Connection):
                     self._refuse(frame.id, error)
             case Kind.CREDIT:
                 if call := self._calls.get(frame.id):
-                    call.window += max(0, credit_codec.decode(frame.body))
-                    call.refilled.set()
+                    self._refill(call, credit_codec.decode(frame.body))
+            case Kind.INPUT | Kind.INPUT_END:
+                # What comes after the handler has returned is nobody's any more.
+                if (call := self._calls.get(frame.id)) and call.conversation is not None:
+                    if frame.kind == Kind.INPUT:
+                        call.conversation.push(frame.body)
+                    else:
+                        call.conversation.end_items()
             case Kind.CANCEL:
                 if (call := self._calls.get(frame.id)) and call.task is not None:
                     call.task.cancel()
             case kind:
                 raise WireError(f"a client may not send a frame of kind {kind}")
+
+    def _refill(self, call: _Call, size: int) -> None:
+        if call.conversation is not None:
+            call.conversation.refill(size)
+        call.window += max(0, size)
+        call.refilled.set()
 
     def _greet(self, frame: Frame) -> None:
         if frame.kind != Kind.HELLO:
@@ -360,6 +386,8 @@ class ServerConnection(Connection):
         group = self._server.group
         if group is None:
             raise Unavailable(f"{self._server.node} is stopping")
+        conversation: Conversation | None = None
+        work: Coroutine[None, None, None]
         if frame.kind == Kind.REQUEST:
             request = self._server.handlers.requests.get(key)
             if request is None:
@@ -370,13 +398,18 @@ class ServerConnection(Connection):
             work = self._answer(peer, frame, request)
         else:
             stream = self._server.handlers.streams.get(key)
-            if stream is None:
+            talk = self._server.handlers.conversations.get(key)
+            if stream is None and talk is None:
                 raise Refused(f"{self._server.node} has no stream {frame.method} for {peer.purpose}")
             if self._streams >= limits.streams_per_connection_max:
                 raise Overloaded(f"{limits.streams_per_connection_max} streams are open already", 1.0)
             self._streams += 1
-            work = self._pour(peer, frame, stream)
-        call = self._calls[frame.id] = _Call(window=limits.stream_window_bytes)
+            if talk is not None:
+                conversation = Conversation(self, frame.id, Kind.ITEM, Kind.END)
+                work = self._converse(peer, frame, talk, conversation)
+            elif stream is not None:
+                work = self._pour(peer, frame, stream)
+        call = self._calls[frame.id] = _Call(window=limits.stream_window_bytes, conversation=conversation)
         call.task = group.create_task(work, name=f"mesh {frame.method}")
         call.task.add_done_callback(lambda _: self._finish(frame))
 
@@ -405,6 +438,13 @@ class ServerConnection(Connection):
                     await self.wait_writable()
                     self.send(Frame(kind=Kind.ITEM, id=frame.id, body=item))
             self.send(Frame(kind=Kind.END, id=frame.id))
+
+    async def _converse(
+        self, peer: Peer, frame: Frame, handler: ConversationHandler, conversation: Conversation
+    ) -> None:
+        with self._reporting(peer, frame):
+            await handler(peer, frame.body, conversation)
+            conversation.end()
 
     @contextlib.contextmanager
     def _reporting(self, peer: Peer, frame: Frame) -> Iterator[None]:
