@@ -65,6 +65,7 @@ from swarmlet.runtime.agent import Agent
 from swarmlet.runtime.drivers.driver import Driver
 from swarmlet.runtime.drivers.offered import validate as validate_driver
 from swarmlet.runtime.drivers.raw_exec import RawExec
+from swarmlet.runtime.exec_service import ExecService
 from swarmlet.runtime.fingerprint import computed_class, fingerprint
 from swarmlet.runtime.log_service import LogService
 from swarmlet.runtime.reach import Reach
@@ -349,6 +350,9 @@ class Daemon:
         )
         self.logs = LogService(replica=self.replica, agent=self.agent, mesh=self.mesh, places=self.places)
         self.reach = Reach(replica=self.replica, agent=self.agent, mesh=self.mesh, places=self.places)
+        self.commands = ExecService(
+            replica=self.replica, agent=self.agent, mesh=self.mesh, places=self.places
+        )
 
     def _build_joining(self) -> None:
         cluster_key = ClusterKey(self.identity.cluster, self.identity.cluster_key)
@@ -403,6 +407,7 @@ class Daemon:
         self.logs.register(handlers)
         self.reach.register(handlers)
         self.operations.register(handlers)
+        self.commands.register(handlers)
 
     def _build_api(self, data: Path) -> ApiServer:
         context = ApiContext(
@@ -421,6 +426,7 @@ class Daemon:
             variables=self.variables,
             logs=self.logs,
             reach=self.reach,
+            commands=self.commands,
             make_join_token=self._make_join_token,
             leave=self.leave,
             agent_facts=self._facts,

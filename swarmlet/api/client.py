@@ -150,7 +150,7 @@ class Client:
             message = exchange.headers.get("x-swarmlet-message", message)
             kind = exchange.headers.get("x-swarmlet-error", "")
             exchange.close()
-            raise _error(exchange.status, kind, message)
+            raise refusal(exchange.status, kind, message)
         return exchange
 
 
@@ -208,7 +208,8 @@ def _unreachable(address: str, error: OSError) -> SwarmletError:
     return Unavailable(f"no answer from {address}: {error.strerror or error}")
 
 
-def _error(status: int, kind: str, message: str) -> SwarmletError:
+def refusal(status: int, kind: str, message: str) -> SwarmletError:
+    """The error that an answer stands for; `kind`: the class that it names."""
     if kind == "InvalidJob":
         return errors.InvalidJob(message.split("\n"))
     found = getattr(errors, kind, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from swarmlet.gossip.rotation import Progress
 from swarmlet.gossip.shell import Gossip
 from swarmlet.ids import AllocationId, ClusterId, NodeId, PeerId
 from swarmlet.model.check import CheckResult
+from swarmlet.model.execution import Event, Input, TerminalSize
 from swarmlet.model.file import FileInfo
 from swarmlet.model.usage import AllocationUsage
 from swarmlet.raft.options import Status
@@ -52,6 +54,25 @@ class Reach(Protocol):
         self, allocation: AllocationId, path: str, *, offset: int = 0, length: int = -1
     ) -> AsyncGenerator[bytes, None]:
         """A file's bytes as they come."""
+
+
+class OpenCommand(Protocol):
+    """A command that runs beside a task, wherever that is."""
+
+    async def send(self, input_: Input) -> None:
+        """Give it input, as fast as it takes it. Raises SwarmletError when it cannot be reached any more."""
+
+    def events(self) -> AsyncGenerator[Event, None]:
+        """What it writes, then how it ended. To be taken once. Raises SwarmletError."""
+
+
+class Commands(Protocol):
+    """Runs commands beside tasks."""
+
+    def open(
+        self, allocation: AllocationId, task: str, command: tuple[str, ...], size: TerminalSize | None
+    ) -> AbstractAsyncContextManager[OpenCommand]:
+        """Run it, with a terminal where `size` is given; leaving the context ends it. Raises SwarmletError."""
 
 
 class GossipKeys(Protocol):
@@ -168,6 +189,7 @@ class ApiContext:
     variables: Variables
     logs: TaskLogs
     reach: Reach
+    commands: Commands
     #: Makes a join token: (ttl_ns, uses, description) -> (the text to show once, the record to keep).
     make_join_token: Callable[[int, int, str], tuple[str, Any]]
     #: Announces to gossip and Raft that this node leaves for good, then stops the agent.

@@ -21,6 +21,7 @@ from swarmlet.api import (
     deployments,
     evaluations,
     events,
+    execution,
     gossip_keyring,
     jobs,
     keyring,
@@ -52,12 +53,15 @@ BODY_BYTES_MAX = 4 * 1024 * 1024
 LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]", "swarmlet"})
 SOCKET_GROUP = "swarmlet"
 SHUTDOWN_SECONDS = 1.0
+#: Of an error in a header.
+MESSAGE_CHARS_MAX = 1000
 
 ROUTES: tuple[Route, ...] = (
     *planning.ROUTES,
     *jobs.ROUTES,
     *allocations.ROUTES,
     *reach.ROUTES,
+    *execution.ROUTES,
     *evaluations.ROUTES,
     *deployments.ROUTES,
     *nodes.ROUTES,
@@ -106,7 +110,7 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
         headers = {"Retry-After": str(max(1, round(error.retry_after_seconds)))}
         return _problem(429, str(error), error, headers)
     except SwarmletError as error:
-        return _problem(error.http_status, str(error), error)
+        return _problem(error.http_status, str(error), error, _upgrade_headers(request, error))
     except web.HTTPException as error:
         if error.status < 400:
             raise
@@ -121,6 +125,14 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
     except Exception as error:
         log.exception("api.request_failed", method=request.method, path=request.path)
         return _problem(500, f"internal error ({type(error).__name__}); the agent's log has the details")
+
+
+def _upgrade_headers(request: web.Request, error: SwarmletError) -> dict[str, str]:
+    """A client whose WebSocket is refused sees nothing but headers."""
+    if "Upgrade" not in request.headers:
+        return {}
+    line = " ".join(str(error).split())[:MESSAGE_CHARS_MAX]
+    return {"X-Swarmlet-Message": line.encode("ascii", "replace").decode()}
 
 
 def _problem(

@@ -23,6 +23,7 @@ from swarmlet.errors import Conflict, DriverError, NotFound, StorageError
 from swarmlet.ids import AllocationId, ClusterId, JobId, Namespace, NodeId
 from swarmlet.model.allocation import Allocation, ClientStatus, TaskStatus
 from swarmlet.model.check import CheckResult
+from swarmlet.model.execution import TerminalSize
 from swarmlet.model.file import FileInfo
 from swarmlet.model.job import HOUR_NS, Job
 from swarmlet.model.node import Node
@@ -30,6 +31,7 @@ from swarmlet.model.usage import AllocationUsage
 from swarmlet.runtime import file_tree
 from swarmlet.runtime.allocation_runner import AllocationRunner, Site
 from swarmlet.runtime.drivers.driver import Driver, LogStream, Presence, TaskHandle
+from swarmlet.runtime.drivers.execution import Execution
 from swarmlet.runtime.drivers.raw_exec import boot_id
 from swarmlet.runtime.local_state import LocalState
 from swarmlet.runtime.reporting import Reporter, Reports
@@ -212,6 +214,22 @@ class Agent:
             except DriverError as error:
                 raise Conflict(str(error)) from error
             found.signalled(signal)
+
+    async def open_command(
+        self, allocation: AllocationId, task: str, command: tuple[str, ...], size: TerminalSize | None
+    ) -> Execution:
+        """Run a command beside a task; the caller closes it. Raises NotFound, Conflict where it cannot run."""
+        runner = self._runner(allocation)
+        if task not in runner.tasks:
+            raise NotFound(f"allocation {allocation} has no task {task!r}")
+        found = runner.tasks[task]
+        handle = found.machine.record.handle
+        if handle is None or found.machine.record.state.status is not TaskStatus.RUNNING:
+            raise Conflict(f"task {task!r} of allocation {allocation[:8]} does not run")
+        try:
+            return await found.driver.open_command(handle, command, size)
+        except DriverError as error:
+            raise Conflict(str(error)) from error
 
     async def usage(self, allocation: AllocationId) -> AllocationUsage:
         """What its running tasks use now; CPU over a moment. Raises NotFound."""

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Protocol
 
 from swarmlet.errors import NotFound, Unavailable
-from swarmlet.ids import AllocationId, NodeId
+from swarmlet.ids import AllocationId
 from swarmlet.replica.replica import Replica
 from swarmlet.runtime.agent import Agent
 from swarmlet.runtime.drivers.driver import LogStream
+from swarmlet.runtime.remote import CONNECT_SECONDS, Places, authorize_peer
 from swarmlet.transport.client import MeshClient
-from swarmlet.transport.peer import Address, Peer
+from swarmlet.transport.peer import Peer
 from swarmlet.transport.server import Handlers
 from swarmlet.wire import Codec, Record
 
 LOGS_METHOD = "runtime.logs"
-CONNECT_SECONDS = 3.0
 
 
 class LogRequest(Record):
@@ -31,13 +30,6 @@ class LogRequest(Record):
 
 
 request_codec: Codec[LogRequest] = Codec(LogRequest, limit=4096)
-
-
-class Places(Protocol):
-    """Where nodes are."""
-
-    def address_of(self, node: NodeId) -> Address | None:
-        """The mesh address of a node."""
 
 
 class LogService:
@@ -94,6 +86,7 @@ class LogService:
                 yield chunk
 
     async def _serve(self, peer: Peer, body: bytes) -> AsyncGenerator[bytes, None]:
+        authorize_peer(peer)
         request = request_codec.decode(body)
         async for chunk in self._agent.logs(
             AllocationId(request.allocation_id),

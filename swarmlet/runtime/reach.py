@@ -6,15 +6,14 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TypeVar
 
-from swarmlet.errors import NotFound, Unauthorized, Unavailable
+from swarmlet.errors import NotFound, Unavailable
 from swarmlet.ids import AllocationId, NodeId
 from swarmlet.model.check import CheckResult
 from swarmlet.model.file import FileInfo
 from swarmlet.model.usage import AllocationUsage
 from swarmlet.replica.replica import Replica
 from swarmlet.runtime.agent import Agent
-from swarmlet.runtime.log_service import CONNECT_SECONDS, Places
-from swarmlet.security.access import Capability, authorize, node_identity
+from swarmlet.runtime.remote import CONNECT_SECONDS, Places, authorize_peer
 from swarmlet.transport.client import MeshClient
 from swarmlet.transport.peer import Address, Peer
 from swarmlet.transport.server import Handlers
@@ -194,10 +193,3 @@ class Reach:
                 return info_codec.encode(await agent.describe_file(allocation, path))
             case UsageRequest():
                 return usage_codec.encode(await agent.usage(allocation))
-
-
-def authorize_peer(peer: Peer) -> None:
-    """Only a node may ask, for a user whom it has authorized. Raises Unauthorized."""
-    if peer.node is None:
-        raise Unauthorized("only a node of this cluster may ask this")
-    authorize(node_identity(peer.node), Capability.FORWARD)

@@ -21,6 +21,7 @@ class Capability(StrEnum):
     ALLOC_LIFECYCLE = "alloc:lifecycle"
     ALLOC_LOGS = "alloc:logs"
     ALLOC_FILES = "alloc:files"
+    ALLOC_EXEC = "alloc:exec"
     NODE_READ = "node:read"
     NODE_WRITE = "node:write"
     OPERATOR_READ = "operator:read"

@@ -10,9 +10,10 @@ from typing import Any
 
 import msgspec
 
-from swarmlet.errors import Unavailable
+from swarmlet.errors import DriverError, Unavailable
 from swarmlet.ids import AllocationId, ClusterId, EvaluationId, JobId, Namespace, NodeId, derive
 from swarmlet.model.allocation import Allocation, DesiredStatus, DesiredTransition
+from swarmlet.model.execution import TerminalSize
 from swarmlet.model.job import Job, JobType, RestartPolicy, Task, TaskGroup, UpdateStrategy
 from swarmlet.model.node import DriverInfo, Node
 from swarmlet.model.resources import Network
@@ -28,6 +29,7 @@ from swarmlet.runtime.drivers.driver import (
     TaskHandle,
     TaskSpec,
 )
+from swarmlet.runtime.drivers.execution import Execution
 from swarmlet.state.command import AllocationReport
 
 NODE = Node(id=NodeId("node-1"), name="n1", address="127.0.0.1:4747")
@@ -235,6 +237,11 @@ class FakeDriver:
         self, handle: TaskHandle, command: tuple[str, ...], timeout_seconds: float
     ) -> CommandResult:
         return self.machine.answers.get(command[0], CommandResult(exit_code=0))
+
+    async def open_command(
+        self, handle: TaskHandle, command: tuple[str, ...], size: TerminalSize | None
+    ) -> Execution:
+        raise DriverError("a fake task has no commands beside it", temporary=False)
 
     async def signal(self, handle: TaskHandle, signal: str) -> None:
         self.machine.signals.append(signal)

@@ -19,12 +19,14 @@ import structlog
 
 from swarmlet.errors import DriverError
 from swarmlet.ids import AllocationId, ClusterId, NodeId
+from swarmlet.model.execution import TerminalSize
 from swarmlet.model.node import DriverInfo
 from swarmlet.model.resources import Network
 from swarmlet.runtime.drivers import docker_config
 from swarmlet.runtime.drivers.command import OUTPUT_BYTES_MAX, CommandResult
 from swarmlet.runtime.drivers.docker_config import LABEL
 from swarmlet.runtime.drivers.docker_engine import CALL_SECONDS_MAX, Engine, EngineAwayError, MissingError
+from swarmlet.runtime.drivers.docker_execution import start_execution
 from swarmlet.runtime.drivers.docker_image import Puller, wants_latest
 from swarmlet.runtime.drivers.driver import (
     Directories,
@@ -35,6 +37,7 @@ from swarmlet.runtime.drivers.driver import (
     TaskHandle,
     TaskSpec,
 )
+from swarmlet.runtime.drivers.execution import Execution
 from swarmlet.runtime.drivers.raw_exec import signal_number
 
 log = structlog.get_logger()
@@ -351,7 +354,9 @@ class Docker:
     async def _execute(
         self, handle: TaskHandle, command: tuple[str, ...], timeout_seconds: float
     ) -> CommandResult:
-        execution = await self._engine.create_exec(handle.identifier, list(command))
+        execution = await self._engine.create_exec(
+            handle.identifier, {"Cmd": list(command), "AttachStdout": True, "AttachStderr": True}
+        )
         output = b""
         try:
             async with (
@@ -373,6 +378,12 @@ class Docker:
             found = await self._engine.inspect_exec(execution)
             if found.get("Running") and int(found.get("Pid") or 0) > 1:
                 os.kill(int(found["Pid"]), 9)
+
+    async def open_command(
+        self, handle: TaskHandle, command: tuple[str, ...], size: TerminalSize | None
+    ) -> Execution:
+        """By the engine, in the container."""
+        return await start_execution(self._engine, handle.identifier, command, size)
 
     async def signal(self, handle: TaskHandle, signal: str) -> None:
         """To the container's first process."""

@@ -106,9 +106,13 @@ class Engine:
         """Remove it with its anonymous volumes, running or not. Raises MissingError."""
         await self._call("DELETE", f"/containers/{quote(container)}", {"v": "1", "force": "1"})
 
-    async def create_exec(self, container: str, command: list[str]) -> str:
+    @property
+    def socket(self) -> str:
+        """The path of the engine's socket."""
+        return self._socket
+
+    async def create_exec(self, container: str, body: dict[str, Any]) -> str:
         """Prepare a command in a running container; its id. Raises MissingError."""
-        body = {"Cmd": command, "AttachStdout": True, "AttachStderr": True}
         made = await self._call("POST", f"/containers/{quote(container)}/exec", body=body)
         return str(made["Id"])
 
@@ -123,6 +127,11 @@ class Engine:
                     yield chunk
         except (aiohttp.ClientError, OSError) as error:
             raise DriverError(f"docker: the engine at {self._socket} broke off: {error}") from error
+
+    async def resize_exec(self, execution: str, rows: int, columns: int) -> None:
+        """Tell a command's terminal how large it is. Raises MissingError."""
+        size = {"h": str(rows), "w": str(columns)}
+        await self._call("POST", f"/exec/{quote(execution)}/resize", size)
 
     async def inspect_exec(self, execution: str) -> dict[str, Any]:
         """Whether it runs, its exit code and pid. Raises MissingError."""

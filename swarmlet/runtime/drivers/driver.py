@@ -10,10 +10,12 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from swarmlet.ids import AllocationId, ClusterId, JobId, Namespace, NodeId
+from swarmlet.model.execution import TerminalSize
 from swarmlet.model.job import LogRotation
 from swarmlet.model.node import DriverInfo
 from swarmlet.model.resources import AllocatedPort, Network
 from swarmlet.runtime.drivers.command import CommandResult
+from swarmlet.runtime.drivers.execution import Execution
 from swarmlet.wire import Record
 
 
@@ -165,6 +167,14 @@ class Driver(Protocol):
         self, handle: TaskHandle, command: tuple[str, ...], timeout_seconds: float
     ) -> CommandResult:
         """Run a short command as the task would; it is killed at its timeout. Raises DriverError."""
+
+    async def open_command(
+        self, handle: TaskHandle, command: tuple[str, ...], size: TerminalSize | None
+    ) -> Execution:
+        """Run a command as the task would, with somebody at its other end; `size`: with a terminal.
+
+        The caller closes it. Raises DriverError.
+        """
 
     async def signal(self, handle: TaskHandle, signal: str) -> None:
         """Send the task a signal. Raises DriverError where it is none, or the task does not run."""

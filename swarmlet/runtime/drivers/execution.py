@@ -5,24 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from swarmlet.wire import Record
+from swarmlet.model.execution import Output, TerminalSize
 
 #: Bytes of output handed on at a time.
 OUTPUT_CHUNK_BYTES = 65_536
-
-
-class TerminalSize(Record):
-    """In characters."""
-
-    rows: int
-    columns: int
-
-
-class Output(Record):
-    """What a command wrote. A terminal has one stream for both."""
-
-    data: bytes
-    is_error: bool = False
 
 
 class Execution(Protocol):

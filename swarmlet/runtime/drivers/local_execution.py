@@ -9,18 +9,18 @@ import os
 import pty
 import signal
 import struct
+import subprocess
 import sys
 import termios
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 from swarmlet.errors import DriverError
+from swarmlet.model.execution import Output, TerminalSize
 from swarmlet.runtime.drivers import terminal
-from swarmlet.runtime.drivers.execution import OUTPUT_CHUNK_BYTES, Execution, Output, TerminalSize
+from swarmlet.runtime.drivers.execution import OUTPUT_CHUNK_BYTES
 
-#: Pieces of output that wait for their reader, for both streams together.
-WAITING_MAX = 4
-#: After the command has ended, its last words are read for at most this long: a stray child may hold the pipe.
+#: After the command has ended, its last words are awaited for at most this long: a stray child may hold the pipe.
 DRAIN_SECONDS = 1.0
 
 
@@ -33,44 +33,47 @@ async def start_execution(
     gid: int | None,
     cgroups: Sequence[str],
     size: TerminalSize | None,
-) -> Execution:
+) -> LocalExecution:
     """Run it in a session of its own; `size`: with a terminal. Raises DriverError when it cannot start."""
-    master = slave = -1
     arguments = list(command)
-    pipes: tuple[int, int, int] = (asyncio.subprocess.PIPE,) * 3
-    if size is not None:
-        master, slave = pty.openpty()
+    if size is None:
+        theirs = [os.pipe() for _ in range(3)]
+        (stdin, ours_in), (ours_out, stdout), (ours_err, stderr) = theirs
+        outputs = {ours_out: False, ours_err: True}
+    else:
+        ours_in, stdin = pty.openpty()
+        stdout = stderr = stdin
+        outputs = {ours_in: False}
         if uid is not None and os.geteuid() == 0:
-            os.fchown(slave, uid, -1)
-        set_size(master, size)
+            os.fchown(stdin, uid, -1)
+        set_size(ours_in, size)
         arguments = [sys.executable, "-I", "-S", str(terminal.__file__), *command]
-        pipes = (slave, slave, slave)
     try:
-        process = await asyncio.create_subprocess_exec(
-            *arguments,
-            stdin=pipes[0],
-            stdout=pipes[1],
-            stderr=pipes[2],
+        process = await asyncio.to_thread(
+            subprocess.Popen,
+            arguments,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
             cwd=directory,
             env=env,
             user=uid,
             group=gid,
             extra_groups=None if uid is None else [],
             start_new_session=True,
-            limit=OUTPUT_CHUNK_BYTES,
         )
-    except (OSError, ValueError) as error:
-        if master >= 0:
-            os.close(master)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        for descriptor in {ours_in, *outputs}:
+            os.close(descriptor)
         raise DriverError(f"cannot run {command[0]}: {error}", temporary=False) from error
     finally:
-        if slave >= 0:
-            os.close(slave)
+        for descriptor in {stdin, stdout, stderr}:
+            os.close(descriptor)
     for cgroup in cgroups:
         # It counts as the task's; one that has ended already belongs nowhere.
         with contextlib.suppress(OSError):
             (Path(cgroup) / "cgroup.procs").write_text(str(process.pid), encoding="ascii")
-    return PipeExecution(process) if size is None else TerminalExecution(process, master)
+    return LocalExecution(process, ours_in, outputs, is_terminal=size is not None)
 
 
 def set_size(master: int, size: TerminalSize) -> None:
@@ -78,159 +81,134 @@ def set_size(master: int, size: TerminalSize) -> None:
     fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", size.rows, size.columns, 0, 0))
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Kill it and what it has started in its session's first group."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
+class LocalExecution:
+    """Made by `start_execution`. Used inside one event loop."""
 
-
-def _code(process: asyncio.subprocess.Process) -> int:
-    code = process.returncode
-    assert code is not None
-    return 128 - code if code < 0 else code
-
-
-class PipeExecution:
-    """Without a terminal: three pipes."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        """`process` has pipes for all three."""
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        input_: int,
+        outputs: dict[int, bool],
+        *,
+        is_terminal: bool,
+    ) -> None:
+        """`outputs`: our ends, and whether it is standard error; a terminal's is `input_` as well."""
         self._process = process
+        self._input = input_
+        self._outputs = outputs
+        self._is_terminal = is_terminal
+        self._ended = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        #: Outputs that have something to read, or ended.
+        self._readable: list[int] = []
+        self._changed = asyncio.Event()
+        self._pidfd = os.pidfd_open(process.pid)
+        self._loop.add_reader(self._pidfd, self._end)
+        for descriptor in {input_, *outputs}:
+            os.set_blocking(descriptor, False)
+        for descriptor in outputs:
+            self._listen(descriptor)
+
+    def _end(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._pidfd = -1
+        self._process.wait()
+        self._ended.set()
+        self._changed.set()
+
+    def _listen(self, descriptor: int) -> None:
+        def ready() -> None:
+            # Until it has been read: otherwise the loop would spin.
+            self._loop.remove_reader(descriptor)
+            self._readable.append(descriptor)
+            self._changed.set()
+
+        self._loop.add_reader(descriptor, ready)
 
     async def output(self) -> AsyncGenerator[Output, None]:
-        """Both streams, each in its order."""
-        process = self._process
-        assert process.stdout is not None
-        assert process.stderr is not None
-        readers = {process.stdout: False, process.stderr: True}
-        reads = {asyncio.ensure_future(reader.read(OUTPUT_CHUNK_BYTES)): reader for reader in readers}
-        ended = asyncio.ensure_future(process.wait())
-        deadline: float | None = None
-        loop = asyncio.get_running_loop()
-        try:
-            while reads:
-                timeout = None if deadline is None else max(0.0, deadline - loop.time())
-                waited = {*reads} if deadline is not None else {*reads, ended}
-                done, _ = await asyncio.wait(
-                    waited, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
-                )
-                if ended in done:
-                    deadline = loop.time() + DRAIN_SECONDS
-                elif not done:
+        """Each stream in its order."""
+        while self._outputs:
+            if not self._readable:
+                self._changed.clear()
+                try:
+                    async with asyncio.timeout(DRAIN_SECONDS if self._ended.is_set() else None):
+                        await self._changed.wait()
+                except TimeoutError:
                     return
-                for read in [each for each in reads if each in done]:
-                    reader = reads.pop(read)
-                    if data := read.result():
-                        reads[asyncio.ensure_future(reader.read(OUTPUT_CHUNK_BYTES))] = reader
-                        yield Output(data=data, is_error=readers[reader])
-        finally:
-            for future in (*reads, ended):
-                future.cancel()
-
-    async def write(self, data: bytes) -> None:
-        """To its standard input."""
-        stdin = self._process.stdin
-        assert stdin is not None
-        with contextlib.suppress(ConnectionError):
-            stdin.write(data)
-            await stdin.drain()
-
-    async def end_input(self) -> None:
-        """Close its standard input."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-
-    async def resize(self, size: TerminalSize) -> None:
-        """It has no terminal."""
-
-    async def wait(self) -> int:
-        """Once it has ended."""
-        await self._process.wait()
-        return _code(self._process)
-
-    async def close(self) -> None:
-        """Kill its group."""
-        await _end(self._process)
-
-
-class TerminalExecution:
-    """With a terminal, whose other end is ours."""
-
-    def __init__(self, process: asyncio.subprocess.Process, master: int) -> None:
-        """`master` is the descriptor of our end; closed by `close`."""
-        self._process = process
-        self._master = master
-        os.set_blocking(master, False)
-
-    async def output(self) -> AsyncGenerator[Output, None]:
-        """What the terminal shows, until nobody has it open any more."""
-        while self._master >= 0:
+                continue
+            descriptor = self._readable.pop(0)
+            is_error = self._outputs[descriptor]
             try:
-                data = os.read(self._master, OUTPUT_CHUNK_BYTES)
+                data = os.read(descriptor, OUTPUT_CHUNK_BYTES)
             except BlockingIOError:
-                await self._readable()
+                self._listen(descriptor)
                 continue
             except OSError:
-                return  # the kernel's word for: nobody has the other end open
+                data = b""  # a terminal's word for: nobody has the other end open
             if not data:
-                return
-            yield Output(data=data)
-
-    async def _readable(self) -> None:
-        """Return when there is something to read, or the command has ended and nothing came for a moment."""
-        loop = asyncio.get_running_loop()
-        ready: asyncio.Future[None] = loop.create_future()
-        master = self._master
-        loop.add_reader(master, lambda: ready.done() or ready.set_result(None))
-        ended = asyncio.ensure_future(self._process.wait())
-        try:
-            await asyncio.wait({ready, ended}, return_when=asyncio.FIRST_COMPLETED)
-            if not ready.done():
-                await asyncio.wait({ready}, timeout=DRAIN_SECONDS)
-                if not ready.done():
-                    self._close_master()
-        finally:
-            ended.cancel()
-            loop.remove_reader(master)
+                self._close_output(descriptor)
+                continue
+            self._listen(descriptor)
+            yield Output(data=data, is_error=is_error)
 
     async def write(self, data: bytes) -> None:
-        """As if it were typed."""
-        loop = asyncio.get_running_loop()
-        while data and self._master >= 0:
+        """To its standard input, or as if it were typed."""
+        while data and self._input >= 0 and not self._ended.is_set():
             try:
-                data = data[os.write(self._master, data) :]
+                data = data[os.write(self._input, data) :]
             except BlockingIOError:
-                ready: asyncio.Future[None] = loop.create_future()
-                master = self._master
-                loop.add_writer(master, lambda: ready.done() or ready.set_result(None))  # noqa: B023 (awaited below)
-                try:
-                    await ready
-                finally:
-                    loop.remove_writer(master)
+                await self._writable()
             except OSError:
                 return
 
+    async def _writable(self) -> None:
+        ready = asyncio.Event()
+        descriptor = self._input
+        self._loop.add_writer(descriptor, ready.set)
+        try:
+            # A command that never reads is ended by `close`, which cancels whoever waits here.
+            await ready.wait()
+        finally:
+            self._loop.remove_writer(descriptor)
+
     async def end_input(self) -> None:
-        """A terminal stays open: who wants an end of file types it."""
+        """Close its standard input. A terminal stays open: who wants an end of file types it."""
+        if not self._is_terminal:
+            self._close_input()
 
     async def resize(self, size: TerminalSize) -> None:
         """Its foreground processes get SIGWINCH."""
-        if self._master >= 0:
+        if self._is_terminal and self._input >= 0:
             with contextlib.suppress(OSError):
-                set_size(self._master, size)
+                set_size(self._input, size)
 
     async def wait(self) -> int:
         """Once it has ended."""
-        await self._process.wait()
-        return _code(self._process)
+        await self._ended.wait()
+        code = self._process.returncode
+        return 128 - code if code < 0 else code
 
     async def close(self) -> None:
         """Hang up, then kill its group."""
-        self._close_master()
-        await _end(self._process)
+        for descriptor in list(self._outputs):
+            self._close_output(descriptor)
+        self._close_input()
+        if not self._ended.is_set():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        await self._ended.wait()
 
-    def _close_master(self) -> None:
-        if self._master >= 0:
-            os.close(self._master)
-            self._master = -1
+    def _close_output(self, descriptor: int) -> None:
+        del self._outputs[descriptor]
+        self._loop.remove_reader(descriptor)
+        if descriptor in self._readable:
+            self._readable.remove(descriptor)
+        if descriptor == self._input:
+            self._input = -1
+        os.close(descriptor)
+
+    def _close_input(self) -> None:
+        if self._input >= 0 and self._input not in self._outputs:
+            os.close(self._input)
+            self._input = -1

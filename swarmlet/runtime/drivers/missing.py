@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from swarmlet.errors import DriverError
+from swarmlet.model.execution import TerminalSize
 from swarmlet.model.node import DriverInfo
 from swarmlet.model.resources import Network
 from swarmlet.runtime.drivers.command import CommandResult
@@ -18,6 +19,7 @@ from swarmlet.runtime.drivers.driver import (
     TaskHandle,
     TaskSpec,
 )
+from swarmlet.runtime.drivers.execution import Execution
 
 
 class MissingDriver:
@@ -85,6 +87,12 @@ class MissingDriver:
     async def execute(
         self, handle: TaskHandle, command: tuple[str, ...], timeout_seconds: float
     ) -> CommandResult:
+        """Refuse."""
+        raise DriverError(self._reason(), temporary=False)
+
+    async def open_command(
+        self, handle: TaskHandle, command: tuple[str, ...], size: TerminalSize | None
+    ) -> Execution:
         """Refuse."""
         raise DriverError(self._reason(), temporary=False)
 

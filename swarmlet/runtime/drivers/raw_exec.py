@@ -22,6 +22,7 @@ from typing import Any
 
 from swarmlet.errors import DriverError
 from swarmlet.ids import AllocationId
+from swarmlet.model.execution import TerminalSize
 from swarmlet.model.node import DriverInfo
 from swarmlet.model.resources import Network
 from swarmlet.runtime.cgroup import Cgroups
@@ -36,6 +37,8 @@ from swarmlet.runtime.drivers.driver import (
     TaskHandle,
     TaskSpec,
 )
+from swarmlet.runtime.drivers.execution import Execution
+from swarmlet.runtime.drivers.local_execution import start_execution
 from swarmlet.runtime.log_file import read_rotated
 
 NAME = "raw_exec"
@@ -269,20 +272,33 @@ class RawExec:
         self, handle: TaskHandle, command: tuple[str, ...], timeout_seconds: float
     ) -> CommandResult:
         """With the task's environment, directory, user and limits."""
+        circumstances = await self._circumstances(handle)
+        async with self._commands:
+            return await asyncio.to_thread(
+                run_command, command, timeout_seconds=timeout_seconds, **circumstances
+            )
+
+    async def open_command(
+        self, handle: TaskHandle, command: tuple[str, ...], size: TerminalSize | None
+    ) -> Execution:
+        """With the task's environment, directory, user and limits."""
+        circumstances = await self._circumstances(handle)
+        if size is not None:
+            circumstances["env"].setdefault("TERM", "xterm")
+        return await start_execution(command, size=size, **circumstances)
+
+    async def _circumstances(self, handle: TaskHandle) -> dict[str, Any]:
+        """In which a command beside the task runs. Raises DriverError where the task does not."""
         request = read_json(Path(handle.state_directory) / "request.json")
         if request is None or await self.recover(handle) is not Presence.RUNNING:
             raise DriverError(f"task {handle.task} does not run")
-        async with self._commands:
-            return await asyncio.to_thread(
-                run_command,
-                command,
-                directory=str(request["directory"]),
-                env=shim.environment(request),
-                uid=request["uid"],
-                gid=request["gid"],
-                cgroups=[str(path) for path in request["cgroups"]],
-                timeout_seconds=timeout_seconds,
-            )
+        return {
+            "directory": str(request["directory"]),
+            "env": shim.environment(request),
+            "uid": request["uid"],
+            "gid": request["gid"],
+            "cgroups": [str(path) for path in request["cgroups"]],
+        }
 
     async def signal(self, handle: TaskHandle, signal: str) -> None:
         """To the whole process group."""

@@ -21,7 +21,8 @@ def main() -> int:
         os.execvp(command[0], command)  # noqa: S606 (a shell is what we avoid)
     except OSError as error:
         sys.stderr.write(f"cannot run {command[0]}: {error.strerror}\r\n")
-    return 127 if isinstance(error, FileNotFoundError) else 126
+        # As a shell says it: not there, or there and not to be run.
+        return 127 if isinstance(error, FileNotFoundError) else 126
 
 
 if __name__ == "__main__":
