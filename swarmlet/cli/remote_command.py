@@ -70,12 +70,15 @@ class RemoteCommand:
             threading.Thread(target=self._read_input, args=(loop,), daemon=True).start()
         elif not self._is_terminal:
             self._frames.put_nowait({"stdin": {"close": True}})
-        async with asyncio.TaskGroup() as group:
-            sending = group.create_task(self._send(socket))
-            try:
-                return await self._receive(socket)
-            finally:
-                sending.cancel()
+        try:
+            async with asyncio.TaskGroup() as group:
+                sending = group.create_task(self._send(socket))
+                try:
+                    return await self._receive(socket)
+                finally:
+                    sending.cancel()
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from failed
 
     async def _send(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         with contextlib.suppress(ConnectionError):

@@ -7,6 +7,7 @@ import os
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from swarmlet.errors import DriverError
 from swarmlet.ids import AllocationId, ClusterId
 from swarmlet.model.allocation import ClientStatus
+from swarmlet.model.execution import TerminalSize
 from swarmlet.model.job import Task, VolumeMount
 from swarmlet.model.resources import TaskResources
 from swarmlet.runtime.drivers.docker import Docker, wall_ns
@@ -145,6 +147,40 @@ async def test_a_command_runs_inside_the_container_and_tells_its_exit_code(
     )
     done = await driver.execute(handle, ("/bin/sh", "-c", "echo $WHO; echo err >&2; exit 3"), 10.0)
     assert (done.exit_code, sorted(done.output.splitlines())) == (3, [b"err", b"me"])
+
+
+async def test_somebody_may_talk_to_a_command_in_the_container(driver: Docker, tmp_path: Path) -> None:
+    handle = await driver.start(
+        spec(tmp_path, "", config=config("exec tail -f /dev/null"), env={"WHO": "me"}), ignore
+    )
+    talk = await driver.open_command(handle, ("/bin/sh", "-c", "cat; echo $WHO >&2; exit 4"), None)
+    await talk.write(b"typed\n")
+    await talk.end_input()
+    said = [output async for output in talk.output()]
+    assert b"".join(each.data for each in said if not each.is_error) == b"typed\n"
+    assert b"".join(each.data for each in said if each.is_error) == b"me\n"
+    assert await talk.wait() == 4
+    await talk.close()
+
+
+async def test_a_command_in_the_container_has_a_terminal_that_follows_and_ends_with_it(
+    driver: Docker, tmp_path: Path
+) -> None:
+    handle = await driver.start(spec(tmp_path, "", config=config("exec tail -f /dev/null")), ignore)
+    size = TerminalSize(rows=24, columns=80)
+    talk = await driver.open_command(handle, ("/bin/sh", "-c", "stty size; read x; stty size; cat"), size)
+    shown = b""
+    async with asyncio.timeout(20), aclosing(talk.output()) as outputs:
+        async for output in outputs:
+            shown += output.data
+            if shown == b"24 80\r\n":
+                await talk.resize(TerminalSize(rows=50, columns=132))
+                await talk.write(b"\r")
+            if b"50 132" in shown:
+                break
+    await talk.close()
+    left = await driver.execute(handle, ("/bin/sh", "-c", "ps | grep -c '[c]at'"), 10.0)
+    assert left.output == b"0\n"
 
 
 async def test_a_command_that_hangs_in_a_container_is_killed(driver: Docker, tmp_path: Path) -> None:
