@@ -154,9 +154,9 @@ def test_tilde_and_dot_leave_a_command_that_does_not_end(shell: Terminal) -> Non
 
 @pytest.mark.slow
 def test_ten_megabytes_come_through_two_hops_whole(elsewhere: Node, allocation: dict[str, Any]) -> None:
+    script = "head -c 10000000 /dev/zero | tr '\\0' x; echo err >&2; exit 3"
     done = subprocess.run(
-        [*PROGRAM, "--address", elsewhere.api.address, "alloc", "exec", allocation["ID"], "sh", "-c"]
-        + ["head -c 10000000 /dev/zero | tr '\\0' x; echo err >&2; exit 3"],
+        [*PROGRAM, "--address", elsewhere.api.address, "alloc", "exec", allocation["ID"], "sh", "-c", script],
         capture_output=True,
         check=False,
         stdin=subprocess.DEVNULL,

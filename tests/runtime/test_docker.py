@@ -168,17 +168,27 @@ async def test_a_command_in_the_container_has_a_terminal_that_follows_and_ends_w
 ) -> None:
     handle = await driver.start(spec(tmp_path, "", config=config("exec tail -f /dev/null")), ignore)
     size = TerminalSize(rows=24, columns=80)
-    talk = await driver.open_command(handle, ("/bin/sh", "-c", "stty size; read x; stty size; cat"), size)
+
+    def until(wanted: str) -> str:
+        return f"while [ \"$(stty size 2>/dev/null)\" != '{wanted}' ]; do :; done; echo {wanted}"
+
+    talk = await driver.open_command(
+        handle, ("/bin/sh", "-c", f"{until('24 80')}; read x; {until('50 132')}; cat"), size
+    )
     shown = b""
-    async with asyncio.timeout(20), aclosing(talk.output()) as outputs:
-        async for output in outputs:
-            shown += output.data
-            if shown == b"24 80\r\n":
-                await talk.resize(TerminalSize(rows=50, columns=132))
-                await talk.write(b"\r")
-            if b"50 132" in shown:
-                break
-    await talk.close()
+    try:
+        async with asyncio.timeout(20), aclosing(talk.output()) as outputs:
+            async for output in outputs:
+                shown += output.data
+                if shown == b"24 80\r\n":
+                    await talk.resize(TerminalSize(rows=50, columns=132))
+                    await talk.write(b"\r")
+                if b"50 132" in shown:
+                    break
+    except TimeoutError as error:
+        raise AssertionError(f"shown: {shown!r}") from error
+    finally:
+        await talk.close()
     left = await driver.execute(handle, ("/bin/sh", "-c", "ps | grep -c '[c]at'"), 10.0)
     assert left.output == b"0\n"
 

@@ -32,6 +32,8 @@ STDERR = 2
 #: After the bytes have ended, the engine may take a moment to know the exit code.
 CODE_SECONDS_MAX = 5.0
 CODE_POLL_SECONDS = 0.02
+#: A command that has not begun after so many polls gets its size with the user's next resize.
+SIZE_TRIES_MAX = 25
 
 
 async def start_execution(
@@ -52,7 +54,20 @@ async def start_execution(
     if size is not None:
         start |= {"ConsoleSize": [size.rows, size.columns]}
     reader, writer = await _take_over(engine.socket, f"/exec/{quote(execution)}/start", start)
+    if size is not None:
+        await _size_first(engine, execution, size)
     return DockerExecution(engine, execution, reader, writer, is_terminal=size is not None)
+
+
+async def _size_first(engine: Engine, execution: str, size: TerminalSize) -> None:
+    """Engines before API 1.42 know no first size, and none takes one before the command has begun."""
+    for _ in range(SIZE_TRIES_MAX):
+        try:
+            await engine.resize_exec(execution, size.rows, size.columns)
+        except DriverError:
+            await asyncio.sleep(CODE_POLL_SECONDS)
+        else:
+            return
 
 
 async def _take_over(
