@@ -82,15 +82,15 @@ def _check_level(step: Step, settings: ClusterSettings, level: int) -> None:
     """A level is for ever, so every node that may come back has to know it. Raises Conflict, StorageError."""
     if level < settings.feature_level:
         raise Conflict(f"the feature level is {settings.feature_level} and never goes back to {level}")
+    for node in step.store.nodes():
+        if node.status is not NodeStatus.LEFT and node.feature_level < level:
+            raise Conflict(f'node "{node.name}" knows feature level {node.feature_level}, not {level}')
     if level > FEATURE_LEVEL:
-        # The others go on to commands that this build would misread.
+        # Every node said that it knows it, this one with another version. The others go on to commands that this build would misread.
         raise StorageError(
             f"the cluster goes to feature level {level}, this build knows {FEATURE_LEVEL}; "
             "run the version of swarmlet that the other nodes run"
         )
-    for node in step.store.nodes():
-        if node.status is not NodeStatus.LEFT and node.feature_level < level:
-            raise Conflict(f'node "{node.name}" knows feature level {node.feature_level}, not {level}')
 
 
 #: Bounds of what an operator may set: more voters make every write wait for more disks.

@@ -22,7 +22,8 @@ from tests.agents.cluster import (
     wait_until,
 )
 
-pytestmark = pytest.mark.slow
+#: Several agents start, one after the other: on a busy machine that takes its time.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")

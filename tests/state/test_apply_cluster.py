@@ -83,6 +83,12 @@ def test_a_replica_halts_when_the_cluster_goes_beyond_what_it_knows() -> None:
         replica.do(UpdateSettings(feature_level=FEATURE_LEVEL + 1))
 
 
+def test_a_level_that_nobody_knows_is_refused_and_halts_nobody() -> None:
+    replica = Replica("a")
+    refused = replica.do(UpdateSettings(feature_level=FEATURE_LEVEL + 9))
+    assert refused.error == "Conflict"
+
+
 def test_a_state_of_a_later_level_is_not_loaded() -> None:
     """A program that was put back to an older version must not go on from what a newer one wrote."""
     machine = StateMachine()
