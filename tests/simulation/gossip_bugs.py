@@ -256,5 +256,6 @@ def who_comes_back_with_what_it_knew_asks_nobody(core: Any) -> None:
     def contented(now: float, members: Any) -> None:
         meet(now, members)
         core._exchange.next_join = math.inf
+        core._exchange._has_met = True
 
     core.acquaint = contented
