@@ -101,13 +101,13 @@ class Voter:
         """What it measured of itself since `reset`."""
         assert self.process is not None
         path = self.folder / "facts.json"
-        asked = time.time()
+        asked_ns = time.time_ns()
         self.process.send_signal(signal.SIGUSR2)
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             with contextlib.suppress(FileNotFoundError):
                 facts: dict[str, Any] = json.loads(path.read_text())
-                if facts["at"] >= asked:
+                if facts["at_ns"] >= asked_ns:
                     return facts
             time.sleep(0.02)
         raise TimeoutError(f"voter {self.number} does not tell its facts")
@@ -124,7 +124,9 @@ def _started(module: str, argument: Path, log: Path) -> subprocess.Popen[bytes]:
 class Fleet:
     """The processes of the simulated nodes."""
 
-    def __init__(self, folder: Path, founded: Founded, voters: list[Voter], nodes: int, processes: int) -> None:
+    def __init__(
+        self, folder: Path, founded: Founded, voters: list[Voter], nodes: int, processes: int
+    ) -> None:
         self._logs: list[Path] = []
         self.processes: list[subprocess.Popen[bytes]] = []
         settings, identity = founded.settings, founded.identity
@@ -152,7 +154,9 @@ class Fleet:
             if process.poll() is not None:
                 raise RuntimeError(f"a process of the fleet has ended: {log.read_text()[-3000:]}")
             lines = _tail(log).splitlines()
-            last = next((line for line in reversed(lines) if line.startswith("{") and line.endswith("}")), "{}")
+            last = next(
+                (line for line in reversed(lines) if line.startswith("{") and line.endswith("}")), "{}"
+            )
             for key, value in json.loads(last).items():
                 total[key] = total.get(key, 0) + value
         return total
@@ -181,7 +185,11 @@ def identities(founded: Founded) -> list[Identity]:
         node: NodeId = node_id_of(first.cluster, key_digest(key.public_key()))
         name = f"voter{number}"
         certificate = authority.sign(
-            create_request(key, name), node=node, name=name, addresses=(f"127.0.0.{number}",), now=time.time()
+            create_request(key, name),
+            node=node,
+            name=name,
+            addresses=(f"127.0.0.{number}",),
+            now=time.time_ns() / 1e9,
         )
         made.append(_identity(first, node, name, certificate, key_to_pem(key)))
     return made
@@ -256,7 +264,7 @@ def _has_three_voters(voters: list[Voter]) -> bool:
 @contextlib.contextmanager
 def cluster(folder: Path, nodes: int, processes: int) -> Iterator[tuple[list[Voter], Fleet]]:
     """Three voters and the fleet, all registered. Ends what it started."""
-    founded = found("voter1", "127.0.0.1", now=time.time(), random_bytes=os.urandom)
+    founded = found("voter1", "127.0.0.1", now=time.time_ns() / 1e9, random_bytes=os.urandom)
     port = free_mesh_port()
     voters = [
         Voter(number, folder / f"voter{number}", identity, port)
@@ -373,7 +381,9 @@ def show(result: dict[str, Any], options: argparse.Namespace) -> list[dict[str, 
         f"longest collection {leader['longest_collection_ms']} ms"
     )
     print(f"     nodes: {json.dumps(result['counts'])}")
-    print(f"     load {result['load_before']:.1f} before, {os.getloadavg()[0]:.1f} at the end; {os.cpu_count()} cores")
+    print(
+        f"     load {result['load_before']:.1f} before, {os.getloadavg()[0]:.1f} at the end; {os.cpu_count()} cores"
+    )
     for number, each in enumerate(result["facts"], 1):
         role = "leader  " if each is leader else "follower"
         parts = ", ".join(f"{name} {value}" for name, value in each["parts"].items() if value >= 0.01)
@@ -410,9 +420,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--allocations", type=int, default=1_000_000)
     parser.add_argument("--jobs", type=int, default=1_000)
     parser.add_argument("--nodes", type=int, default=5_000)
-    parser.add_argument("--type", choices=["service", "batch"], default="service", help="type of the jobs (service)")
+    parser.add_argument(
+        "--type", choices=["service", "batch"], default="service", help="type of the jobs (service)"
+    )
     parser.add_argument("--fleet-processes", type=int, default=2, metavar="N", help="processes of nodes (2)")
-    parser.add_argument("--timeout", type=float, default=900.0, metavar="SECONDS", help="give up after this (900)")
+    parser.add_argument(
+        "--timeout", type=float, default=900.0, metavar="SECONDS", help="give up after this (900)"
+    )
     parser.add_argument("--verify", action="store_true", help="then ask the API about every job")
     parser.add_argument("--stalls", action="store_true", help="list each voter's longest stalls")
     parser.add_argument("--directory", type=Path, help="where the logs are written (a temporary one)")

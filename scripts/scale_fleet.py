@@ -40,7 +40,7 @@ from swarmlet.runtime.fingerprint import computed_class
 from swarmlet.security.authority import Authority
 from swarmlet.security.certificate import create_key, create_request, key_to_pem, to_pem
 from swarmlet.security.contexts import client_context
-from swarmlet.state.command import RegisterNode, ReportPattern
+from swarmlet.state.command import FEATURE_LEVEL, RegisterNode, ReportPattern
 from swarmlet.transport.client import MeshClient
 from swarmlet.transport.limits import Limits
 from swarmlet.transport.peer import Address
@@ -135,6 +135,7 @@ class SimulatedNode:
             resources=Quantity(cpu=CPU_MHZ, memory=MEMORY_MIB, disk=DISK_MIB),
             drivers={DRIVER: DriverInfo(is_detected=True, is_healthy=True)},
             boot_id=f"boot-{self.number}",
+            feature_level=FEATURE_LEVEL,
             is_voter_allowed=False,
         )
         return msgspec.structs.replace(node, computed_class=computed_class(node))
@@ -222,10 +223,12 @@ def make_nodes(told: dict[str, Any], counts: Counts) -> list[SimulatedNode]:
     authority = Authority.load(
         ClusterId(told["cluster"]), bytes.fromhex(told["authority"]), bytes.fromhex(told["secret"])
     )
-    key, now = create_key(), time.time()
+    key, now = create_key(), time.time_ns() / 1e9
     request, pem_key = create_request(key, "fleet"), key_to_pem(key)
-    voters: list[tuple[NodeId, Address]] = [(NodeId(node), (host, port)) for node, host, port in told["voters"]]
-    rng = random.Random(told["first"])  # noqa: S311 -- waits between tries
+    voters: list[tuple[NodeId, Address]] = [
+        (NodeId(node), (host, port)) for node, host, port in told["voters"]
+    ]
+    rng = random.Random(told["first"])
     definitions = Definitions()
     # Keepalive is rarer than in a node: half a second of everybody's time at this size.
     limits = Limits(keepalive_seconds=30.0)

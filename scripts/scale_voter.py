@@ -51,7 +51,7 @@ class Voter(Daemon):
     log_bytes = entries = 0
 
     def count_log(self) -> None:
-        """Count the committed entries from now on. (Files tell nothing: space in them is reserved ahead.)"""
+        """Count the committed entries from now on: files tell nothing, as space in them is reserved ahead."""
         enqueue = self.replica.enqueue
 
         def counted(entries: tuple[Entry, ...]) -> None:
@@ -70,7 +70,9 @@ class Voter(Daemon):
         }
 
 
-async def _run(folder: Path, config: NodeConfig, seeds: list[tuple[str, int]], founding: Founding | None) -> None:
+async def _run(
+    folder: Path, config: NodeConfig, seeds: list[tuple[str, int]], founding: Founding | None
+) -> None:
     watch = Watch()
     with DataDirectory(Path(config.data_dir)) as directory:
         identity = load(directory.path)
@@ -79,7 +81,7 @@ async def _run(folder: Path, config: NodeConfig, seeds: list[tuple[str, int]], f
         loop = asyncio.get_running_loop()
 
         def tell() -> None:
-            facts = {**voter.facts(), **watch.facts(), "at": time.time()}
+            facts = {**voter.facts(), **watch.facts(), "at_ns": time.time_ns()}
             (folder / "facts.new").write_text(json.dumps(facts))
             (folder / "facts.new").rename(folder / "facts.json")
 

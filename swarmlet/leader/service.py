@@ -324,7 +324,10 @@ class LeaderService:
             begun = self._clock.boot_seconds()
             view, now = self._replica.view, self._clock.wall_ns()
             paused = failures.pause
-            looks: list[partial[Outcome]] = [partial(deployments.look, view, now), partial(drain_nodes, view, now)]
+            looks: list[partial[Outcome]] = [
+                partial(deployments.look, view, now),
+                partial(drain_nodes, view, now),
+            ]
             outcomes: list[Outcome] = []
             if self._are_nodes_changed or now >= nodes_due:
                 self._are_nodes_changed = False

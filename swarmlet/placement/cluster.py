@@ -202,9 +202,7 @@ class Cluster:
             self.ports[slot].difference_update(ports)
             self._add(group, slot, -count, demand, dynamic)
 
-    def take_runs(
-        self, group: str, runs: Sequence[tuple[int, int]], demand: tuple[int, int, int]
-    ) -> None:
+    def take_runs(self, group: str, runs: Sequence[tuple[int, int]], demand: tuple[int, int, int]) -> None:
         """Count new allocations without ports: (slot, how many) each."""
         cpu, memory, disk = demand
         free_cpu, free_memory, free_disk, of_job = (

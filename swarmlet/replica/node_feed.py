@@ -27,7 +27,7 @@ from swarmlet.replica.node_message import (
 from swarmlet.replica.watch import Watches
 from swarmlet.state.allocation_block import Reader
 from swarmlet.state.snapshot import Snapshot
-from swarmlet.state.view import Change, Table, View
+from swarmlet.state.view import WHOLE_STATE, Change, Table, View
 from swarmlet.transport.peer import Peer
 
 #: Items a second to all streams together, and how many of them may be saved up: at about 0.2 ms each a replica spends
@@ -109,10 +109,11 @@ class NodeFeed:
     def _on_changes(self, view: View, changes: tuple[Change, ...]) -> None:
         if not self._streams:
             return
-        if not changes:  # The whole state was replaced.
+        if not changes or any(change.key == WHOLE_STATE for change in changes):
             for stream in self._streams.values():
                 stream.is_stale = True
                 self._queue(stream)
+            return
         for change in changes:
             if change.table is not Table.ALLOCATIONS or change.is_report:
                 continue
@@ -120,10 +121,10 @@ class NodeFeed:
                 self._add_block(change)
                 continue
             for node_id in change.concerned_nodes():
-                stream = self._streams.get(node_id)
-                if stream is not None:
-                    stream.add_row(AllocationId(change.key))
-                    self._queue(stream)
+                concerned = self._streams.get(node_id)
+                if concerned is not None:
+                    concerned.add_row(AllocationId(change.key))
+                    self._queue(concerned)
 
     def _add_block(self, change: Change) -> None:
         reader = self._view().block(int(change.key, 16))

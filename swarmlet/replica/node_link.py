@@ -50,9 +50,7 @@ class NodeLink:
 
     async def submit(self, body: Body, timeout_seconds: float = 60.0) -> Applied:
         """Have the cluster apply a command of this node. Raises what refused it; Unavailable at the timeout."""
-        submission = Submission(
-            request_id=RequestId(self._mint()), actor=f"node:{self.node_id}", body=body
-        )
+        submission = Submission(request_id=RequestId(self._mint()), actor=f"node:{self.node_id}", body=body)
         data = submission_codec.encode(submission)
         reply = await self._ask(NODE_SUBMIT_METHOD, data, timeout_seconds)
         return raise_if_refused(applied_codec.decode(reply))

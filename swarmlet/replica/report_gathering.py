@@ -99,7 +99,5 @@ def gathered(waiting: list[_Waiting]) -> ReportAllocations:
             if place is None:
                 place = numbers[data] = len(patterns)
                 patterns.append(pattern_codec.decode(data))
-            reports.append(
-                NodeReport(node_id=each.node_id, at_ns=each.says.at_ns, pattern=place, runs=runs)
-            )
+            reports.append(NodeReport(node_id=each.node_id, at_ns=each.says.at_ns, pattern=place, runs=runs))
     return ReportAllocations(patterns=tuple(patterns), reports=tuple(reports))

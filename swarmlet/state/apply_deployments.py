@@ -104,9 +104,7 @@ def count_healthy(step: Step, deployment_id: DeploymentId, group: str, number: i
     deadline = judged.require_progress_by_ns
     if judged.progress_deadline_ns:
         deadline = later(step.now_ns, judged.progress_deadline_ns)
-    judged = msgspec.structs.replace(
-        judged, healthy=judged.healthy + number, require_progress_by_ns=deadline
-    )
+    judged = msgspec.structs.replace(judged, healthy=judged.healthy + number, require_progress_by_ns=deadline)
     step.store.put_deployment(
         msgspec.structs.replace(deployment, groups={**deployment.groups, group: judged})
     )

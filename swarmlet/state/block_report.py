@@ -166,5 +166,3 @@ def read(chunks: list[ToldChunk]) -> Told:
             stamps.append(Stamp(chunk.patterns[place], at_ns, verdict, modify_index, modify_time_ns))
         told.append(tuple(stamps[number] for number in chunk.which))
     return tuple(told)
-
-

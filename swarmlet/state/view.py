@@ -20,8 +20,8 @@ from swarmlet.model.evaluation import Evaluation
 from swarmlet.model.fit import Usage
 from swarmlet.model.job import Job, JobStatus
 from swarmlet.model.node import Node
-from swarmlet.model.variable import Variable, VariableKey
 from swarmlet.model.resources import Quantity
+from swarmlet.model.variable import Variable, VariableKey
 
 
 class Table(StrEnum):

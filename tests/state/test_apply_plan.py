@@ -324,9 +324,7 @@ def test_a_large_plan_is_kept_as_a_block_and_reads_like_any_other() -> None:
     assert all(replica.state.allocation(row.id) == row for row in rows)
     on_b = list(replica.state.allocations_on_node(NodeId("id-b")))
     assert {row.id for row in on_b} == {row.id for row in rows[100:200]}
-    told = [
-        (change.scopes, change.nodes) for change in replica.changes if change.table is Table.ALLOCATIONS
-    ]
+    told = [(change.scopes, change.nodes) for change in replica.changes if change.table is Table.ALLOCATIONS]
     assert told == [(("job:default/shop",), ("id-a", "id-b", "id-c"))]
 
 
