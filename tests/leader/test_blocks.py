@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import msgspec
 import pytest
 
@@ -30,9 +28,8 @@ STRATEGY = UpdateStrategy()
 
 
 @pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(allocation_block, "BLOCK_MIN", 2)
-    yield
 
 
 def test_a_deployment_in_blocks_succeeds_once_all_of_it_is_healthy() -> None:
