@@ -57,7 +57,10 @@ from swarmlet.raft.memory_log import MemoryLog
 from swarmlet.raft.message import SnapshotMeta
 from swarmlet.raft.options import RaftConfig
 from swarmlet.replica.directory import NodeDirectory
+from swarmlet.replica.heap import keep_collections_short
 from swarmlet.replica.memory_writer import MemoryWriter
+from swarmlet.replica.node_message import ALLOCATIONS_METHOD, NODE_SUBMIT_METHOD, REPORT_METHOD
+from swarmlet.replica.node_service import NodeService
 from swarmlet.replica.replica import Replica
 from swarmlet.replica.submission import RAFT_METHOD, SNAPSHOT_METHOD, SUBMIT_METHOD
 from swarmlet.replica.variables import Variables
@@ -308,9 +311,10 @@ class Daemon:
         self.variables = Variables(
             self.replica, ClusterKey(self.identity.cluster, self.identity.cluster_key), os.urandom
         )
+        self.nodes = NodeService(self.replica)
         self.leader = LeaderService(
             replica=self.replica,
-            members=self.gossip.members,
+            members=self.members,
             clock=self.clock,
             gossip_clock=self.clock.boot_seconds,
             started_at=self.started_at,
@@ -322,6 +326,10 @@ class Daemon:
             health=self.leader.peer_health,
         )
         self.gossip.subscribe(self._on_member_event)
+
+    def members(self) -> list[Member]:
+        """Who is in the cluster, and who of them is alive."""
+        return self.gossip.members()
 
     def _build_runtime(self, data: Path) -> None:
         self.drivers: dict[str, Driver] = {}
@@ -401,6 +409,9 @@ class Daemon:
         handlers.register(SUBMIT_METHOD, replica.on_submission)
         handlers.register_stream(SNAPSHOT_METHOD, replica.on_snapshot_request)
         handlers.register_oneway(RAFT_METHOD, replica.on_packet)
+        handlers.register_stream(ALLOCATIONS_METHOD, self.nodes.on_subscription)
+        handlers.register(REPORT_METHOD, self.nodes.on_report)
+        handlers.register(NODE_SUBMIT_METHOD, self.nodes.on_submission)
         handlers.register(SYNC_METHOD, self._on_sync, purpose=Purpose.GOSSIP)
         handlers.register(KEYS_METHOD, self.gossip_keys.serve)
         self.joining.register(handlers)
@@ -471,6 +482,8 @@ class Daemon:
                         self.server.serve(),
                         self.gossip.run(),
                         self.replica.run(),
+                        self.nodes.run(),
+                        keep_collections_short(),
                         self.leader.run(),
                         self.agent.run(),
                         self.api.run(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import lru_cache
 from typing import NewType
 
 NodeId = NewType("NodeId", str)
@@ -41,6 +42,7 @@ def uuid_text(sixteen: bytes) -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
+@lru_cache(maxsize=32_768)  # twice the nodes of the largest cluster; asked for every member in every look
 def peer_id(node: NodeId) -> PeerId:
     """The Raft id of a node: 63 bits of a hash of its id, never zero."""
     digest = hashlib.blake2b(node.encode(), digest_size=8).digest()

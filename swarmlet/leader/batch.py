@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from swarmlet.ids import NodeId, RequestId
 from swarmlet.model.evaluation import Evaluation
+from swarmlet.model.fit import asked_ports
 from swarmlet.model.plan import Plan
 from swarmlet.placement.cluster import Fleet
 from swarmlet.scheduler.schedule import schedule
@@ -23,7 +24,7 @@ from swarmlet.state.view import Table
 #: Evaluations of one batch: at 1 to 3 ms each the log's round trip is a small part, and the first job still starts soon.
 BATCH_MAX = 32
 #: Placements after which a batch is closed, so that what is large travels alone.
-BATCH_PLACEMENTS_MAX = 5_000
+BATCH_PLACEMENTS_MAX = 20_000
 
 
 def schedule_batch(
@@ -50,7 +51,10 @@ def schedule_batch(
             continue
         try:
             plan = schedule(machine.snapshot(), evaluation, now_ns, fleet)
-            if position + 1 < len(evaluations):
+            if _is_plain(machine, evaluation, plan):
+                # The fleet knows already what it takes, and other jobs are not concerned.
+                tried += fleet.keep()
+            elif position + 1 < len(evaluations):
                 touched = _try(machine, plan, now_ns)
                 tried += touched
                 fleet.doubt(touched)
@@ -64,6 +68,14 @@ def schedule_batch(
     return outcomes
 
 
+def _is_plain(machine: StateMachine, evaluation: Evaluation, plan: Plan) -> bool:
+    """Whether all that the plan does to nodes is to place allocations without ports: it needs no trying."""
+    if plan.stops or plan.marks or plan.updates:
+        return False
+    job = machine.snapshot().job(evaluation.namespace, evaluation.job_id)
+    return job is not None and not any(asked_ports(group) for group in job.groups)
+
+
 def _try(machine: StateMachine, plan: Plan, now_ns: int) -> list[NodeId]:
     """Apply `plan` to the fork; the nodes whose allocations it changed."""
     command = Command(
@@ -75,11 +87,10 @@ def _try(machine: StateMachine, plan: Plan, now_ns: int) -> list[NodeId]:
     )
     _, changes = machine.apply(machine.index + 1, command)
     return [
-        NodeId(scope.removeprefix("node:"))
+        node_id
         for change in changes
         if change.table is Table.ALLOCATIONS
-        for scope in change.scopes
-        if scope.startswith("node:")
+        for node_id in change.concerned_nodes()
     ]
 
 

@@ -31,24 +31,26 @@ class DeploymentWatch:
 
     def __init__(self) -> None:
         """Nothing seen yet: the first look evaluates each active deployment's job once."""
-        self._progress: dict[DeploymentId, tuple[AllocationId, ...]] = {}
+        self._progress: dict[DeploymentId, tuple[AllocationId, ...] | None] = {}
 
     def look(self, view: View, now_ns: int) -> Outcome:
         """What is to be done about every active deployment."""
         commands: list[Body] = []
         wakes: list[int] = []
-        progress: dict[DeploymentId, tuple[AllocationId, ...]] = {}
+        progress: dict[DeploymentId, tuple[AllocationId, ...] | None] = {}
         for deployment in view.active_deployments():
             job = view.job_version(deployment.namespace, deployment.job_id, deployment.job_version)
             if job is None or deployment.status is not DeploymentStatus.RUNNING:
                 continue
-            watched = _Watched(view, deployment, job, now_ns)
+            watched: _Watched | _WatchedBlocks | None = _watched_blocks(view, deployment, job, now_ns)
+            if watched is None:
+                watched = _Watched(view, deployment, job, now_ns)
             commands += watched.look()
             wakes += watched.wakes
             progress[deployment.id] = watched.healthy_ids
             if watched.is_over:
                 continue
-            if self._progress.get(deployment.id) != watched.healthy_ids:
+            if watched.healthy_ids is not None and self._progress.get(deployment.id) != watched.healthy_ids:
                 commands.append(EvaluateJob(namespace=job.namespace, job_id=job.id))
         self._progress = progress
         return Outcome(tuple(commands), min(wakes, default=None))
@@ -89,22 +91,14 @@ class _Watched:
             return [*commands, *self._fail(f"allocation {bad.name} is unhealthy", revert)]
         if all(self._healthy(name) >= group.desired_total for name, group in self.deployment.groups.items()):
             self.is_over = True
-            # Applying this also marks the job's version stable.
-            done = UpdateDeployment(
-                deployment_id=self.deployment.id,
-                status=DeploymentStatus.SUCCESSFUL,
-                description="Deployment completed successfully",
-            )
-            return [*commands, done]
+            return [*commands, _success(self.deployment)]
         return [*commands, *self._check_deadlines(revert)]
 
     def _healthy(self, group: str) -> int:
         return sum(1 for each in self.allocations if each.group == group and _counts(each))
 
     def _strategy(self, group_name: str) -> UpdateStrategy:
-        group = self.job.group(group_name)
-        found = update_strategy(self.job, group) if group is not None else None
-        return found or UpdateStrategy()
+        return _strategy_of(self.job, group_name)
 
     def _has_failed(self, allocation: Allocation) -> bool:
         """Its node gave a bad verdict. An allocation that only ended is replaced within the deadlines instead."""
@@ -180,6 +174,55 @@ class _Watched:
             if version.is_stable and version.version < self.deployment.job_version:
                 return version.version if version.groups != self.job.groups else None
         return None
+
+
+class _WatchedBlocks:
+    """A deployment all of whose allocations are as they were placed, or run: the state's own counts say how it is."""
+
+    #: Nothing of an older version waits for these to be healthy.
+    healthy_ids = None
+
+    def __init__(self, deployment: Deployment, wakes: list[int]) -> None:
+        self.deployment, self.wakes = deployment, wakes
+        self.is_over = all(group.healthy >= group.desired_total for group in deployment.groups.values())
+
+    def look(self) -> list[Body]:
+        """Its end, if it has come."""
+        return [_success(self.deployment)] if self.is_over else []
+
+
+def _watched_blocks(view: View, deployment: Deployment, job: Job, now_ns: int) -> _WatchedBlocks | None:
+    """The deployment seen by blocks; None where single allocations have to be looked at."""
+    templates = view.unbroken_blocks(deployment.namespace, deployment.job_id)
+    if not templates or any(each.deployment_id != deployment.id for each in templates):
+        return None
+    deadlines = [
+        # None of them can have started before it was placed.
+        each.create_time_ns + _strategy_of(job, each.group).healthy_deadline_ns
+        for each in templates
+    ]
+    deadlines += [
+        group.require_progress_by_ns
+        for group in deployment.groups.values()
+        if group.require_progress_by_ns and group.healthy < group.desired_total
+    ]
+    watched = _WatchedBlocks(deployment, [min(deadlines)])
+    return watched if watched.is_over or min(deadlines) > now_ns else None
+
+
+def _strategy_of(job: Job, group_name: str) -> UpdateStrategy:
+    group = job.group(group_name)
+    found = update_strategy(job, group) if group is not None else None
+    return found or UpdateStrategy()
+
+
+def _success(deployment: Deployment) -> UpdateDeployment:
+    """Applying this also marks the job's version stable."""
+    return UpdateDeployment(
+        deployment_id=deployment.id,
+        status=DeploymentStatus.SUCCESSFUL,
+        description="Deployment completed successfully",
+    )
 
 
 def _counts(allocation: Allocation) -> bool:

@@ -41,6 +41,9 @@ log = structlog.get_logger(__name__)
 LOOK_SECONDS_MAX = 2.0
 #: And not more often than this while changes stream in: one look covers them all.
 LOOK_SECONDS_MIN = 0.02
+#: After a look the cores rest this many times as long as it took: with thousands of jobs and nodes, looks stay a fifth
+#: of what the leader does.
+LOOK_REST = 4.0
 #: Commands of the cores that wait to be proposed. More than this means that nothing gets through: leading begins
 #: again, from the state.
 OUTBOX_MAX = 10_000
@@ -78,6 +81,7 @@ class LeaderService:
         self._broker = Broker()
         self._work = asyncio.Event()
         self._look = asyncio.Event()
+        self._are_nodes_changed = True
         self._outbox: deque[Body] = deque()
         self._outbox_wake = asyncio.Event()
         #: The cluster as the scheduler's thread keeps it, and the nodes that changed since it looked (in order).
@@ -91,6 +95,7 @@ class LeaderService:
 
     def on_member_event(self) -> None:
         """Gossip saw a change: look at once."""
+        self._are_nodes_changed = True
         self._look.set()
 
     @property
@@ -199,12 +204,15 @@ class LeaderService:
                     self._post(self._broker.enqueue(evaluation, now))
                 self._work.set()
             elif change.table is Table.ALLOCATIONS:
+                if change.is_report:
+                    continue  # where that matters to a deployment, its row has changed too
                 self._look.set()
-                self._changed_nodes[_node_of(change)] = None
+                self._changed_nodes.update(dict.fromkeys(change.concerned_nodes()))
                 allocation = view.allocation(change.key)  # type: ignore[arg-type]
                 if allocation is not None and allocation.is_client_terminal():
                     freed |= _class_of(view, allocation.node_id)
             elif change.table is Table.NODES:
+                self._are_nodes_changed = True
                 self._look.set()
                 self._changed_nodes[NodeId(change.key)] = None
                 node = view.node(NodeId(change.key))
@@ -310,32 +318,46 @@ class LeaderService:
         garbage = Garbage(now)
         autopilot = self._autopilot = Autopilot(peer_id(self._replica.node_id))
         reach = Reach(peer_id(self._replica.node_id), self._clock.boot_seconds())
+        nodes_due = 0
         while True:
             self._look.clear()
+            begun = self._clock.boot_seconds()
             view, now = self._replica.view, self._clock.wall_ns()
             paused = failures.pause
             looks: list[partial[Outcome]] = [
-                partial(failures.look, view, self._seen(), now),
                 partial(deployments.look, view, now),
                 partial(drain_nodes, view, now),
-                partial(_collected, garbage, now),
             ]
-            outcomes = [outcome for look in looks if (outcome := _outcome_of(look)) is not None]
+            outcomes: list[Outcome] = []
+            if self._are_nodes_changed or now >= nodes_due:
+                self._are_nodes_changed = False
+                found = _outcome_of(partial(failures.look, view, self._seen(), now))
+                outcomes += [found] if found is not None else []
+                nodes_due = now + int(LOOK_SECONDS_MAX * NS)
+                if found is not None and found.wake_ns is not None:
+                    nodes_due = min(nodes_due, found.wake_ns)
+                looks.append(partial(_collected, garbage, now))
+            for look in looks:
+                # With thousands of nodes and jobs each look takes its time: others may run between them.
+                await asyncio.sleep(0)
+                outcome = _outcome_of(look)
+                outcomes += [outcome] if outcome is not None else []
             self._tell_pause(paused, failures.pause)
-            wake = min((item.wake_ns for item in outcomes if item.wake_ns is not None), default=None)
+            wake = min((item.wake_ns for item in outcomes if item.wake_ns is not None), default=nodes_due)
+            wake = min(wake, nodes_due)
             commands = [command for outcome in outcomes for command in outcome.commands]
             level = raised_level(view.settings(), view.nodes(), FEATURE_LEVEL)
             if level is not None:
                 log.info("cluster.feature_level_rises", level=level)
                 commands.append(UpdateSettings(feature_level=level))
+            taken = self._clock.boot_seconds() - begun
             for applied in await self._lead_all(commands):
                 _log_refusal(applied)
             self._steer(autopilot)
             self._step_aside(reach)
-            await asyncio.sleep(LOOK_SECONDS_MIN)
+            await asyncio.sleep(max(LOOK_SECONDS_MIN, taken * LOOK_REST))
             timeout = LOOK_SECONDS_MAX
-            if wake is not None:
-                timeout = min(timeout, max(0.0, (wake - self._clock.wall_ns()) / NS))
+            timeout = min(timeout, max(0.0, (wake - self._clock.wall_ns()) / NS))
             if autopilot.wake is not None:
                 timeout = min(timeout, max(0.0, autopilot.wake - self._clock.boot_seconds()))
             await _wait(self._look, timeout)
@@ -449,11 +471,6 @@ def _collected(garbage: Garbage, now: int) -> Outcome:
 
 def _evaluation(view: View, key: str) -> Evaluation | None:
     return view.evaluation(key)  # type: ignore[arg-type]
-
-
-def _node_of(change: Change) -> NodeId:
-    """Whose allocation changed: the first scope is its node."""
-    return NodeId(change.scopes[0].partition(":")[2])
 
 
 def _class_of(view: View, node_id: NodeId) -> set[str]:

@@ -36,6 +36,13 @@ class Quantity(Record):
         return self.cpu >= other.cpu and self.memory >= other.memory and self.disk >= other.disk
 
 
+def times(each: Quantity, count: int) -> Quantity:
+    """`count` of them."""
+    if count == 1:
+        return each
+    return Quantity(cpu=each.cpu * count, memory=each.memory * count, disk=each.disk * count)
+
+
 class Port(Record):
     """A port that a group asks for. `static` is 0 for a dynamic one; `to` is the port inside the container
     (0: the same as outside; -1: the same as the assigned host port).

@@ -6,6 +6,7 @@ catch up from a log of the slots whose node changed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -77,6 +78,14 @@ class ArrayView:
         for dimension, each in enumerate(demand):
             self.columns.free[dimension, slot] -= count * each
         self.dynamic_free[slot] = dynamic_ports_free(cluster.ports[slot]) - cluster.ports_promised[slot]
+
+    def take_runs(self, runs: Sequence[tuple[int, int]], demand: Demand) -> None:
+        """Allocations without ports were placed: (slot, how many) each, no slot twice."""
+        if not runs:
+            return
+        slots, counts = np.array(runs, dtype=np.int64).T
+        for dimension, each in enumerate(demand):
+            self.columns.free[dimension, slots] -= counts * each
 
     def levels(self, cluster: Cluster, ask: Ask) -> tuple[Level, ...]:
         """What the group is spread over, the outermost first."""

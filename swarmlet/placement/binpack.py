@@ -62,8 +62,11 @@ def place(
     else:
         runs = _runs(cluster, ask, count, avoid, only)
     demand = (ask.demand.cpu, ask.demand.memory, ask.demand.disk)
-    for slot, number in runs:
-        cluster.take(ask.group, slot, number, demand, ask.static_ports, ask.dynamic_ports)
+    if not ask.static_ports and not ask.dynamic_ports:
+        cluster.take_runs(ask.group, runs, demand)
+    else:
+        for slot, number in runs:
+            cluster.take(ask.group, slot, number, demand, ask.static_ports, ask.dynamic_ports)
     missing = count - sum(number for _, number in runs)
     return Placed(runs, explain(cluster, ask, missing, only=only) if missing else None)
 

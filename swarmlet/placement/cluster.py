@@ -5,7 +5,7 @@ Scratch of one evaluation, or kept up to date by a `Fleet` from one to the next.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,10 +13,23 @@ from swarmlet.ids import JobId, Namespace, NodeId
 from swarmlet.model.allocation import Allocation
 from swarmlet.model.fit import Usage
 from swarmlet.model.node import Node
+from swarmlet.model.resources import Quantity
 from swarmlet.placement.feasibility import dynamic_ports_free
 
 if TYPE_CHECKING:
     from swarmlet.placement.array import ArrayView
+
+
+class Holding(Protocol):
+    """What the allocations of a node hold."""
+
+    @property
+    def quantity(self) -> Quantity:
+        """Altogether."""
+
+    @property
+    def holders(self) -> object:
+        """The ports; the same object as long as these are the same."""
 
 
 class Source(Protocol):
@@ -30,6 +43,9 @@ class Source(Protocol):
 
     def usage(self, node: Node) -> Usage:
         """What is taken on a node, its reserved ports included: a scratch copy for the caller."""
+
+    def holding(self, node_id: NodeId) -> Holding:
+        """What the allocations of a node hold, at little cost."""
 
 
 @dataclass
@@ -53,12 +69,15 @@ class Cluster:
 
     #: The same as NumPy columns, masks and all, once a packing asked for it (`array.ArrayView`).
     arrays: ArrayView | None = None
-    #: Slots that `take` changed.
+    #: Slots that `take` changed, and those where it took static ports.
     taken: set[int] = field(default_factory=set)
     #: What `take` was told since the cluster was read, so that it can be undone.
     journal: list[tuple[str, int, int, tuple[int, int, int], tuple[int, ...], int]] = field(
         default_factory=list
     )
+    taken_ports: set[int] = field(default_factory=set)
+    #: Slot -> `Holding.holders` when the node was last read.
+    holders: dict[int, object] = field(default_factory=dict)
 
     @classmethod
     def build(cls, nodes: Iterable[Node], allocations: Iterable[Allocation]) -> Cluster:
@@ -92,6 +111,19 @@ class Cluster:
             ports_promised=[0] * len(nodes),
         )
 
+    def is_as(self, slot: int, node: Node, holding: Holding) -> bool:
+        """Whether a node is known just as it is: most of what changed was placed from here."""
+        if node is not self.nodes[slot] or holding.holders is not self.holders.get(slot):
+            return False
+        if self.ports_promised[slot] or slot in self.taken_ports:
+            return False
+        held, disk = holding.quantity, node.resources.disk - node.reserved.disk
+        return (
+            self.free_cpu[slot] == self.capacity_cpu[slot] - held.cpu
+            and self.free_memory[slot] == self.capacity_memory[slot] - held.memory
+            and self.free_disk[slot] == disk - held.disk
+        )
+
     def refresh(self, slot: int, node: Node, usage: Usage) -> None:
         """Replace what is known of one node."""
         available = node.available()
@@ -102,6 +134,7 @@ class Cluster:
         self.free_cpu[slot], self.free_memory[slot] = free.cpu, free.memory
         self.free_disk[slot] = free.disk
         self.ports[slot], self.ports_promised[slot] = usage.ports, 0
+        self.taken_ports.discard(slot)
         if self.arrays is not None:
             self.arrays.refresh(self, slot, is_changed=is_changed)
 
@@ -131,6 +164,8 @@ class Cluster:
         self.journal.append((group, slot, count, demand, ports, dynamic))
         self.ports[slot].update(ports)
         self.taken.add(slot)
+        if ports:
+            self.taken_ports.add(slot)
         self._add(group, slot, count, demand, dynamic)
 
     def _add(self, group: str, slot: int, count: int, demand: tuple[int, int, int], dynamic: int) -> None:
@@ -167,6 +202,27 @@ class Cluster:
             self.ports[slot].difference_update(ports)
             self._add(group, slot, -count, demand, dynamic)
 
+    def take_runs(self, group: str, runs: Sequence[tuple[int, int]], demand: tuple[int, int, int]) -> None:
+        """Count new allocations without ports: (slot, how many) each."""
+        cpu, memory, disk = demand
+        free_cpu, free_memory, free_disk, of_job = (
+            self.free_cpu,
+            self.free_memory,
+            self.free_disk,
+            self.of_job,
+        )
+        of_group = self.of_group.setdefault(group, {})
+        self.journal.extend((group, slot, count, demand, (), 0) for slot, count in runs)
+        for slot, count in runs:
+            free_cpu[slot] -= count * cpu
+            free_memory[slot] -= count * memory
+            free_disk[slot] -= count * disk
+            of_group[slot] = of_group.get(slot, 0) + count
+            of_job[slot] = of_job.get(slot, 0) + count
+        self.taken.update(slot for slot, _ in runs)
+        if self.arrays is not None:
+            self.arrays.take_runs(runs, demand)
+
     def _count(self, group: str, slot: int, count: int) -> None:
         per_slot = self.of_group.setdefault(group, {})
         per_slot[slot] = per_slot.get(slot, 0) + count
@@ -190,6 +246,14 @@ class Fleet:
         """Anything of these nodes may have changed: read them again before they are used."""
         self._doubted.update(dict.fromkeys(nodes))
 
+    def keep(self) -> list[NodeId]:
+        """What was placed since the last call counts as done; gives the nodes, which are to be doubted once it is."""
+        cluster = self._cluster
+        if cluster is None:
+            return []
+        slots, cluster.taken = sorted(cluster.taken), set()
+        return [cluster.nodes[slot].id for slot in slots]
+
     def cluster(self, view: Source, changed: Iterable[NodeId] = ()) -> Cluster:
         """As in `view`. `changed`, and what was doubted: at least the nodes whose row or allocations changed."""
         cluster = self._cluster
@@ -205,6 +269,10 @@ class Fleet:
         cluster.journal.clear()
         cluster.of_group, cluster.of_job = {}, {}
         for node_id, row in rows.items():
-            if row is not None:
-                cluster.refresh(cluster.slots[node_id], row, view.usage(row))
+            if row is None:
+                continue
+            slot, holding = cluster.slots[node_id], view.holding(node_id)
+            if not cluster.is_as(slot, row, holding):
+                cluster.refresh(slot, row, view.usage(row))
+                cluster.holders[slot] = holding.holders
         return cluster

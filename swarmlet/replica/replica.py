@@ -158,7 +158,7 @@ class Replica:
         #: When the leader was last heard of, on the boot clock in seconds. See `staleness_seconds`.
         self.last_contact = 0.0
         self._machine = machine
-        self._view: View = machine.snapshot()
+        self._view = machine.snapshot()
         self._loaded: tuple[int, StateMachine] | None = None
         self._log = log_store
         self._make_writer = make_writer or threaded_writer
@@ -205,6 +205,11 @@ class Replica:
     @property
     def view(self) -> View:
         """The state as applied here: may be behind the leader's. See `barrier`."""
+        return self._view
+
+    @property
+    def state(self) -> SavedView:
+        """The same, with what only the state's own tables know."""
         return self._view
 
     def fork(self) -> StateMachine:
@@ -376,12 +381,21 @@ class Replica:
         """Another node forwards a command to this leader."""
         submission = submission_codec.decode(body)
         kind, _, name = submission.actor.partition(":")
-        if kind == "leader" or (kind == "node" and name != peer.node):
+        may = {
+            "leader": False,
+            "node": name == peer.node or (submission.is_vouched and self._is_voter(peer)),
+            "replica": name == peer.node and self._is_voter(peer),
+        }
+        if not may.get(kind, True):
             raise Unauthorized(f"node {peer.node} may not speak for {submission.actor}")
         applied = await self._propose(
             submission.request_id, submission.body, submission.actor, FORWARD_SECONDS
         )
         return applied_codec.encode(applied)
+
+    def _is_voter(self, peer: Peer) -> bool:
+        number = peer_id(peer.node) if peer.node is not None else NOBODY
+        return number in self._config.voters or number in self._config.voters_outgoing
 
     def on_packet(self, peer: Peer, body: bytes) -> None:
         """Raft messages of a peer."""
@@ -610,7 +624,10 @@ class Replica:
         address = self._directory.address_of(leader)
         if address is None:
             raise NoLeader(f"the leader {leader} has no known address")
-        data = submission_codec.encode(Submission(request_id=request, actor=actor, body=body))
+        is_others = actor.startswith("node:") and actor != f"node:{self.node_id}"
+        data = submission_codec.encode(
+            Submission(request_id=request, actor=actor, body=body, is_vouched=is_others)
+        )
         try:
             # The mesh keeps the time; this limit is set when another leader is elected.
             async with asyncio.timeout(None) as limit:

@@ -22,6 +22,8 @@ class Submission(Record):
     request_id: RequestId
     actor: str
     body: Body
+    #: A voter has seen the certificate of the node that is the actor: the node is connected to it.
+    is_vouched: bool = False
 
 
 submission_codec: Codec[Submission] = Codec(Submission, limit=4 * 1024 * 1024)

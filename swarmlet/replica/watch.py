@@ -39,6 +39,8 @@ class Watches:
                 self._wake(change.table.value)
                 for scope in change.scopes:
                     self._wake(scope)
+                for node_id in change.nodes:
+                    self._wake(f"node:{node_id}")
         self._tell(view, changes)
 
     def notify_all(self, view: View) -> None:

@@ -37,7 +37,10 @@ def reconcile(view: View, evaluation: Evaluation, now_ns: int) -> Reconciliation
     """Compare the evaluation's job with its allocations. `now_ns` is wall time."""
     result = Reconciliation()
     job = view.job(evaluation.namespace, evaluation.job_id)
-    allocations = list(view.allocations_of_job(evaluation.namespace, evaluation.job_id))
+    is_settled = job is not None and not job.is_stopped and view.is_settled(job)
+    allocations = []
+    if not is_settled:
+        allocations = list(view.allocations_of_job(evaluation.namespace, evaluation.job_id))
     _write_off(view, allocations, result)
     deployments = list(view.deployments_of_job(evaluation.namespace, evaluation.job_id))
     if job is None or job.is_stopped:
@@ -58,7 +61,7 @@ def reconcile(view: View, evaluation: Evaluation, now_ns: int) -> Reconciliation
     outdated = [each for each in deployments if deployment is None or each.id != deployment.id]
     _cancel(result, outdated, "Cancelled due to newer version of job")
     groups = [_Group(view, evaluation, job, group, deployment, now_ns, result) for group in job.groups]
-    for each in groups:
+    for each in groups if not is_settled else ():
         each.look_at_all(by_name.pop(each.group.name, []))
     _stop_removed(view, by_name, result)
     _create_deployment(evaluation, job, groups, deployment, now_ns, result)
@@ -189,6 +192,9 @@ class _Group:
 
     def look_at_all(self, allocations: list[Allocation]) -> None:
         """Sort every index into: fine, to place, to replace, to stop, to leave alone."""
+        if not allocations and not self.group.is_bound_to_its_node():
+            self.requests = [PlaceRequest(index) for index in range(self.group.count)]
+            return
         by_index: dict[int, list[Allocation]] = {}
         for allocation in allocations:
             by_index.setdefault(allocation.index, []).append(allocation)

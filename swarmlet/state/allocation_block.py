@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from operator import attrgetter
 
 import msgspec
 
@@ -24,6 +25,8 @@ FREE_BITS = 122
 INDEX_BITS_MAX = 32
 BLOCK_BITS = FREE_BITS - INDEX_BITS_MAX
 BLOCK_MASK = (1 << BLOCK_BITS) - 1
+#: Enough for a block's name.
+MARK_BYTES = (BLOCK_BITS + 7) // 8
 #: Odd, so that multiplying by it is a permutation of the indexes; the golden ratio spreads neighbours.
 SCRAMBLE = 0x9E3779B1
 #: Placements of one group from which on they are kept as a block. Below, rows of their own cost little, and every
@@ -59,9 +62,19 @@ class AllocationBlock(Record):
         """What every id of the block ends with."""
         return self.key & BLOCK_MASK
 
+    @property
+    def mark(self) -> bytes:
+        """The name as reports write it."""
+        return mark_of(self.name)
+
     def count(self) -> int:
         """How many there are."""
         return sum(piece.count for piece in self.pieces)
+
+
+def mark_of(name: int) -> bytes:
+    """A block's name as reports write it."""
+    return name.to_bytes(MARK_BYTES, "big")
 
 
 def block_of(
@@ -69,7 +82,7 @@ def block_of(
 ) -> AllocationBlock:
     """A block whose ids depend on `parts` (what no other block shares). `pieces` in any order, none empty."""
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=16).digest()
-    ordered = tuple(sorted(pieces, key=lambda piece: piece.start))
+    ordered = tuple(sorted(pieces, key=attrgetter("start")))
     last = ordered[-1].start + ordered[-1].count - 1
     return AllocationBlock(
         key_hex=f"{int.from_bytes(digest, 'big') >> (128 - FREE_BITS):x}",
@@ -82,16 +95,35 @@ def block_of(
 class Reader:
     """Reads single allocations out of a block. Built once per block, shared by all versions of the state."""
 
-    __slots__ = ("_high", "_low", "_starts", "_unscramble", "block")
+    __slots__ = ("_high", "_low", "_of_node", "_starts", "_unscramble", "block", "name", "total")
 
     def __init__(self, block: AllocationBlock) -> None:
         """Work out what every read needs."""
         self.block = block
+        self.name = block.name
+        self.total = block.count()
         self._starts = [piece.start for piece in block.pieces]
         shift = FREE_BITS - block.index_bits
         self._high = block.key >> shift
         self._low = block.key & ((1 << shift) - 1)
         self._unscramble = pow(SCRAMBLE, -1, 1 << block.index_bits)
+        self._of_node: dict[NodeId, list[Piece]] | None = None
+
+    def pieces_on(self, node_id: NodeId) -> Sequence[Piece]:
+        """The pieces on one node, by start. The first call sorts them all, so that every other one costs nothing."""
+        of_node = self._of_node
+        if of_node is None:
+            of_node = {}
+            for piece in self.block.pieces:
+                of_node.setdefault(piece.node_id, []).append(piece)
+            self._of_node = of_node
+        return of_node.get(node_id, ())
+
+    @property
+    def end(self) -> int:
+        """One more than the last index."""
+        last = self.block.pieces[-1]
+        return last.start + last.count
 
     def id_of(self, index: int) -> AllocationId:
         """The id of an index."""

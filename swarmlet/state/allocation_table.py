@@ -9,7 +9,7 @@ Beside the rows it keeps, up to date with every change, what each node's allocat
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from heapq import merge
 from operator import itemgetter
 from typing import Any
@@ -21,8 +21,9 @@ from swarmlet.ids import AllocationId, JobId, Namespace, NodeId
 from swarmlet.model.allocation import Allocation
 from swarmlet.model.fit import Usage
 from swarmlet.model.node import Node
-from swarmlet.model.resources import AllocatedPort, Quantity
-from swarmlet.state.allocation_block import BLOCK_MASK, AllocationBlock, Reader, number_of
+from swarmlet.model.resources import AllocatedPort, Quantity, times
+from swarmlet.state.allocation_block import BLOCK_MASK, AllocationBlock, Piece, Reader, number_of
+from swarmlet.state.block_report import NOTHING_TOLD, Stamp, Telling, Told, ToldChunk, read, stamp_of, written
 from swarmlet.state.ordered import Ordered, with_prefix, with_text_prefix
 
 
@@ -45,8 +46,7 @@ class NodeUsage(msgspec.Struct, frozen=True, gc=False):
 
     def with_many(self, each: Quantity, count: int) -> NodeUsage:
         """With `count` allocations more that hold no ports."""
-        taken = Quantity(cpu=each.cpu * count, memory=each.memory * count, disk=each.disk * count)
-        return NodeUsage(self.quantity.plus(taken), self.holders, self.count + count)
+        return NodeUsage(self.quantity.plus(times(each, count)), self.holders, self.count + count)
 
 
 NOTHING = NodeUsage()
@@ -73,6 +73,7 @@ class AllocationTable:
 
     __slots__ = (
         "_block_left",
+        "_block_rows",
         "_blocks",
         "_blocks_of_job",
         "_by_job",
@@ -82,8 +83,8 @@ class AllocationTable:
         "_gone",
         "_held",
         "_ids",
-        "_pieces_of_node",
         "_rows",
+        "_told",
         "_usage",
         "_wanted",
     )
@@ -99,9 +100,11 @@ class AllocationTable:
         # takes that one's place; such a row is in no index of its own but `_finished`.
         self._blocks: immutables.Map[int, Reader] = immutables.Map()
         self._block_left: immutables.Map[int, int] = immutables.Map()
-        # (namespace, job, create index, group, name) and (node, create index, name, start).
+        # How many rows stand for allocations of a block, and what was reported of the others.
+        self._block_rows: immutables.Map[int, int] = immutables.Map()
+        self._told: immutables.Map[int, Told] = immutables.Map()
+        # (namespace, job, create index, group, name). Which are on a node each block says itself.
         self._blocks_of_job: Ordered[tuple[Any, ...]] = Ordered()
-        self._pieces_of_node: Ordered[tuple[Any, ...]] = Ordered()
         # Ids of blocks that were forgotten one by one.
         self._gone: Ordered[str] = Ordered()
         # (modify index, id) of those that ended: the oldest are collected first.
@@ -133,28 +136,37 @@ class AllocationTable:
         reader = self._reader_of(allocation_id)
         if reader is None or allocation_id in self._gone:
             return None
-        return reader.get(allocation_id)
+        placed = reader.get(allocation_id)
+        return None if placed is None else self._reported(reader, placed)
+
+    def _reported(self, reader: Reader, placed: Allocation) -> Allocation:
+        """An allocation of a block that has no row, as its node last reported it."""
+        stamp = stamp_of(self._told.get(reader.name, NOTHING_TOLD), placed.index)
+        return placed if stamp is None else stamp.on(placed)
 
     def _reader_of(self, allocation_id: str) -> Reader | None:
         """The block that an id names."""
         number = number_of(allocation_id) if self._blocks else None
         return None if number is None else self._blocks.get(number & BLOCK_MASK)
 
-    def _current(self, placed: Iterable[Allocation]) -> Iterator[Allocation]:
+    def _current(self, reader: Reader, placed: Iterable[Allocation]) -> Iterator[Allocation]:
         """Allocations of a block as they are now."""
+        told = self._told.get(reader.name, NOTHING_TOLD)
+        has_rows = reader.name in self._block_rows
         for each in placed:
-            row = self._rows.get(each.id)
+            row = self._rows.get(each.id) if has_rows else None
             if row is not None:
                 yield row
             elif not self._gone or each.id not in self._gone:
-                yield each
+                stamp = stamp_of(told, each.index)
+                yield each if stamp is None else stamp.on(each)
 
     def with_id_prefix(self, prefix: str) -> Iterator[Allocation]:
         """Those whose id begins with `prefix`, by id."""
         single = (self._rows[key] for key in with_text_prefix(self._ids, prefix))
         if not self._blocks:
             return single
-        blocks = [self._current(reader.by_id(prefix)) for _, reader in self._blocks_by_name()]
+        blocks = [self._current(reader, reader.by_id(prefix)) for _, reader in self._blocks_by_name()]
         return merge(single, *blocks, key=lambda row: row.id)
 
     def _blocks_by_name(self) -> list[tuple[int, Reader]]:
@@ -165,11 +177,18 @@ class AllocationTable:
         single = (self._rows[key[-1]] for key in with_prefix(self._by_job, (namespace, job_id)))
         if not self._blocks:
             return single
-        blocks = [
-            self._current(self._blocks[key[-1]].by_index())
-            for key in with_prefix(self._blocks_of_job, (namespace, job_id))
-        ]
+        readers = (self._blocks[key[-1]] for key in with_prefix(self._blocks_of_job, (namespace, job_id)))
+        blocks = [self._current(reader, reader.by_index()) for reader in readers]
         return merge(single, *blocks, key=_job_key)
+
+    def unbroken_blocks(self, namespace: Namespace, job_id: JobId) -> list[Reader] | None:
+        """The blocks that all of a job's allocations are in, none of which has a row; None where that is not so."""
+        names = [key[-1] for key in with_prefix(self._blocks_of_job, (namespace, job_id))]
+        if any(not self.is_whole(name) for name in names):
+            return None
+        if next(with_prefix(self._by_job, (namespace, job_id)), None) is not None:
+            return None
+        return [self._blocks[name] for name in names]
 
     def on_node(self, node_id: NodeId) -> Iterator[Allocation]:
         """By creation index."""
@@ -177,12 +196,34 @@ class AllocationTable:
         if not self._blocks:
             return single
         rows = list(single)
-        for _, _, name, start in with_prefix(self._pieces_of_node, (node_id,)):
-            reader = self._blocks[name]
-            piece = reader.find(start)
-            assert piece is not None
-            rows.extend(self._current(reader.of_piece(piece)))
+        for reader, pieces in self.pieces_on(node_id):
+            for piece in pieces:
+                rows.extend(self._current(reader, reader.of_piece(piece)))
         return iter(sorted(rows, key=_node_key))
+
+    def pieces_on(self, node_id: NodeId) -> list[tuple[Reader, Sequence[Piece]]]:
+        """What was placed on a node as parts of blocks, by creation index."""
+        found = [
+            (reader, pieces) for reader in self._blocks.values() if (pieces := reader.pieces_on(node_id))
+        ]
+        return sorted(found, key=lambda each: (each[0].block.template.create_index, each[0].name))
+
+    def rows_on(self, node_id: NodeId) -> Iterator[Allocation]:
+        """Those on a node that have a row of their own and are of no block, by creation index."""
+        return (self._rows[key[-1]] for key in with_prefix(self._by_node, (node_id,)))
+
+    def block(self, name: int) -> Reader | None:
+        """A block by name."""
+        return self._blocks.get(name)
+
+    def has_row(self, allocation_id: AllocationId) -> bool:
+        """Whether an allocation is kept in a row of its own."""
+        return allocation_id in self._rows
+
+    def is_whole(self, name: int) -> bool:
+        """Whether no allocation of a block has a row or was forgotten."""
+        reader = self._blocks[name]
+        return name not in self._block_rows and self._block_left[name] == reader.total
 
     def has_block(self, block: AllocationBlock) -> bool:
         """Whether a block of that name is there."""
@@ -191,6 +232,11 @@ class AllocationTable:
     def blocks(self) -> list[AllocationBlock]:
         """All blocks, by name, as they were placed."""
         return [reader.block for _, reader in self._blocks_by_name()]
+
+    def told(self) -> Iterator[ToldChunk]:
+        """What was reported of allocations of blocks, by block and index."""
+        for name, reader in self._blocks_by_name():
+            yield from written(reader.block.mark, self._told.get(name, NOTHING_TOLD))
 
     def gone(self) -> list[str]:
         """Ids of blocks that were forgotten one by one."""
@@ -215,6 +261,10 @@ class AllocationTable:
     def quantity_on(self, node_id: NodeId) -> Quantity:
         """What is held on a node. O(1)."""
         return self._usage.get(node_id, NOTHING).quantity
+
+    def holding(self, node_id: NodeId) -> NodeUsage:
+        """What is held on a node, and by how many. O(1)."""
+        return self._usage.get(node_id, NOTHING)
 
     def held_on(self, node_id: NodeId) -> int:
         """How many allocations hold resources on a node. O(1)."""
@@ -241,20 +291,20 @@ class AllocationTable:
         self.insert_all(fresh)
         return fresh
 
-    def insert_block(self, block: AllocationBlock) -> None:
+    def insert_block(self, block: AllocationBlock | Reader) -> None:
         """Add a block whose name is new. Costs what it has of pieces, however many allocations those are."""
-        reader, template, name = Reader(block), block.template, block.name
+        reader = block if isinstance(block, Reader) else Reader(block)
+        block = reader.block
+        template, name, total = block.template, reader.name, reader.total
         assert name not in self._blocks, f"block {name:x} is there already"
-        total = block.count()
         self._blocks = self._blocks.set(name, reader)
         self._block_left = self._block_left.set(name, total)
         self._blocks_of_job = self._blocks_of_job.add(_block_key(block))
-        self._pieces_of_node = self._pieces_of_node.union(_piece_keys(block))
         if template.holds_resources():
-            usages = self._usage.mutate()
+            usages, taken = self._usage.mutate(), template.resources
             for piece in block.pieces:
-                usage = usages.get(piece.node_id, NOTHING)
-                usages[piece.node_id] = usage.with_many(template.resources, piece.count)
+                node_id = piece.node_id
+                usages[node_id] = usages.get(node_id, NOTHING).with_many(taken, piece.count)
             self._usage = usages.finish()
             version = (template.namespace, template.job_id, template.job_version)
             self._held = _counted(self._held, version, total)
@@ -283,6 +333,10 @@ class AllocationTable:
         before = self.get(allocation.id)
         assert before is not None, f"there is no allocation {allocation.id}"
         self._count(before, -1)
+        if self._blocks and allocation.id not in self._rows:
+            reader = self._reader_of(allocation.id)
+            if reader is not None:
+                self._block_rows = _counted(self._block_rows, reader.name, 1)
         self._rows = self._rows.set(allocation.id, allocation)
         if before.is_client_terminal():
             self._finished = self._finished.discard((before.modify_index, before.id))
@@ -295,11 +349,14 @@ class AllocationTable:
         row = self.get(allocation_id)
         assert row is not None, f"there is no allocation {allocation_id}"
         self._count(row, -1)
-        if allocation_id in self._rows:
+        has_row = allocation_id in self._rows
+        if has_row:
             self._rows = self._rows.delete(allocation_id)
         self._finished = self._finished.discard((row.modify_index, row.id))
         reader = self._reader_of(allocation_id)
         if reader is not None:
+            if has_row:
+                self._block_rows = _counted(self._block_rows, reader.name, -1)
             self.mark_gone(reader.block, (allocation_id,))
             return
         self._ids = self._ids.discard(allocation_id)
@@ -318,10 +375,31 @@ class AllocationTable:
         self._block_left = self._block_left.delete(block.name)
         self._blocks = self._blocks.delete(block.name)
         self._blocks_of_job = self._blocks_of_job.discard(_block_key(block))
-        for key in _piece_keys(block):
-            self._pieces_of_node = self._pieces_of_node.discard(key)
+        if block.name in self._told:
+            self._told = self._told.delete(block.name)
         gone = {row.id for row in reader.by_index()}
         self._gone = Ordered(key for key in self._gone if key not in gone)
+
+    def tell(self, reader: Reader, spans: Iterable[tuple[int, int, Stamp]]) -> int:
+        """Stamp (first index, how many, stamp) of a block without rows of its own (`is_whole`); how many verdicts
+        on health are new.
+        """
+        telling = Telling(self._told.get(reader.name, NOTHING_TOLD))
+        judged = sum(telling.put(start, count, stamp) for start, count, stamp in spans)
+        self._told = self._told.set(reader.name, telling.finish())
+        return judged
+
+    def stamp(self, reader: Reader, index: int) -> Stamp | None:
+        """What was last reported of an index of a block."""
+        return stamp_of(self._told.get(reader.name, NOTHING_TOLD), index)
+
+    def restore_told(self, chunks: Iterable[ToldChunk]) -> None:
+        """Fill in what `told` gave, once the blocks are there."""
+        by_block: dict[bytes, list[ToldChunk]] = {}
+        for chunk in chunks:
+            by_block.setdefault(chunk.block, []).append(chunk)
+        for mark, each in by_block.items():
+            self._told = self._told.set(int.from_bytes(mark, "big"), read(each))
 
     def restore(
         self, blocks: Iterable[AllocationBlock], gone: Iterable[str], rows: Iterable[Allocation]
@@ -374,11 +452,6 @@ def _counted(counts: immutables.Map[Any, int], key: Any, by: int) -> immutables.
 def _block_key(block: AllocationBlock) -> tuple[Any, ...]:
     row = block.template
     return (row.namespace, row.job_id, row.create_index, row.group, block.name)
-
-
-def _piece_keys(block: AllocationBlock) -> list[tuple[Any, ...]]:
-    index, name = block.template.create_index, block.name
-    return [(piece.node_id, index, name, piece.start) for piece in block.pieces]
 
 
 def _job_key(row: Allocation) -> tuple[Any, ...]:

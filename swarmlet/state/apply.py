@@ -20,6 +20,7 @@ from swarmlet.state import (
     apply_jobs,
     apply_nodes,
     apply_plan,
+    apply_reports,
     apply_tokens,
     apply_variables,
     collect,
@@ -215,6 +216,8 @@ def _dispatch(step: Step, body: Body) -> None:
             restoring.commit(step, body)
         case commands.CollectGarbage():
             collect.collect_garbage(step, body)
+        case commands.ReportAllocations():
+            apply_reports.report(step, body)
         case commands.Noop():
             pass
         case _:

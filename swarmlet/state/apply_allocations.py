@@ -47,10 +47,11 @@ def update(step: Step, body: UpdateAllocations) -> None:
             raise InvalidInput(f'allocation {row.id}: a node does not report "{report.client_status}"')
         if len(report.task_states) > TASKS_MAX:
             raise InvalidInput(f"allocation {row.id}: {len(report.task_states)} tasks exceed {TASKS_MAX}")
-        _take_report(step, row, report)
+        take_report(step, row, report)
 
 
-def _take_report(step: Step, row: Allocation, report: AllocationReport) -> None:
+def take_report(step: Step, row: Allocation, report: AllocationReport) -> None:
+    """What its node says of one allocation, into a row of its own."""
     was = row.client_status
     # What has ended stays ended (a late report changes nothing), but a lost one may turn out to run.
     is_over = was in {ClientStatus.COMPLETE, ClientStatus.FAILED}
@@ -61,7 +62,7 @@ def _take_report(step: Step, row: Allocation, report: AllocationReport) -> None:
         client_description=row.client_description
         if is_over and status is not report.client_status
         else report.client_description[:TEXT_CHARS_MAX],
-        task_states=_bounded(report.task_states) or row.task_states,
+        task_states=bounded(report.task_states) or row.task_states,
     )
     verdict = report.is_healthy
     if verdict is None and status is ClientStatus.FAILED and not is_over and row.health is None:
@@ -98,7 +99,7 @@ def _trigger(step: Step, row: Allocation, was: ClientStatus) -> Trigger | None:
     return None
 
 
-def _bounded(states: dict[str, TaskState]) -> dict[str, TaskState]:
+def bounded(states: dict[str, TaskState]) -> dict[str, TaskState]:
     """Task states with the newest events and texts of bounded length."""
     return {name[:NAME_CHARS_MAX]: _bounded_state(state) for name, state in states.items()}
 

@@ -95,6 +95,21 @@ def with_verdict(step: Step, row: Allocation, *, is_healthy: bool) -> Allocation
     return msgspec.structs.replace(row, health=DeploymentHealth(is_healthy=is_healthy, at_ns=step.now_ns))
 
 
+def count_healthy(step: Step, deployment_id: DeploymentId, group: str, number: int) -> None:
+    """`number` allocations of a deployment's group that had no verdict are healthy."""
+    deployment = step.store.deployment(deployment_id)
+    if deployment is None or not deployment.is_active() or group not in deployment.groups:
+        return
+    judged = deployment.groups[group]
+    deadline = judged.require_progress_by_ns
+    if judged.progress_deadline_ns:
+        deadline = later(step.now_ns, judged.progress_deadline_ns)
+    judged = msgspec.structs.replace(judged, healthy=judged.healthy + number, require_progress_by_ns=deadline)
+    step.store.put_deployment(
+        msgspec.structs.replace(deployment, groups={**deployment.groups, group: judged})
+    )
+
+
 def _judged(
     group: DeploymentGroup, before: DeploymentHealth | None, now_ns: int, *, is_healthy: bool
 ) -> DeploymentGroup:

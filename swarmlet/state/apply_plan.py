@@ -19,11 +19,18 @@ from swarmlet.ids import AllocationId, NodeId, derive
 from swarmlet.model.allocation import RESCHEDULE_EVENTS_MAX, Allocation, ClientStatus, DesiredStatus
 from swarmlet.model.deployment import Deployment, DeploymentGroup, DeploymentStatus
 from swarmlet.model.evaluation import Evaluation, EvaluationStatus
-from swarmlet.model.fit import Usage, asked_ports, assign_ports, shortages
+from swarmlet.model.fit import asked_ports, assign_ports
 from swarmlet.model.job import COUNT_MAX, Job
 from swarmlet.model.node import Node, NodeStatus
 from swarmlet.model.plan import GroupPlacement, IndexRange, InPlaceUpdate, Mark, Plan, Replacement, Run, Stop
-from swarmlet.model.resources import DYNAMIC_PORT_MAX, DYNAMIC_PORT_MIN, AllocatedPort, Port, Quantity
+from swarmlet.model.resources import (
+    DYNAMIC_PORT_MAX,
+    DYNAMIC_PORT_MIN,
+    AllocatedPort,
+    Port,
+    Quantity,
+    times,
+)
 from swarmlet.state import allocation_block
 from swarmlet.state.allocation_block import AllocationBlock, Piece, Reader, block_of
 from swarmlet.state.allocation_table import AllocationRun
@@ -129,49 +136,57 @@ class _Ask(NamedTuple):
 class _Room:
     """What is taken on the nodes of one plan, its own placements included. `fork` to try something."""
 
-    def __init__(self, store: Store, usage: dict[NodeId, Usage], cursors: dict[NodeId, int]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        taken: dict[NodeId, Quantity] | None = None,
+        ports: dict[NodeId, set[int]] | None = None,
+        cursors: dict[NodeId, int] | None = None,
+    ) -> None:
         self._store = store
-        self._usage = usage
-        self._cursors = cursors
+        self._taken = taken or {}
+        #: Only of nodes where ports were asked for.
+        self._ports = ports or {}
+        self._cursors = cursors or {}
 
     def fork(self) -> _Room:
         """A copy to try a gang on."""
-        usage = {key: Usage(taken.quantity, taken.ports) for key, taken in self._usage.items()}
-        return _Room(self._store, usage, dict(self._cursors))
+        ports = {key: set(values) for key, values in self._ports.items()}
+        return _Room(self._store, dict(self._taken), ports, dict(self._cursors))
 
     def take(self, node: Node, ask: _Ask, wanted: int) -> list[tuple[AllocatedPort, ...]]:
         """Take room for up to `wanted` allocations: the ports of each that fits."""
-        usage = self._usage_of(node)
         if not ask.ports:
             return [()] * self.take_many(node, ask, wanted)
-        fitting = _fitting(node, usage.quantity, ask.demand, wanted)
-        ports = self._take_ports(node, usage, ask.ports, fitting)
-        usage.quantity = usage.quantity.plus(_times(ask.demand, len(ports)))
+        used = self._taken_on(node)
+        ports = self._take_ports(node, ask.ports, _fitting(node, used, ask.demand, wanted))
+        self._taken[node.id] = used.plus(times(ask.demand, len(ports)))
         return ports
 
     def take_many(self, node: Node, ask: _Ask, wanted: int) -> int:
         """Take room for up to `wanted` allocations without ports: how many fit."""
-        usage = self._usage_of(node)
-        fitting = _fitting(node, usage.quantity, ask.demand, wanted)
-        usage.quantity = usage.quantity.plus(_times(ask.demand, fitting))
+        used = self._taken_on(node)
+        fitting = _fitting(node, used, ask.demand, wanted)
+        self._taken[node.id] = used.plus(times(ask.demand, fitting))
         return fitting
 
-    def _usage_of(self, node: Node) -> Usage:
-        usage = self._usage.get(node.id)
-        if usage is None:
-            usage = self._usage[node.id] = self._store.usage(node)
-        return usage
+    def _taken_on(self, node: Node) -> Quantity:
+        taken = self._taken.get(node.id)
+        return self._store.used(node.id) if taken is None else taken
 
     def _take_ports(
-        self, node: Node, usage: Usage, asked: tuple[Port, ...], wanted: int
+        self, node: Node, asked: tuple[Port, ...], wanted: int
     ) -> list[tuple[AllocatedPort, ...]]:
+        held = self._ports.get(node.id)
+        if held is None:
+            held = self._ports[node.id] = self._store.usage(node).ports
         cursor = self._cursors.get(node.id, self._store.port_cursor(node.id))
         taken: list[tuple[AllocatedPort, ...]] = []
         for _ in range(wanted):
-            ports = assign_ports(asked, usage.ports, cursor)
+            ports = assign_ports(asked, held, cursor)
             if isinstance(ports, str):
                 break
-            usage.ports.update(port.value for port in ports)
+            held.update(port.value for port in ports)
             dynamic = [given.value for given, want in zip(ports, asked, strict=True) if not want.static]
             if dynamic:
                 cursor = (dynamic[-1] - DYNAMIC_PORT_MIN + 1) % (DYNAMIC_PORT_MAX - DYNAMIC_PORT_MIN + 1)
@@ -185,23 +200,23 @@ class _Room:
             self._store.move_port_cursor(node_id, cursor)
 
 
-def _times(each: Quantity, count: int) -> Quantity:
-    return Quantity(cpu=each.cpu * count, memory=each.memory * count, disk=each.disk * count)
-
-
 def _fitting(node: Node, used: Quantity, demand: Quantity, wanted: int) -> int:
-    """How many times `demand` fits, at most `wanted`. Agrees with `fit.shortages`, without a loop."""
-    if wanted and shortages(node, used, demand):
+    """How many times `demand` fits, at most `wanted`. Agrees with `fit.shortages`, without a loop or a record."""
+    has, kept = node.resources, node.reserved
+    cpu = has.cpu - kept.cpu - used.cpu
+    memory = has.memory - kept.memory - used.memory
+    disk = has.disk - kept.disk - used.disk
+    if demand.cpu > cpu or demand.memory > memory or demand.disk > disk:
         return 0
-    free = node.available().minus(used)
-    room = [wanted]
+    if wanted <= 1:
+        return max(0, wanted)
     if demand.cpu:
-        room.append(free.cpu // demand.cpu)
+        wanted = min(wanted, cpu // demand.cpu)
     if demand.memory:
-        room.append(free.memory // demand.memory)
+        wanted = min(wanted, memory // demand.memory)
     if demand.disk:
-        room.append(free.disk // demand.disk)
-    return max(0, min(room))
+        wanted = min(wanted, disk // demand.disk)
+    return wanted
 
 
 class _Application:
@@ -315,7 +330,7 @@ class _Application:
     def _place(self) -> None:
         if self.store.allocation_count() + _checked_count(self.plan) > ALLOCATIONS_MAX:
             raise Overloaded(f"the cluster keeps at most {ALLOCATIONS_MAX} allocations")
-        room = _Room(self.store, {}, {})
+        room = _Room(self.store)
         runs: list[AllocationRun] = []
         joined = dict(self.joined)
         dropped = self.dropped
@@ -332,7 +347,7 @@ class _Application:
         if len(set(ids)) < len(ids) or any(self.store.allocation(key) for key in ids):
             raise InvalidInput(f"the plan for evaluation {self.evaluation.id} places an allocation twice")
         self.store.insert_runs(runs)
-        self.store.insert_blocks([reader.block for reader in self.readers.values()])
+        self.store.insert_blocks(list(self.readers.values()))
         for placement in self.plan.placements:
             for replacement in placement.replacements:
                 self._link(placement.group, replacement)
@@ -376,21 +391,25 @@ class _Application:
         """What fits, as a block; None: nothing."""
         pieces: list[Piece] = []
         spans = _Spans(placement.ranges)
+        find, take = self.store.node, room.take_many
         for run in placement.runs:
-            node = self.store.node(run.node_id)
-            fitting = room.take_many(node, ask, run.count) if node and node.is_placeable() else 0
-            pieces += [
-                Piece(start=start, count=count, node_id=run.node_id) for start, count in spans.take(fitting)
-            ]
-            spans.take(run.count - fitting)
+            node, wanted = find(run.node_id), run.count
+            fitting = take(node, ask, wanted) if node is not None and node.is_placeable() else 0
+            if fitting and node is not None:
+                # The row's own id, not the plan's: a million of the latter would stay in memory.
+                for start, count in spans.take(fitting):
+                    pieces.append(Piece(start=start, count=count, node_id=node.id))
+            if fitting < wanted:
+                spans.take(wanted - fitting)
         if not pieces:
             return None
         parts = ("allocation", self.evaluation.id, self.plan.attempt, ask.group)
         block = block_of(parts, self._template(ask, NodeId("")), tuple(pieces))
-        ends = [piece.start + piece.count for piece in block.pieces]
-        is_overlapping = any(
-            piece.start < end for piece, end in zip(block.pieces[1:], ends[:-1], strict=True)
-        )
+        end = -1
+        is_overlapping = False
+        for piece in block.pieces:
+            is_overlapping = is_overlapping or piece.start < end
+            end = piece.start + piece.count
         if is_overlapping or self.store.has_block(block):
             raise InvalidInput(f"the plan for evaluation {self.evaluation.id} places an allocation twice")
         return block
@@ -568,6 +587,10 @@ class _Spans:
 
     def take(self, count: int) -> list[tuple[int, int]]:
         """The next `count`: (start, how many) each."""
+        if self._left and 0 < count < self._left[-1][1]:
+            start, many = self._left[-1]
+            self._left[-1] = (start + count, many - count)
+            return [(start, count)]
         taken: list[tuple[int, int]] = []
         while count > 0:
             start, many = self._left.pop()

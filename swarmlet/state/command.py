@@ -319,6 +319,36 @@ class CommitRestore(Record, tag=63):
     pieces: int
 
 
+class ReportPattern(Record):
+    """What is said of allocations that fare alike. Times in `task_states` count from the report's own time."""
+
+    client_status: ClientStatus
+    client_description: str = ""
+    task_states: dict[str, TaskState] = {}
+    #: None: no verdict yet.
+    is_healthy: bool | None = None
+
+
+class NodeReport(Record):
+    """What one node says of allocations that are kept in blocks. `at_ns` is its wall time."""
+
+    node_id: NodeId
+    at_ns: int
+    #: Which of the command's patterns.
+    pattern: int
+    #: (block's mark, first index, how many), each within one piece of the block.
+    runs: tuple[tuple[bytes, int, int], ...]
+
+
+class ReportAllocations(Record, tag=70):
+    """The reports of many nodes, gathered by the replica that they are connected to (the envelope's actor), which
+    has seen their certificates. What is not (any more) such a node's allocation is passed over.
+    """
+
+    patterns: tuple[ReportPattern, ...]
+    reports: tuple[NodeReport, ...]
+
+
 Body = (
     InitializeCluster
     | RegisterJob
@@ -356,10 +386,17 @@ Body = (
     | BeginRestore
     | RestorePiece
     | CommitRestore
+    | ReportAllocations
 )
 
 #: Commands that came after the first level, with the level that understands them.
-_LEVELS: dict[type, int] = {UpdateAutopilot: 2, BeginRestore: 2, RestorePiece: 2, CommitRestore: 2}
+_LEVELS: dict[type, int] = {
+    UpdateAutopilot: 2,
+    BeginRestore: 2,
+    RestorePiece: 2,
+    CommitRestore: 2,
+    ReportAllocations: 2,
+}
 
 
 def required_level(body: Body) -> int:
@@ -368,7 +405,7 @@ def required_level(body: Body) -> int:
 
 
 class Command(Record):
-    """The envelope. `actor` is who asked: "node:<id>", "token:<accessor>", "leader:<id>", "local"."""
+    """The envelope. `actor` is who asked: "node:<id>", "replica:<id>", "token:<accessor>", "leader:<id>", "local"."""
 
     version: int
     request_id: RequestId

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import immutables
@@ -14,10 +14,11 @@ from swarmlet.model.deployment import Deployment
 from swarmlet.model.evaluation import Evaluation, EvaluationStatus
 from swarmlet.model.fit import Usage
 from swarmlet.model.job import Job, JobStatus
-from swarmlet.model.node import Node
+from swarmlet.model.node import Node, NodeStatus
 from swarmlet.model.resources import Quantity
 from swarmlet.model.variable import Variable, VariableKey
-from swarmlet.state.allocation_table import AllocationTable
+from swarmlet.state.allocation_block import Piece, Reader
+from swarmlet.state.allocation_table import AllocationTable, NodeUsage
 from swarmlet.state.command import Applied
 from swarmlet.state.ordered import Ordered, with_prefix, with_text_prefix
 from swarmlet.state.rows import Rows
@@ -154,6 +155,10 @@ class Snapshot:
         """What the allocations on a node hold. O(1)."""
         return self._allocations.quantity_on(node_id)
 
+    def holding(self, node_id: NodeId) -> NodeUsage:
+        """What the allocations on a node hold. O(1), and nothing is copied."""
+        return self._allocations.holding(node_id)
+
     def held_on(self, node_id: NodeId) -> int:
         """How many allocations hold resources on a node. O(1)."""
         return self._allocations.held_on(node_id)
@@ -222,9 +227,53 @@ class Snapshot:
         """By creation index, then group and index."""
         return self._allocations.of_job(namespace, job_id)
 
+    def unbroken_blocks(self, namespace: Namespace, job_id: JobId) -> list[Allocation] | None:
+        """Templates of the blocks that all of a job's allocations are in; None where some have rows."""
+        readers = self._allocations.unbroken_blocks(namespace, job_id)
+        return None if readers is None else [reader.block.template for reader in readers]
+
+    def is_settled(self, job: Job) -> bool:
+        """Whether each index of each group has just one allocation, of this version, on a node that is ready."""
+        readers = self._allocations.unbroken_blocks(job.namespace, job.id)
+        if job.type.is_per_node or readers is None or len(readers) != len(job.groups):
+            return False
+        wanted = {group.name: group.count for group in job.groups}
+        for reader in readers:
+            template = reader.block.template
+            is_current = template.job_version == job.version and not template.is_terminal()
+            # As many as wanted, the last of them at the last index: each has one.
+            if not is_current or (reader.total, reader.end) != (wanted.pop(template.group, -1),) * 2:
+                return False
+        for reader in readers:
+            for piece in reader.block.pieces:
+                node = self._nodes.get(piece.node_id)
+                if node is None or node.status is not NodeStatus.READY:
+                    return False
+        return True
+
     def allocations_on_node(self, node_id: NodeId) -> Iterator[Allocation]:
         """By creation index."""
         return self._allocations.on_node(node_id)
+
+    def block(self, name: int) -> Reader | None:
+        """A block of allocations by name."""
+        return self._allocations.block(name)
+
+    def has_row(self, allocation_id: AllocationId) -> bool:
+        """Whether an allocation is kept in a row of its own: it is of no block, or something particular became of it."""
+        return self._allocations.has_row(allocation_id)
+
+    def is_whole(self, name: int) -> bool:
+        """Whether no allocation of a block has a row of its own or was forgotten."""
+        return self._allocations.is_whole(name)
+
+    def pieces_on(self, node_id: NodeId) -> list[tuple[Reader, Sequence[Piece]]]:
+        """What was placed on a node as parts of blocks, by creation index."""
+        return self._allocations.pieces_on(node_id)
+
+    def rows_on(self, node_id: NodeId) -> Iterator[Allocation]:
+        """The allocations of a node that are of no block, by creation index."""
+        return self._allocations.rows_on(node_id)
 
     def held_count(self, namespace: Namespace, job_id: JobId, version: int) -> int:
         """How many allocations still hold resources under this version of a job. O(1)."""

@@ -24,6 +24,7 @@ from swarmlet.model.job import Job
 from swarmlet.model.node import Node
 from swarmlet.model.variable import Variable, VariableKey
 from swarmlet.state.allocation_block import AllocationBlock
+from swarmlet.state.block_report import ToldChunk
 from swarmlet.state.command import Applied
 from swarmlet.state.snapshot import Incoming, Snapshot
 from swarmlet.state.store import Store
@@ -50,6 +51,7 @@ class Kind(IntEnum):
     # In this order: a row of a block's allocation takes that one's place.
     ALLOCATION_BLOCK = 15
     ALLOCATION_GONE = 16
+    ALLOCATION_TOLD = 17
     ALLOCATION = 9
     PORT_CURSOR = 10
     EVALUATION = 11
@@ -101,6 +103,7 @@ _TYPES: dict[Kind, Any] = {
     Kind.PLAN_INDEX: tuple[Namespace, JobId, int],
     Kind.ALLOCATION_BLOCK: AllocationBlock,
     Kind.ALLOCATION_GONE: str,
+    Kind.ALLOCATION_TOLD: ToldChunk,
     Kind.ALLOCATION: Allocation,
     Kind.PORT_CURSOR: tuple[NodeId, int],
     Kind.EVALUATION: Evaluation,
@@ -175,6 +178,8 @@ def _rows_of(state: Snapshot, kind: Kind) -> Iterator[Any]:
             return iter(state._allocations.blocks())
         case Kind.ALLOCATION_GONE:
             return iter(state._allocations.gone())
+        case Kind.ALLOCATION_TOLD:
+            return state._allocations.told()
         case Kind.PORT_CURSOR:
             return iter(state._allocations.port_cursors())
         case Kind.EVALUATION:
@@ -341,6 +346,10 @@ def _fill_gone(store: Store, rows: list[str]) -> None:
     store._allocations.restore((), rows, ())
 
 
+def _fill_told(store: Store, rows: list[ToldChunk]) -> None:
+    store._allocations.restore_told(rows)
+
+
 def _fill_allocations(store: Store, rows: list[Allocation]) -> None:
     store._allocations.restore((), (), rows)
 
@@ -356,6 +365,7 @@ _FILL: dict[Kind, Callable[[Store, list[Any]], None]] = {
     Kind.PLAN_INDEX: _filler("_plan_indexes", lambda row: (row[0], row[1]), lambda row: row[2]),
     Kind.ALLOCATION_BLOCK: _fill_blocks,
     Kind.ALLOCATION_GONE: _fill_gone,
+    Kind.ALLOCATION_TOLD: _fill_told,
     Kind.ALLOCATION: _fill_allocations,
     Kind.PORT_CURSOR: _fill_cursors,
     Kind.EVALUATION: _fill_evaluations,

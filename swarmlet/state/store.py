@@ -7,6 +7,8 @@ times). A store belongs to one command; it is thrown away when the command is re
 # ruff: noqa: SLF001 -- a copy is filled in by the class that it is of
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from swarmlet.ids import DeploymentId, EvaluationId, JobId, Namespace, NodeId, RequestId
@@ -19,6 +21,7 @@ from swarmlet.model.node import Node
 from swarmlet.model.variable import Variable, VariableKey
 from swarmlet.state.allocation_block import AllocationBlock, Reader
 from swarmlet.state.allocation_table import AllocationRun
+from swarmlet.state.block_report import Stamp
 from swarmlet.state.command import Applied
 from swarmlet.state.snapshot import OPEN, Snapshot
 from swarmlet.state.view import Change, Table
@@ -87,9 +90,11 @@ class Store(Snapshot):
         """Jobs of which an allocation or evaluation changed, in the order of the first change."""
         return list(self._touched_jobs)
 
-    def _changed(self, table: Table, key: str, *scopes: str) -> None:
+    def _changed(
+        self, table: Table, key: str, *scopes: str, nodes: tuple[NodeId, ...] = (), is_report: bool = False
+    ) -> None:
         self._table_indexes = self._table_indexes.set(table.value, self.index)
-        self.changes.append(Change(table, key, scopes))
+        self.changes.append(Change(table, key, scopes, nodes, is_report))
 
     # The cluster.
 
@@ -220,15 +225,25 @@ class Store(Snapshot):
         """Whether a block of that name is there already."""
         return self._allocations.has_block(block)
 
-    def insert_blocks(self, blocks: list[AllocationBlock]) -> None:
-        """Add new allocations as blocks. One change per piece, named by its first allocation, stands for all."""
-        for block in blocks:
-            self._allocations.insert_block(block)
-            reader, row = Reader(block), block.template
+    def insert_blocks(self, blocks: list[Reader]) -> None:
+        """Add new allocations as blocks. One change stands for all of a block."""
+        for reader in blocks:
+            self._allocations.insert_block(reader)
+            row = reader.block.template
             self._touched_jobs[(row.namespace, row.job_id)] = None
-            job = job_scope(row.namespace, row.job_id)
-            for piece in block.pieces:
-                self._changed(Table.ALLOCATIONS, reader.id_of(piece.start), node_scope(piece.node_id), job)
+            nodes = tuple(dict.fromkeys(piece.node_id for piece in reader.block.pieces))
+            self._changed(
+                Table.ALLOCATIONS, reader.block.mark.hex(), job_scope(row.namespace, row.job_id), nodes=nodes
+            )
+
+    def tell(self, reader: Reader, spans: list[tuple[int, int, Stamp]]) -> int:
+        """Keep what was reported of a block; how many verdicts are new. `told` notes the change."""
+        return self._allocations.tell(reader, spans)
+
+    def told(self, jobs: Iterable[tuple[Namespace, JobId]], nodes: tuple[NodeId, ...]) -> None:
+        """Nodes reported what changes neither what is wanted nor what is held."""
+        scopes = tuple(job_scope(*key) for key in jobs)
+        self._changed(Table.ALLOCATIONS, "", *scopes, nodes=nodes, is_report=True)
 
     def put_allocation(self, allocation: Allocation, *, by_leader: bool) -> None:
         """Override an allocation; `by_leader`: its node must look at it again."""

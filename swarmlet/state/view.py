@@ -20,6 +20,7 @@ from swarmlet.model.evaluation import Evaluation
 from swarmlet.model.fit import Usage
 from swarmlet.model.job import Job, JobStatus
 from swarmlet.model.node import Node
+from swarmlet.model.resources import Quantity
 from swarmlet.model.variable import Variable, VariableKey
 
 
@@ -51,6 +52,30 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     table: Table
     key: str
     scopes: tuple[str, ...] = ()
+    #: Of many allocations at once: all nodes that they are on; then no scope names one, and `key` is a block's mark
+    #: (as hex) or empty.
+    nodes: tuple[NodeId, ...] = ()
+    #: What nodes said of allocations that go on: what they hold and what is wanted of them is as before.
+    is_report: bool = False
+
+    def concerned_nodes(self) -> tuple[NodeId, ...]:
+        """The nodes whose allocations changed."""
+        named = tuple(
+            NodeId(scope.removeprefix("node:")) for scope in self.scopes if scope.startswith("node:")
+        )
+        return (*named, *self.nodes)
+
+
+class Holding(Protocol):
+    """What the allocations of one node hold."""
+
+    @property
+    def quantity(self) -> Quantity:
+        """Altogether."""
+
+    @property
+    def holders(self) -> object:
+        """The ports; the same object as long as these are the same."""
 
 
 class View(Protocol):
@@ -103,11 +128,24 @@ class View(Protocol):
     def allocations_of_job(self, namespace: Namespace, job_id: JobId) -> Iterator[Allocation]:
         """By creation index, then group and index."""
 
+    def unbroken_blocks(self, namespace: Namespace, job_id: JobId) -> list[Allocation] | None:
+        """Templates of the blocks that all of a job's allocations are in, while each of these waits or runs as it was
+        placed; None as soon as that is not so. Costs a look per block.
+        """
+
+    def is_settled(self, job: Job) -> bool:
+        """Whether each index of each group has just one allocation, of this version, in an unbroken block, on a node
+        that is ready: nothing is to be placed, stopped or moved. It may be false although that is so.
+        """
+
     def allocations_on_node(self, node_id: NodeId) -> Iterator[Allocation]:
         """By creation index."""
 
     def usage(self, node: Node) -> Usage:
         """What is taken on a node, its reserved ports included: a scratch copy for the caller. O(1)."""
+
+    def holding(self, node_id: NodeId) -> Holding:
+        """What the allocations on a node hold. O(1), and nothing is copied."""
 
     def port_cursor(self, node_id: NodeId) -> int:
         """Where `fit.assign_ports` begins for this node."""

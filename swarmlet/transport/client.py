@@ -40,6 +40,8 @@ log = structlog.get_logger(__name__)
 PingAnswer = Literal["ack", "refused", "stalled", "silent"]
 #: The method of `MeshClient.sync`, registered by gossip's shell with `Purpose.GOSSIP`.
 SYNC_METHOD = "gossip.sync"
+#: The server hears of this share of its window at a time: small items need no answer each, and it never runs dry.
+CREDIT_SHARE = 4
 #: OpenSSL's number for "certificate has expired".
 _EXPIRED = 10
 
@@ -50,6 +52,8 @@ class _Stream:
 
     items: deque[bytes] = field(default_factory=deque)
     buffered: int = 0
+    #: Bytes taken that the server has not been told of.
+    taken: int = 0
     ended: bool = False
     failure: SwarmletError | None = None
     woken: asyncio.Event = field(default_factory=asyncio.Event)
@@ -120,7 +124,10 @@ class ClientConnection(Connection):
                     size = len(item) + ITEM_OVERHEAD_BYTES
                     stream.buffered -= size
                     yield item
-                    self.send(Frame(kind=Kind.CREDIT, id=number, body=credit_codec.encode(size)))
+                    stream.taken += size
+                    if stream.taken >= self.limits.stream_window_bytes // CREDIT_SHARE:
+                        self.send(Frame(kind=Kind.CREDIT, id=number, body=credit_codec.encode(stream.taken)))
+                        stream.taken = 0
                 if stream.failure is not None:
                     raise stream.failure
                 if stream.ended:

@@ -21,6 +21,12 @@ from tests.scheduler.builders import a_group, a_job, a_node
 
 
 @dataclass
+class Held:
+    quantity: Quantity
+    holders: object
+
+
+@dataclass
 class Room:
     """A source of nodes and of what is taken on them."""
 
@@ -36,6 +42,10 @@ class Room:
     def usage(self, node: Node) -> Usage:
         known = self.used.get(node.id, Usage())
         return Usage(known.quantity, known.ports)
+
+    def holding(self, node_id: NodeId) -> Held:
+        known = self.used.get(node_id, Usage())
+        return Held(known.quantity, known)
 
 
 steps = st.tuples(

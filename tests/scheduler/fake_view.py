@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from immutables import Map
 from msgspec.structs import replace
 
 from swarmlet.ids import AllocationId, ClusterId, DeploymentId, EvaluationId, JobId, Namespace, NodeId, derive
@@ -25,6 +26,7 @@ from swarmlet.model.node import Node
 from swarmlet.model.plan import GroupPlacement, Plan
 from swarmlet.model.variable import Variable, VariableKey
 from swarmlet.scheduler.schedule import schedule
+from swarmlet.state.allocation_table import NodeUsage
 from swarmlet.state.view import Table, View
 
 START_NS = 1_000_000 * 10**9
@@ -276,12 +278,22 @@ class FakeView:
             if (each.namespace, each.job_id) == (namespace, job_id)
         )
 
+    def unbroken_blocks(self, namespace: Namespace, job_id: JobId) -> list[Allocation] | None:
+        return None
+
+    def is_settled(self, job: Job) -> bool:
+        return False
+
     def allocations_on_node(self, node_id: NodeId) -> Iterator[Allocation]:
         return (
             each
             for each in sorted(self.allocation_table.values(), key=lambda each: each.create_index)
             if each.node_id == node_id
         )
+
+    def holding(self, node_id: NodeId) -> NodeUsage:
+        usage = self.usage(self.node_table[node_id])
+        return NodeUsage(usage.quantity, Map(dict.fromkeys(usage.ports, 1)))
 
     def usage(self, node: Node) -> Usage:
         return Usage.of(node, self.allocations_on_node(node.id))

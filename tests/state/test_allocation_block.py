@@ -8,10 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarmlet.ids import AllocationId, EvaluationId, JobId, Namespace, NodeId
-from swarmlet.model.allocation import Allocation, ClientStatus
+from swarmlet.model.allocation import (
+    Allocation,
+    ClientStatus,
+    DeploymentHealth,
+    TaskEvent,
+    TaskState,
+    TaskStatus,
+)
 from swarmlet.model.resources import Quantity
-from swarmlet.state.allocation_block import AllocationBlock, Piece, Reader, block_of
+from swarmlet.state.allocation_block import BLOCK_MASK, AllocationBlock, Piece, Reader, block_of, number_of
 from swarmlet.state.allocation_table import AllocationTable
+from swarmlet.state.block_report import Stamp, states_at
+from swarmlet.state.command import ReportPattern
 
 NODES = (NodeId("a"), NodeId("b"), NodeId("c"))
 TEMPLATE = Allocation(
@@ -61,7 +70,32 @@ def facts(table: AllocationTable) -> list[object]:
     ]
 
 
-changes = st.lists(st.tuples(st.integers(0, 200), st.sampled_from(["delete", "run", "end"])), max_size=25)
+changes = st.lists(
+    st.tuples(st.integers(0, 200), st.sampled_from(["delete", "run", "end", "say", "say"])), max_size=25
+)
+SAID = ReportPattern(
+    client_status=ClientStatus.RUNNING,
+    client_description="up",
+    task_states={"main": TaskState(status=TaskStatus.RUNNING, events=(TaskEvent(kind="Started", at_ns=2),))},
+)
+
+
+def say(table: AllocationTable, target: Allocation, number: int) -> Allocation | None:
+    """Have the node of `target` report it, where its block takes that; what it then is."""
+    index_of = number_of(target.id)
+    assert index_of is not None
+    reader = table.block(index_of & BLOCK_MASK)
+    if reader is None or not table.is_whole(reader.name):
+        return None
+    verdict = DeploymentHealth(is_healthy=True, at_ns=number) if number % 3 == 0 else None
+    stamp = Stamp(SAID, number * 10, verdict, number, number * 100)
+    known = table.get(target.id)
+    assert known is not None
+    kept = verdict if known.health is None else known.health
+    table.tell(reader, [(target.index, 1, stamp)])
+    if known.client_status is ClientStatus.RUNNING and known.task_states == states_at(SAID, number * 10):
+        return known  # said before
+    return msgspec.structs.replace(stamp.on(target), health=kept)
 
 
 @pytest.mark.slow
@@ -82,6 +116,11 @@ def test_a_table_of_blocks_reads_like_a_table_of_rows(
             break
         target = plain.get(ids[number % len(ids)])
         assert target is not None
+        if what == "say":
+            said = say(table, target, number)
+            if said is not None:
+                plain.replace(said)
+            continue
         for each in (table, plain):
             if what == "delete":
                 each.delete(target.id)
@@ -90,7 +129,10 @@ def test_a_table_of_blocks_reads_like_a_table_of_rows(
             each.replace(msgspec.structs.replace(target, client_status=status, modify_index=number))
     assert facts(table) == facts(plain)
     restored = AllocationTable()
-    restored.restore(table.blocks(), table.gone(), table.rows())
+    restored.restore(table.blocks(), table.gone(), ())
+    restored.restore_told(table.told())
+    restored.restore((), (), table.rows())
+    assert list(restored.told()) == list(table.told())
     assert facts(restored) == facts(table)
     assert (restored.blocks(), restored.gone()) == (table.blocks(), table.gone())
     assert facts(before) == was

@@ -324,8 +324,8 @@ def test_a_large_plan_is_kept_as_a_block_and_reads_like_any_other() -> None:
     assert all(replica.state.allocation(row.id) == row for row in rows)
     on_b = list(replica.state.allocations_on_node(NodeId("id-b")))
     assert {row.id for row in on_b} == {row.id for row in rows[100:200]}
-    scopes = [change.scopes for change in replica.changes if change.table is Table.ALLOCATIONS]
-    assert scopes == [(f"node:id-{name}", "job:default/shop") for name in "abc"]
+    told = [(change.scopes, change.nodes) for change in replica.changes if change.table is Table.ALLOCATIONS]
+    assert told == [(("job:default/shop",), ("id-a", "id-b", "id-c"))]
 
 
 def test_of_a_large_plan_what_does_not_fit_is_dropped() -> None:

@@ -1,0 +1,103 @@
+"""Gathers the reports of many nodes into few entries of the log.
+
+A node that holds no replica reports to the replica that it is connected to; what comes within a moment, or while the
+entry before it is under way, travels together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from swarmlet.errors import Overloaded, SwarmletError
+from swarmlet.ids import NodeId
+from swarmlet.replica.node_message import NodeSays, pattern_codec
+from swarmlet.state.command import Applied, NodeReport, ReportAllocations, ReportPattern
+
+#: Reports that come within this time travel together: a fifth of what starting a container takes.
+GATHER_SECONDS = 0.05
+#: Runs of one entry: applying it takes about 10 ms.
+ENTRY_RUNS_MAX = 2_000
+#: Reports that wait: two of every node of the largest cluster, should it all be connected here.
+WAITING_MAX = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    node_id: NodeId
+    says: NodeSays
+    answer: asyncio.Future[int]
+
+
+class ReportGathering:
+    """The reports that reach one replica. Used from the event loop alone."""
+
+    def __init__(self, submit: Callable[[ReportAllocations], Awaitable[Applied]]) -> None:
+        """`submit` has the cluster apply a command; it may take some seconds, and raise."""
+        self._submit = submit
+        self._waiting: deque[_Waiting] = deque()
+        self._wake = asyncio.Event()
+
+    async def report(self, node_id: NodeId, says: NodeSays) -> int:
+        """Returns the index from which on the report is part of the state. Raises what `submit` raised, Overloaded."""
+        if len(self._waiting) >= WAITING_MAX:
+            raise Overloaded(f"{WAITING_MAX} reports wait already", 1.0)
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(node_id, says, answer))
+        self._wake.set()
+        # Ends with the entry that carries it; whoever asks has a time limit.
+        return await answer
+
+    async def run(self) -> None:
+        """Submit what waits, until cancelled."""
+        try:
+            while True:
+                await self._wake.wait()
+                await asyncio.sleep(GATHER_SECONDS)
+                while self._waiting:
+                    await self._submit_some()
+                self._wake.clear()
+        finally:
+            for each in self._waiting:
+                each.answer.cancel()
+
+    async def _submit_some(self) -> None:
+        taken: list[_Waiting] = []
+        runs = 0
+        while self._waiting and runs < ENTRY_RUNS_MAX:
+            following = self._waiting.popleft()
+            if following.answer.done():
+                continue  # whoever asked has gone, and will ask again
+            taken.append(following)
+            runs += sum(len(part) for _, part in following.says.said)
+        if not taken:
+            return
+        try:
+            applied = await self._submit(gathered(taken))
+        except SwarmletError as error:
+            for each in taken:
+                if not each.answer.done():
+                    each.answer.set_exception(error)
+                    each.answer.exception()
+        else:
+            for each in taken:
+                if not each.answer.done():
+                    each.answer.set_result(applied.index)
+
+
+def gathered(waiting: list[_Waiting]) -> ReportAllocations:
+    """One command for all; each pattern once. Raises WireError for a pattern that is none."""
+    numbers: dict[bytes, int] = {}
+    patterns: list[ReportPattern] = []
+    reports: list[NodeReport] = []
+    for each in waiting:
+        for number, runs in each.says.said:
+            data = each.says.patterns[number]
+            place = numbers.get(data)
+            if place is None:
+                place = numbers[data] = len(patterns)
+                patterns.append(pattern_codec.decode(data))
+            reports.append(NodeReport(node_id=each.node_id, at_ns=each.says.at_ns, pattern=place, runs=runs))
+    return ReportAllocations(patterns=tuple(patterns), reports=tuple(reports))

@@ -1,0 +1,168 @@
+"""What nodes last said of the allocations of a block, without a row for each.
+
+Most allocations of a block fare alike: they run. So a report is kept once, as a stamp that all allocations which it
+speaks of refer to, and an `Allocation` is put together when somebody reads it. Stamps of a block are kept in chunks, by
+index; a change copies the chunks that it touches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from swarmlet.model.allocation import Allocation, ClientStatus, DeploymentHealth, TaskState
+from swarmlet.state.command import ReportPattern
+from swarmlet.wire import Codec, Record
+
+#: Indexes per chunk: a report of a single allocation copies this many references.
+CHUNK = 256
+#: What is kept this way: an allocation that waits, or runs. Whatever else is said of it gets a row.
+KEPT = frozenset({ClientStatus.PENDING, ClientStatus.RUNNING})
+_pattern_codec: Codec[ReportPattern] = Codec(ReportPattern)
+
+
+class Stamp(msgspec.Struct, frozen=True, gc=False):
+    """One report, as the allocations refer to it. Times are wall time in ns."""
+
+    pattern: ReportPattern
+    at_ns: int
+    #: The last verdict, which may be older than the report.
+    health: DeploymentHealth | None
+    modify_index: int
+    modify_time_ns: int
+
+    def on(self, placed: Allocation) -> Allocation:
+        """`placed` with what was reported since."""
+        pattern = self.pattern
+        return msgspec.structs.replace(
+            placed,
+            client_status=pattern.client_status,
+            client_description=pattern.client_description,
+            task_states=states_at(pattern, self.at_ns),
+            health=self.health,
+            modify_index=self.modify_index,
+            modify_time_ns=self.modify_time_ns,
+        )
+
+
+def states_at(pattern: ReportPattern, at_ns: int) -> dict[str, TaskState]:
+    """The pattern's task states in wall time."""
+    return {name: _moved(state, at_ns) for name, state in pattern.task_states.items()}
+
+
+def _moved(state: TaskState, by_ns: int) -> TaskState:
+    events = tuple(msgspec.structs.replace(event, at_ns=event.at_ns + by_ns) for event in state.events)
+    return msgspec.structs.replace(
+        state,
+        last_restart_ns=state.last_restart_ns + by_ns if state.restarts else 0,
+        started_at_ns=state.started_at_ns + by_ns if state.status != "pending" else 0,
+        finished_at_ns=state.finished_at_ns + by_ns if state.status == "dead" else 0,
+        events=events,
+    )
+
+
+#: Of one block: stamps by index, in chunks. Shorter than the block where nothing is known of its end.
+Told = tuple[tuple[Stamp | None, ...], ...]
+NOTHING_TOLD: Told = ()
+_EMPTY: tuple[Stamp | None, ...] = (None,) * CHUNK
+
+
+def stamp_of(told: Told, index: int) -> Stamp | None:
+    """What was last said of an index."""
+    number = index // CHUNK
+    return told[number][index % CHUNK] if number < len(told) else None
+
+
+class Telling:
+    """A change of what is told of one block: each chunk that is touched is copied once."""
+
+    def __init__(self, told: Told) -> None:
+        """Begin with `told`, which stays as it is."""
+        self._chunks = list(told)
+        self._open: dict[int, list[Stamp | None]] = {}
+
+    def put(self, start: int, count: int, stamp: Stamp) -> int:
+        """Stamp indexes, each of which keeps a verdict that it had; how many have a first or another one now."""
+        judged = 0
+        for index in range(start, start + count):
+            number, place = index // CHUNK, index % CHUNK
+            chunk = self._open.get(number)
+            if chunk is None:
+                while len(self._chunks) <= number:
+                    self._chunks.append(_EMPTY)
+                chunk = self._open[number] = list(self._chunks[number])
+            before = chunk[place]
+            if before is None:
+                chunk[place] = stamp
+                judged += stamp.health is not None
+            elif before.at_ns != stamp.at_ns or before.pattern != stamp.pattern:
+                kept = before.health
+                is_kept = kept is not None and (
+                    stamp.health is None or stamp.health.is_healthy == kept.is_healthy
+                )
+                chunk[place] = msgspec.structs.replace(stamp, health=kept) if is_kept else stamp
+                judged += stamp.health is not None and not is_kept
+        return judged
+
+    def finish(self) -> Told:
+        """What is told from now on."""
+        for number, chunk in self._open.items():
+            self._chunks[number] = tuple(chunk)
+        return tuple(self._chunks)
+
+
+class ToldChunk(Record):
+    """A chunk as it is written in snapshots: each stamp once, and which index has which (0: none)."""
+
+    block: bytes
+    number: int
+    patterns: tuple[ReportPattern, ...]
+    #: (pattern, at_ns, (is healthy, since) or None, modify index, modify time).
+    stamps: tuple[tuple[int, int, tuple[bool, int] | None, int, int], ...]
+    which: tuple[int, ...]
+
+
+def written(mark: bytes, told: Told) -> Iterator[ToldChunk]:
+    """The chunks of one block. Equal stamps give equal bytes, shared or not."""
+    for number, chunk in enumerate(told):
+        if any(stamp is not None for stamp in chunk):
+            yield _written(mark, number, chunk)
+
+
+def _written(mark: bytes, number: int, chunk: tuple[Stamp | None, ...]) -> ToldChunk:
+    patterns: dict[bytes, int] = {}
+    by_identity: dict[int, int] = {}
+    kept: list[ReportPattern] = []
+    stamps: dict[tuple[int, int, tuple[bool, int] | None, int, int], int] = {}
+    which: list[int] = []
+    for stamp in chunk:
+        if stamp is None:
+            which.append(0)
+            continue
+        place = by_identity.get(id(stamp.pattern))
+        if place is None:
+            data = _pattern_codec.encode(stamp.pattern)
+            place = patterns.setdefault(data, len(patterns))
+            by_identity[id(stamp.pattern)] = place
+            if place == len(kept):
+                kept.append(stamp.pattern)
+        health = (stamp.health.is_healthy, stamp.health.at_ns) if stamp.health else None
+        key = (place, stamp.at_ns, health, stamp.modify_index, stamp.modify_time_ns)
+        which.append(stamps.setdefault(key, len(stamps)) + 1)
+    return ToldChunk(
+        block=mark, number=number, patterns=tuple(kept), stamps=tuple(stamps), which=tuple(which)
+    )
+
+
+def read(chunks: list[ToldChunk]) -> Told:
+    """What was written of one block; `chunks` by number."""
+    told: list[tuple[Stamp | None, ...]] = []
+    for chunk in chunks:
+        told += [_EMPTY] * (chunk.number - len(told))
+        stamps: list[Stamp | None] = [None]
+        for place, at_ns, health, modify_index, modify_time_ns in chunk.stamps:
+            verdict = DeploymentHealth(is_healthy=health[0], at_ns=health[1]) if health else None
+            stamps.append(Stamp(chunk.patterns[place], at_ns, verdict, modify_index, modify_time_ns))
+        told.append(tuple(stamps[number] for number in chunk.which))
+    return tuple(told)

@@ -1,0 +1,100 @@
+"""Deployments and evaluations of jobs that are kept in blocks: seen by blocks, with the same outcome."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from swarmlet.ids import DeploymentId, NodeId
+from swarmlet.leader.batch import schedule_batch
+from swarmlet.leader.deployment_watch import DeploymentWatch
+from swarmlet.model.deployment import DeploymentStatus
+from swarmlet.model.job import JobType, UpdateStrategy
+from swarmlet.model.node import DriverInfo
+from swarmlet.placement.cluster import Fleet
+from swarmlet.scheduler.schedule import schedule
+from swarmlet.state import allocation_block
+from swarmlet.state.command import (
+    ApplyPlan,
+    EvaluateJob,
+    RegisterNode,
+    SetAllocationHealth,
+    UpdateDeployment,
+)
+from tests.state.replica import DEFAULT, Replica, group, job, node
+from tests.state.test_apply_reports import VOTER, said, with_job
+
+STRATEGY = UpdateStrategy()
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allocation_block, "BLOCK_MIN", 2)
+
+
+def test_a_deployment_in_blocks_succeeds_once_all_of_it_is_healthy() -> None:
+    replica, watch = with_job(("a", 2), ("b", 2)), DeploymentWatch()
+    rows = replica.allocations()
+    for pattern, chosen in ((0, rows), (1, rows[:3])):
+        replica.ok(said(chosen, pattern, 1000), actor=VOTER)
+        assert watch.look(replica.state, replica.now_ns).commands == ()
+    replica.ok(said(rows[3:], 1, 1000), actor=VOTER)
+    (command,) = watch.look(replica.state, replica.now_ns).commands
+    assert isinstance(command, UpdateDeployment)
+    assert command.status is DeploymentStatus.SUCCESSFUL
+
+
+def test_what_is_not_healthy_in_time_is_found_in_a_block_too() -> None:
+    replica, watch = with_job(("a", 2), ("b", 2)), DeploymentWatch()
+    rows = replica.allocations()
+    replica.ok(said(rows, 0, replica.now_ns), actor=VOTER)
+    outcome = watch.look(replica.state, replica.now_ns)
+    assert outcome.wake_ns == rows[0].create_time_ns + STRATEGY.healthy_deadline_ns
+    late = replica.now_ns + STRATEGY.healthy_deadline_ns + 1
+    (verdict,) = [
+        each for each in watch.look(replica.state, late).commands if isinstance(each, SetAllocationHealth)
+    ]
+    assert set(verdict.unhealthy) == {row.id for row in rows}
+
+
+def test_a_failure_in_a_block_is_looked_at_by_itself() -> None:
+    replica, watch = with_job(("a", 2), ("b", 2)), DeploymentWatch()
+    replica.ok(said(replica.allocations()[:1], 3, 1000), actor=VOTER)
+    commands = watch.look(replica.state, replica.now_ns).commands
+    assert EvaluateJob(namespace=DEFAULT, job_id=replica.job().id) in commands
+
+
+def test_an_evaluation_of_a_settled_job_wants_nothing() -> None:
+    replica = with_job(("a", 2), ("b", 2))
+    deployment = DeploymentId(next(replica.state.active_deployments()).id)
+    replica.ok(said(replica.allocations(), 1, 1000), actor=VOTER)
+    done = UpdateDeployment(deployment_id=deployment, status=DeploymentStatus.SUCCESSFUL, description="done")
+    evaluation = replica.evaluation(replica.ok(done).evaluation_id)
+    assert replica.state.is_settled(replica.job())
+    plan = schedule(replica.state, evaluation, replica.now_ns)
+    assert plan.is_empty()
+
+
+def able(name: str) -> RegisterNode:
+    ready = {"docker": DriverInfo(is_detected=True, is_healthy=True)}
+    return RegisterNode(node=msgspec.structs.replace(node(name, memory=100), drivers=ready))
+
+
+def test_plans_of_one_batch_know_of_each_other_without_being_tried() -> None:
+    """40 nodes take ten allocations each; five jobs want 90 each, 50 more than there is room for."""
+    replica, fleet = Replica(), Fleet()
+    names = [f"n{number:02}" for number in range(40)]
+    for name in names:
+        replica.ok(able(name))
+    jobs = [job(f"j{n}", group(count=90, memory=10), kind=JobType.BATCH) for n in range(5)]
+    evaluations = [replica.register(each) for each in jobs]
+    plans = schedule_batch(replica.machine.fork(), evaluations, replica.now_ns, fleet)
+    wanted = []
+    for plan in plans:
+        assert not isinstance(plan, Exception)
+        assert plan is not None
+        wanted.append(sum(run.count for each in plan.placements for run in each.runs))
+        applied = replica.ok(ApplyPlan(plan=plan))
+        assert (applied.placed, applied.dropped) == (wanted[-1], 0)
+    assert sum(wanted) == 40 * 10
+    assert {replica.state.held_on(NodeId(f"id-{name}")) for name in names} == {10}

@@ -1,0 +1,28 @@
+"""What lives long is set aside, so that no collection visits it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+import pytest
+
+from swarmlet.replica import heap
+
+
+async def test_objects_that_stay_are_set_aside_and_the_interpreter_gets_its_ways_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(heap, "FREEZE_SECONDS", 0.0)
+    before = gc.get_threshold()
+    try:
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(heap.keep_collections_short())
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert gc.get_freeze_count() > 0
+            assert gc.get_threshold()[2] == heap.NEVER
+            task.cancel()
+    finally:
+        gc.unfreeze()
+    assert gc.get_threshold() == before
