@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import struct
+import sys
 import time
 from pathlib import Path
 
@@ -145,4 +146,6 @@ def test_a_killed_writer_loses_nothing_that_it_acknowledged(tmp_path: Path) -> N
             known = check(directory, known)
         except (AssertionError, CorruptLog) as error:
             raise AssertionError(f"after {number + 1} kills, acknowledged {known}: {error}") from error
+    said = f"{KILLS} kills, {told} after something was durable: {known} entries, none lost or made up"
+    sys.stdout.write(f"{said}\n")
     assert told > KILLS // 3, "the children were killed before they did anything"

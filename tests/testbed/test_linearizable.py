@@ -54,9 +54,12 @@ QUIET_SECONDS_MAX = 2.0
 RETURN_SECONDS_MAX = 60.0
 #: One host's log lives on a disk of this size: its two segments of 16 MiB, and not a third.
 SMALL_DISK_BYTES = 40 * 1024 * 1024
-#: So much is written while that disk is full, in values of this size, that its log needs a further segment.
-BULK_BYTES = 50_000
-BULK_PAUSE_SECONDS = 0.004
+#: What the log keeps ready as its next segment.
+SPARE = "spare.new"
+#: Values of this size are written side by side until the log needs a further segment; at most for so long.
+BULK_BYTES = 60_000
+BULK_WRITERS = 3
+FULL_SECONDS_MAX = 30.0
 #: Errors that say that nothing was changed; what they refuse must never be seen.
 CERTAIN = {"NotLeader", "NoLeader", "Overloaded"}
 
@@ -353,19 +356,34 @@ class Faults:
         self._kill_and_start(self._random.sample(self._hosts, self._random.randint(2, HOSTS)))
 
     def _fill_disk(self) -> None:
-        """The small disk is full while much is written: its log gets no further segment."""
-        full = str(self._small.data / "raft" / "full")
-        self._small.run("dd", "if=/dev/zero", f"of={full}", "bs=64k")
-        until = time.monotonic() + 2 * FAULT_SECONDS_MAX
-        while time.monotonic() < until:
-            self._bulk += 1
-            with contextlib.suppress(unix_http.NoAnswer, unix_http.Refused):
-                self._registers.fill(self._random.choice(self._hosts), self._bulk)
-            time.sleep(BULK_PAUSE_SECONDS)
-        self._small.run("rm", "-f", full)
+        """The small disk is full, found so on starting or while much is written: its log gets no further segment."""
+        folder = self._small.data / "raft"
+        fill = ("dd", "if=/dev/zero", f"of={folder / 'full'}", "bs=64k")
+        before = self._full_disks()
+        if self._random.random() < 0.5:
+            self._cluster.kill_agent(self._small)
+            self._small.run("rm", "-f", str(folder / SPARE))
+            self._small.run(*fill)
+            self._cluster.start_agent(self._small)
+        else:
+            self._small.run(*fill)
+        with Threads(*[self._write_bulk] * BULK_WRITERS):
+            with contextlib.suppress(TimeoutError):
+                wait_for(lambda: self._full_disks() > before, "a full disk", FULL_SECONDS_MAX, 0.1)
+            self._endure()
+        self.counts["disk found full"] += self._full_disks() > before
+        self._small.run("rm", "-f", str(folder / "full"))
         if not self._cluster.agent_runs(self._small):
             self.counts["agent stopped by its full disk"] += 1
             self._cluster.start_agent(self._small)
+
+    def _full_disks(self) -> int:
+        return self._cluster.agent_log(self._small).count("raft.disk_full")
+
+    def _write_bulk(self) -> None:
+        self._bulk += 1
+        with contextlib.suppress(unix_http.NoAnswer, unix_http.Refused):
+            self._registers.fill(self._hosts[self._bulk % HOSTS], self._bulk)
 
 
 @pytest.fixture
