@@ -34,6 +34,7 @@ from swarmlet.placement.cluster import Fleet
 from swarmlet.replica.mesh import Clock
 from swarmlet.replica.replica import Replica
 from swarmlet.replica.submission import raise_if_refused
+from swarmlet.scheduler.rebalancing import plan_rebalancing
 from swarmlet.state.command import FEATURE_LEVEL, Applied, ApplyPlan, Body, Noop, UpdateSettings
 from swarmlet.state.view import WHOLE_STATE, Change, Table, View
 
