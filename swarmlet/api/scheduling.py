@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, TypeVar
 
 from aiohttp import web
 
 from swarmlet.api.context import CONTEXT
-from swarmlet.api.route import GET, WRITE, Route, answer, fresh_view, json_body
-from swarmlet.errors import InvalidInput
-from swarmlet.model.cluster import RebalanceMode, SchedulerConfiguration
+from swarmlet.api.route import GET, WRITE, Route, answer, fresh_view, integer, json_body
+from swarmlet.errors import Conflict, InvalidInput
+from swarmlet.model.cluster import (
+    REBALANCE_MOVES_MAX,
+    Move,
+    RebalanceMode,
+    Rebalancing,
+    SchedulerConfiguration,
+)
 from swarmlet.model.job import Algorithm, JobType
+from swarmlet.scheduler.rebalancing import plan_rebalancing
 from swarmlet.security.access import Capability
 from swarmlet.state.command import UpdateSettings
 from swarmlet.state.view import Table, View
@@ -103,8 +111,84 @@ async def write_configuration(request: web.Request) -> web.Response:
     return answer({"Updated": True, "Index": applied.index}, context.replica.view)
 
 
+def _move_json(move: Move, view: View) -> dict[str, Any]:
+    row, source, target = view.allocation(move.allocation_id), view.node(move.source), view.node(move.target)
+    return {
+        "AllocID": move.allocation_id,
+        "Name": row.name if row is not None else "",
+        "From": source.name if source is not None else move.source,
+        "To": target.name if target is not None else move.target,
+    }
+
+
+def _moves_max(request: web.Request, configuration: SchedulerConfiguration) -> int:
+    if configuration.rebalance is RebalanceMode.OFF:
+        raise Conflict(
+            "rebalancing is off; switch it on with `swarmlet operator scheduler set-config --rebalance advised`"
+        )
+    return min(max(1, integer(request, "moves", configuration.rebalance_moves_max)), REBALANCE_MOVES_MAX)
+
+
+async def plan_rebalance(request: web.Request) -> web.Response:
+    """GET /v1/operator/rebalance: what is under way, and what would be moved if it were asked for."""
+    context = request.app[CONTEXT]
+    view, index = await fresh_view(request, (Table.SETTINGS, Table.ALLOCATIONS, Table.NODES))
+    settings = view.settings()
+    under_way = settings.rebalancing if settings is not None else Rebalancing()
+    moves, freed = await asyncio.to_thread(
+        plan_rebalancing, view, _moves_max(request, configuration_of(view)), context.replica.view.time_ns
+    )
+    nodes = [node.name if (node := view.node(key)) is not None else key for key in freed]
+    return answer(
+        {
+            "Moves": [_move_json(each, view) for each in moves],
+            "FreedNodes": nodes,
+            "UnderWay": [_move_json(each, view) for each in under_way.moves],
+            "Undo": [_move_json(each, view) for each in under_way.undo],
+        },
+        view,
+        index=index,
+    )
+
+
+async def apply_rebalance(request: web.Request) -> web.Response:
+    """PUT /v1/operator/rebalance: begin what a plan of now says; with `Action` "undo" take the last one back,
+    with "cancel" begin nothing more.
+    """
+    context = request.app[CONTEXT]
+    body = await json_body(request)
+    action = str(body.get("Action") or "apply")
+    view = await context.replica.barrier()
+    settings = view.settings()
+    under_way = settings.rebalancing if settings is not None else Rebalancing()
+    moves: tuple[Move, ...] = ()
+    match action:
+        case "apply":
+            if under_way.moves:
+                raise Conflict(f"{len(under_way.moves)} moves are under way; wait for them, or cancel them")
+            moves, _ = await asyncio.to_thread(
+                plan_rebalancing, view, _moves_max(request, configuration_of(view)), view.time_ns
+            )
+            undo: tuple[Move, ...] = ()
+        case "undo":
+            if under_way.moves:
+                raise Conflict(f"{len(under_way.moves)} moves are under way; wait for them, or cancel them")
+            moves, undo = under_way.undo[::-1], ()
+        case "cancel":
+            undo = under_way.undo
+        case _:
+            raise InvalidInput(f'Action: "{action}" is unknown; expected apply, undo or cancel')
+    changed_to = Rebalancing(moves=moves, undo=undo, begun_at_ns=view.time_ns)
+    applied = await context.replica.submit(UpdateSettings(rebalancing=changed_to), request["identity"].name)
+    return answer(
+        {"Moves": [_move_json(each, view) for each in moves], "Index": applied.index}, context.replica.view
+    )
+
+
 _PATH = "/v1/operator/scheduler/configuration"
 ROUTES = (
     Route(GET, _PATH, Capability.OPERATOR_READ, read_configuration),
     Route(WRITE, _PATH, Capability.OPERATOR_WRITE, write_configuration),
+    Route(GET, "/v1/operator/rebalance", Capability.OPERATOR_READ, plan_rebalance),
+    Route(WRITE, "/v1/operator/rebalance", Capability.OPERATOR_WRITE, apply_rebalance),
 )

@@ -8,7 +8,7 @@ from swarmlet.cli.connection import client, json_option, wide_option
 from swarmlet.cli.consensus import autopilot, raft
 from swarmlet.cli.output import age, say, say_json, table
 from swarmlet.cli.raft_log import log, recover
-from swarmlet.cli.scheduling import scheduler
+from swarmlet.cli.scheduling import rebalance, scheduler
 from swarmlet.cli.snapshot import snapshot
 
 
@@ -112,3 +112,4 @@ operator.add_command(autopilot)
 operator.add_command(snapshot)
 operator.add_command(log)
 operator.add_command(scheduler)
+operator.add_command(rebalance)

@@ -1,4 +1,4 @@
-"""`swarmlet operator scheduler …`."""
+"""`swarmlet operator scheduler …` and `swarmlet operator rebalance …`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from swarmlet.cli.connection import client, json_option
-from swarmlet.cli.output import say_json
+from swarmlet.cli.connection import client, json_option, wide_option
+from swarmlet.cli.output import say_json, short, table
 
 _PATH = "/v1/operator/scheduler/configuration"
 _TYPES = ("service", "batch", "system", "sysbatch")
@@ -109,4 +109,86 @@ def set_config(
         body["RebalanceInterval"] = rebalance_minutes * 60_000_000_000
     connection.put(_PATH, body)
     _show(connection.get(_PATH)["SchedulerConfig"])
+    return 0
+
+
+@click.group()
+def rebalance() -> None:
+    """Move allocations that would be better off elsewhere.
+
+    \b
+    Example:  swarmlet operator rebalance plan
+    """
+
+
+@rebalance.command(name="plan")
+@click.option("--moves", type=int, metavar="N", help="At most so many moves.")
+@json_option
+@wide_option
+@click.pass_context
+def plan_moves(ctx: click.Context, moves: int | None, as_json: bool, wide: bool) -> int:
+    """Show what would be moved, and which nodes that would free.
+
+    \b
+    Example:  swarmlet operator rebalance plan --moves 10
+    """
+    found = client(ctx).get("/v1/operator/rebalance", {"moves": moves} if moves else {})
+    if as_json:
+        say_json(found)
+        return 0
+    if found["UnderWay"]:
+        click.echo(f"{len(found['UnderWay'])} moves are under way.")
+    if not found["Moves"]:
+        click.echo("Nothing would be better off elsewhere.")
+        return 0
+    _show_moves(found["Moves"], wide=wide)
+    click.echo(f"Free afterwards: {', '.join(found['FreedNodes'])}")
+    return 0
+
+
+def _show_moves(moves: list[dict[str, Any]], *, wide: bool) -> None:
+    rows = [[each["Name"], short(each["AllocID"]), each["From"], each["To"]] for each in moves]
+    table(["ALLOCATION", "ID", "FROM", "TO"], rows, wide=wide)
+
+
+@rebalance.command(name="apply")
+@click.option("--moves", type=int, metavar="N", help="At most so many moves.")
+@wide_option
+@click.pass_context
+def apply_moves(ctx: click.Context, moves: int | None, wide: bool) -> int:
+    """Begin moving, a few at a time, each replacement before its original.
+
+    \b
+    Example:  swarmlet operator rebalance apply
+    """
+    query = {"moves": str(moves)} if moves else {}
+    found = client(ctx).put("/v1/operator/rebalance", {"Action": "apply"}, query=query)
+    _show_moves(found["Moves"], wide=wide)
+    return 0
+
+
+@rebalance.command(name="undo")
+@wide_option
+@click.pass_context
+def undo_moves(ctx: click.Context, wide: bool) -> int:
+    """Move what was moved last back to where it was.
+
+    \b
+    Example:  swarmlet operator rebalance undo
+    """
+    found = client(ctx).put("/v1/operator/rebalance", {"Action": "undo"})
+    _show_moves(found["Moves"], wide=wide)
+    return 0
+
+
+@rebalance.command(name="cancel")
+@click.pass_context
+def cancel_moves(ctx: click.Context) -> int:
+    """Begin no further moves; those that have begun come to their end.
+
+    \b
+    Example:  swarmlet operator rebalance cancel
+    """
+    client(ctx).put("/v1/operator/rebalance", {"Action": "cancel"})
+    click.echo("Nothing more is moved.")
     return 0

@@ -26,12 +26,15 @@ from swarmlet.leader.feature_level import raised_level
 from swarmlet.leader.garbage import Garbage
 from swarmlet.leader.node_failure import NodeFailures, Pause, Seen
 from swarmlet.leader.reach import Reach
+from swarmlet.leader.rebalance import Rebalancer
+from swarmlet.model.cluster import Rebalancing
 from swarmlet.model.evaluation import Evaluation, EvaluationStatus
 from swarmlet.model.plan import Plan
 from swarmlet.placement.cluster import Fleet
 from swarmlet.replica.mesh import Clock
 from swarmlet.replica.replica import Replica
 from swarmlet.replica.submission import raise_if_refused
+from swarmlet.scheduler.rebalancing import plan_rebalancing
 from swarmlet.state.command import FEATURE_LEVEL, Applied, ApplyPlan, Body, Noop, UpdateSettings
 from swarmlet.state.view import WHOLE_STATE, Change, Table, View
 
@@ -169,6 +172,7 @@ class LeaderService:
                     group.create_task(self._schedule_loop()),
                     group.create_task(self._look_loop()),
                     group.create_task(self._outbox_loop()),
+                    group.create_task(self._rebalance_loop()),
                 ]
                 await self._lost.wait()
                 for task in loops:
@@ -426,6 +430,23 @@ class LeaderService:
             for member in self._members()
             if member.state in MemberState
         }
+
+    async def _rebalance_loop(self) -> None:
+        """Moves that are not needed but better. Planning reads everything: on a thread of its own."""
+        rebalancer = Rebalancer(self._clock.wall_ns())
+        while True:
+            view, now = self._replica.view, self._clock.wall_ns()
+            outcome = _outcome_of(partial(rebalancer.look, view, now))
+            commands = list(outcome.commands) if outcome is not None else []
+            moves_max = rebalancer.due(view, now)
+            if moves_max:
+                moves, _ = await asyncio.to_thread(plan_rebalancing, view, moves_max, now)
+                if moves:
+                    log.info("rebalancing.planned", moves=len(moves))
+                    commands.append(UpdateSettings(rebalancing=Rebalancing(moves=moves, begun_at_ns=now)))
+            for applied in await self._lead_all(commands):
+                _log_refusal(applied)
+            await asyncio.sleep(LOOK_SECONDS_MAX)
 
     async def _outbox_loop(self) -> None:
         while True:

@@ -97,6 +97,8 @@ class DesiredTransition(Record):
     #: `alloc restart`: the node restarts the tasks when this number rises. `restart_task` empty: all.
     restart_sequence: int = 0
     restart_task: str = ""
+    #: The node that `migrate` had in mind; another one is taken where it has no room any more.
+    target: NodeId | None = None
 
 
 class Allocation(Record):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from swarmlet.ids import ClusterId, Namespace
+from swarmlet.ids import AllocationId, ClusterId, Namespace, NodeId
 from swarmlet.model.job import HOUR_NS, MINUTE_NS, Algorithm, Job, JobType
 from swarmlet.wire import Record
 
@@ -64,6 +64,23 @@ POOL_ALGORITHMS_MAX, REBALANCE_MOVES_MAX = 1_000, 1_000
 REBALANCE_INTERVAL_NS_MIN = MINUTE_NS
 
 
+class Move(Record):
+    """An allocation that would be better off on another node."""
+
+    allocation_id: AllocationId
+    source: NodeId
+    target: NodeId
+
+
+class Rebalancing(Record):
+    """Moves under way, and those that would take back the last ones. Times are wall time in ns."""
+
+    moves: tuple[Move, ...] = ()
+    #: Back again: with the ids of the allocations that took the moved ones' places.
+    undo: tuple[Move, ...] = ()
+    begun_at_ns: int = 0
+
+
 class ClusterSettings(Record):
     """Made by `init`, changed by operators. Secrets are sealed under the cluster key (AES-256-GCM)."""
 
@@ -78,6 +95,7 @@ class ClusterSettings(Record):
     admin_token_hash: bytes = b""
     created_at_ns: int = 0
     scheduler: SchedulerConfiguration = SchedulerConfiguration()
+    rebalancing: Rebalancing = Rebalancing()
     autopilot: AutopilotConfig = AutopilotConfig()
 
 

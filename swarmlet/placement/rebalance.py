@@ -48,17 +48,20 @@ def plan_moves(
     moves_max: int,
     may_run: Callable[[K], int] | None = None,
     moves_per_node_max: int | None = None,
+    in_use: int | None = None,
 ) -> MigrationPlan[K]:
     """Free as many nodes as `moves_max` moves can.
 
     `hosted`: what may be moved, by slot; a node that holds anything else must be left out. `may_run`: the set
     of slots that may take an allocation (`bitmap.as_set`). `moves_per_node_max`: nodes with more are left alone.
+    `in_use`: the set of slots that may become targets; those in `hosted` unless given.
     """
     index = BitmapIndex(capacity, free)
-    in_use = 0
-    for slot, held in hosted.items():
-        if held:
-            in_use |= 1 << slot
+    if in_use is None:
+        in_use = 0
+        for slot, held in hosted.items():
+            if held:
+                in_use |= 1 << slot
     order = sorted((len(held), slot) for slot, held in hosted.items() if held)
     moves: list[Move[K]] = []
     freed: list[int] = []

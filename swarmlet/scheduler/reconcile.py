@@ -432,6 +432,12 @@ class _Group:
         """Asked to move: start first when its node drains, stop first when a user asked."""
         node = self.view.node(allocation.node_id)
         is_draining = node is not None and node.drain is not None
+        target = allocation.transition.target
+        if target is not None and not is_draining:
+            self.requests.append(PlaceRequest(allocation.index, previous=allocation, prefer=target))
+            self.result.leaving.add(allocation.id)
+            self.result.look_again(self.now_ns + self._min_healthy)
+            return
         if is_draining and not self.group.is_bound_to_its_node() and self.job.type is JobType.SERVICE:
             self.requests.append(
                 PlaceRequest(allocation.index, previous=allocation, avoid=allocation.node_id)

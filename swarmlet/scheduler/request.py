@@ -22,12 +22,19 @@ class PlaceRequest:
     reschedule_events: tuple[RescheduleEvent, ...] = ()
     #: Another node is better (it failed here).
     avoid: NodeId | None = None
+    #: Nothing is placed unless it fits there (a move that is not needed).
+    prefer: NodeId | None = None
     #: No other node will do (its data is there).
     only: NodeId | None = None
     #: Runs until the new one is up; may be stopped first if its room or port is needed.
     replaces: Allocation | None = None
     #: Not empty: cannot be placed yet, whatever room there is.
     hold: str = ""
+
+    @property
+    def is_particular(self) -> bool:
+        """Whether it differs from others of its group in where it may go."""
+        return self.only is not None or self.avoid is not None or self.prefer is not None
 
 
 @dataclass

@@ -170,12 +170,14 @@ class _Placement:
                 else:
                     missed.append(request)
             requests = []
-        particular = [each for each in requests if not each.hold and (each.only or each.avoid)]
-        alike = [each for each in requests if not each.hold and not each.only and not each.avoid]
+        particular = [each for each in requests if not each.hold and each.is_particular]
+        alike = [each for each in requests if not each.hold and not each.is_particular]
         for request in particular:
             avoid: frozenset[NodeId] = frozenset({request.avoid}) if request.avoid else frozenset()
-            placed = place(cluster, ask, 1, avoid=avoid, only=request.only)
+            placed = place(cluster, ask, 1, avoid=avoid, only=request.only or request.prefer)
             chosen.add([request], placed.runs)
+            if request.prefer is not None:
+                continue
             if placed.failure is not None:
                 failure = failure or placed.failure
                 missed.append(request)

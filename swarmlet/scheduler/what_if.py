@@ -12,6 +12,7 @@ from swarmlet.errors import InvalidInput
 from swarmlet.ids import DEFAULT_NAMESPACE, ClusterId, JobId, Namespace, NodeId, RequestId
 from swarmlet.model.allocation import Allocation, ClientStatus, TaskState, TaskStatus
 from swarmlet.model.cluster import ClusterSettings
+from swarmlet.model.deployment import DeploymentStatus
 from swarmlet.model.evaluation import Evaluation, EvaluationStatus, PlacementFailure
 from swarmlet.model.job import SECOND_NS, Job
 from swarmlet.model.node import Node, NodeStatus
@@ -33,6 +34,7 @@ from swarmlet.state.command import (
     RegisterJob,
     RegisterNode,
     UpdateAllocations,
+    UpdateDeployment,
     UpdateNodeStatus,
     UpsertNamespace,
 )
@@ -112,6 +114,7 @@ class WhatIf:
                 if each.status is EvaluationStatus.PENDING
             )
             if not plans and not reports and not has_delayed and not self._look_at_blocked():
+                self._end_rollouts()
                 return
             self.now_ns += STEP_NS
 
@@ -205,6 +208,20 @@ class WhatIf:
         """What the leader's watch does when something became healthy."""
         for deployment in list(self.view.active_deployments()):
             self._submit(EvaluateJob(namespace=deployment.namespace, job_id=deployment.job_id))
+
+    def _end_rollouts(self) -> None:
+        """What is whole is a success."""
+        missing = {key[:2] for key, each in self.standings().items() if each.waiting}
+        for deployment in list(self.view.active_deployments()):
+            if (deployment.namespace, deployment.job_id) not in missing:
+                self._submit(
+                    UpdateDeployment(
+                        deployment_id=deployment.id,
+                        status=DeploymentStatus.SUCCESSFUL,
+                        description="Deployment completed successfully",
+                    )
+                )
+        self._schedule_due()
 
     def _obeyed(self, allocation: Allocation) -> AllocationReport | None:
         if allocation.is_client_terminal():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from swarmlet.errors import Conflict, InvalidInput, NotFound, Unauthorized
-from swarmlet.ids import AllocationId
+from swarmlet.ids import AllocationId, NodeId
 from swarmlet.model.allocation import (
     TASK_EVENTS_MAX,
     Allocation,
@@ -125,14 +125,19 @@ def _bounded_event(event: TaskEvent) -> TaskEvent:
 def transition(step: Step, body: TransitionAllocations) -> None:
     """Ask for moves and stops: one evaluation per job. Fails only when none of the allocations exists."""
     trigger = Trigger.NODE_DRAIN if step.is_from_leader() else Trigger.ALLOC_STOP
-    asked = (*body.migrate, *body.reschedule, *body.stop)
+    asked = (*body.migrate, *body.reschedule, *body.stop, *body.keep)
     found = [row for row in map(step.store.allocation, asked) if row is not None]
     if asked and not found:
         raise NotFound(f'there is no allocation "{asked[0]}"')
     for allocation_id in body.migrate:
-        _ask(step, allocation_id, migrate=True)
+        _ask(step, allocation_id, migrate=True, target=body.targets.get(allocation_id))
     for allocation_id in body.reschedule:
         _ask(step, allocation_id, reschedule=True)
+    for allocation_id in body.keep:
+        row = step.store.allocation(allocation_id)
+        if row is not None and row.transition.migrate and not row.is_terminal():
+            kept = msgspec.structs.replace(row.transition, migrate=False, target=None)
+            step.store.put_allocation(msgspec.structs.replace(row, transition=kept), by_leader=True)
     for allocation_id in body.stop:
         row = step.store.allocation(allocation_id)
         if row is not None and row.desired_status is DesiredStatus.RUN:
@@ -144,7 +149,14 @@ def transition(step: Step, body: TransitionAllocations) -> None:
         step.open_evaluation(row.namespace, row.job_id, trigger)
 
 
-def _ask(step: Step, allocation_id: AllocationId, *, migrate: bool = False, reschedule: bool = False) -> None:
+def _ask(
+    step: Step,
+    allocation_id: AllocationId,
+    *,
+    migrate: bool = False,
+    reschedule: bool = False,
+    target: NodeId | None = None,
+) -> None:
     """Note a wish on an allocation that is still wanted."""
     row = step.store.allocation(allocation_id)
     if row is None or row.is_server_terminal():
@@ -153,6 +165,7 @@ def _ask(step: Step, allocation_id: AllocationId, *, migrate: bool = False, resc
         row.transition,
         migrate=row.transition.migrate or migrate,
         reschedule=row.transition.reschedule or reschedule,
+        target=target or row.transition.target,
     )
     if wish != row.transition:
         step.store.put_allocation(msgspec.structs.replace(row, transition=wish), by_leader=True)

@@ -58,6 +58,11 @@ def update_settings(step: Step, body: UpdateSettings) -> None:
     if body.scheduler is not None:
         _check_scheduler(body.scheduler)
         changed = msgspec.structs.replace(changed, scheduler=body.scheduler)
+    if body.rebalancing is not None:
+        rebalancing = body.rebalancing
+        if len(rebalancing.moves) > REBALANCE_MOVES_MAX or len(rebalancing.undo) > REBALANCE_MOVES_MAX:
+            raise InvalidInput(f"{len(rebalancing.moves)} moves; at most {REBALANCE_MOVES_MAX} at once")
+        changed = msgspec.structs.replace(changed, rebalancing=rebalancing)
     if body.feature_level is not None:
         _check_level(step, settings, body.feature_level)
         changed = msgspec.structs.replace(changed, feature_level=body.feature_level)

@@ -12,7 +12,13 @@ from __future__ import annotations
 
 from swarmlet.ids import AllocationId, DeploymentId, EvaluationId, JobId, Namespace, NodeId, RequestId
 from swarmlet.model.allocation import ClientStatus, TaskState
-from swarmlet.model.cluster import AutopilotConfig, ClusterSettings, JoinToken, SchedulerConfiguration
+from swarmlet.model.cluster import (
+    AutopilotConfig,
+    ClusterSettings,
+    JoinToken,
+    Rebalancing,
+    SchedulerConfiguration,
+)
 from swarmlet.model.deployment import DeploymentStatus
 from swarmlet.model.evaluation import Evaluation, EvaluationStatus
 from swarmlet.model.job import Job
@@ -117,6 +123,10 @@ class TransitionAllocations(Record, tag=11):
     reschedule: tuple[AllocationId, ...] = ()
     #: Mark as not wanted at all (`alloc stop` replaces; this is the drain of batch work at its deadline).
     stop: tuple[AllocationId, ...] = ()
+    #: Where those in `migrate` had better go, if there is still room then.
+    targets: dict[AllocationId, NodeId] = {}
+    #: Not moved after all.
+    keep: tuple[AllocationId, ...] = ()
 
 
 class RestartAllocation(Record, tag=12):
@@ -234,6 +244,7 @@ class UpdateSettings(Record, tag=26):
     feature_level: int | None = None
     admin_token_hash: bytes | None = None
     scheduler: SchedulerConfiguration | None = None
+    rebalancing: Rebalancing | None = None
 
 
 class Noop(Record, tag=27):

@@ -215,7 +215,14 @@ class Laws(RuleBasedStateMachine):
         if what == "restart":
             self.replica.do(commands.RestartAllocation(allocation_id=key))
         else:
-            self.replica.do(commands.TransitionAllocations(**{what: (key,)}))
+            wishes = {what: (key,)}
+            self.replica.do(
+                commands.TransitionAllocations(
+                    migrate=wishes.get("migrate", ()),
+                    reschedule=wishes.get("reschedule", ()),
+                    stop=wishes.get("stop", ()),
+                )
+            )
 
     @rule(number=numbers)
     def fail_evaluation(self, number: int) -> None:
