@@ -29,6 +29,7 @@ from swarmlet.state.command import (
     UpdateSettings,
     UpsertNamespace,
 )
+from swarmlet.state.store import variable_scope
 from swarmlet.state.view import WHOLE_STATE, Table
 from tests.state.replica import DEFAULT, Replica, job, node
 
@@ -157,10 +158,13 @@ def test_everyone_who_watches_hears_of_it() -> None:
     replica = a_cluster()
     data = saved(replica)
     replica.register(job("late"))
+    replica.ok(AddVariableKey(key=VariableKey(id=1, sealed=b"one")))
+    replica.ok(variable("late"))
     restore(replica, data)
     first, *others = replica.changes
     assert (first.table, first.key) == (Table.SETTINGS, WHOLE_STATE)
     assert {"node:id-a", "node:id-b", "job:default/shop", "job:default/late"} <= set(first.scopes)
+    assert variable_scope(DEFAULT, "late") in first.scopes
     assert {change.table for change in (first, *others)} == set(Table)
 
 
