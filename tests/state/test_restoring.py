@@ -31,7 +31,7 @@ from swarmlet.state.command import (
 )
 from swarmlet.state.store import variable_scope
 from swarmlet.state.view import WHOLE_STATE, Table
-from tests.state.replica import DEFAULT, Replica, job, node
+from tests.state.replica import DEFAULT, Replica, group, job, node
 
 PIECE = 300
 
@@ -121,6 +121,24 @@ def test_allocations_of_a_node_that_is_no_member_any_more_are_forgotten() -> Non
     assert len(replica.allocations("shop")) == 1
     assert replica.allocations("desk") == []
     assert replica.job("desk").id == "desk"
+
+
+def test_blocks_of_allocations_come_back_without_those_of_a_node_that_is_gone() -> None:
+    replica = Replica("a", "b", "c", "d")
+    wanted = job("large", group(count=360, memory=1))
+    replica.place(replica.register(wanted), ("a", 90), ("b", 90), ("c", 90), ("d", 90))
+    assert list(replica.machine.snapshot()._allocations.blocks()), "it is kept as a block"
+    data = saved(replica)
+    before = replica.allocations("large")
+    for row in before:
+        if row.node_id == "id-d":
+            replica.report(row, ClientStatus.COMPLETE)
+    replica.status("d", NodeStatus.LEFT)
+    replica.ok(RemoveNode(node_id=NodeId("id-d")))
+    restore(replica, data)
+    assert replica.allocations("large") == [row for row in before if row.node_id != "id-d"]
+    assert {row.node_id for row in replica.allocations("large")} == {"id-a", "id-b", "id-c"}
+    assert StateMachine.load([saved(replica)]).digest() == replica.machine.digest()
 
 
 def test_a_new_cluster_takes_the_jobs_and_nothing_of_the_old_machines() -> None:
