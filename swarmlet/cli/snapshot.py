@@ -21,7 +21,6 @@ RESTORE_SECONDS = 300.0
 MIB = 1024 * 1024
 #: Rows that only make others faster to find.
 _INNER = {"node_name", "plan_index", "port_cursor", "purging", "incoming", "incoming_piece"}
-_ALLOCATIONS = {"allocation", "allocation_block", "allocation_gone"}
 
 
 @click.group()
@@ -190,7 +189,7 @@ def _read(file: str) -> tuple[Any, dict[str, int]]:
         allocations = sum(1 for _ in StateMachine.load(blocks).snapshot().allocations())
     except StorageError as error:
         raise InvalidInput(f"{file}: its checksums fit, but this version can't read it: {error}") from error
-    rows = {name: count for name, count in counts.items() if name not in _ALLOCATIONS}
+    rows = {name: count for name, count in counts.items() if not name.startswith("allocation")}
     return header, {**rows, "allocation": allocations}
 
 

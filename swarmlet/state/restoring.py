@@ -26,7 +26,7 @@ from swarmlet.state.command import BeginRestore, CommitRestore, RestorePiece
 from swarmlet.state.rows import Rows
 from swarmlet.state.snapshot import Incoming, Snapshot
 from swarmlet.state.step import Step, check_name
-from swarmlet.state.store import Store, job_scope, node_scope
+from swarmlet.state.store import Store, job_scope, node_scope, variable_scope
 from swarmlet.state.view import WHOLE_STATE, Change, Table
 
 #: A full cluster's state is a tenth of this; the pieces lie in every replica's memory until the last has come.
@@ -81,11 +81,11 @@ def commit(step: Step, body: CommitRestore) -> None:
     if settings is None:
         raise Conflict("the cluster is not initialised yet")
     saved, theirs = _loaded(pieces, settings)
-    before = [(row.namespace, row.id) for row in store.jobs()]
+    before = _scopes(store)
     _take_over(step, saved, theirs, settings)
     autopilot = msgspec.structs.replace(theirs.autopilot, modify_index=step.index)
     store.put_settings(msgspec.structs.replace(settings, autopilot=autopilot, scheduler=theirs.scheduler))
-    _tell_everyone(step, before)
+    _tell_everyone(step, [*before, *_scopes(store)])
     for deployment in list(store.active_deployments()):
         store.delete_deployment(deployment)
     for job in list(store.jobs()):
@@ -197,14 +197,20 @@ def _clamped(row: Any, newest: int) -> Any:
     return msgspec.structs.replace(row, **beyond) if beyond else row
 
 
-def _tell_everyone(step: Step, jobs_before: list[tuple[Any, Any]]) -> None:
+def _scopes(store: Store) -> list[str]:
+    """What a watch may be kept on."""
+    return [
+        *(node_scope(row.id) for row in store.nodes()),
+        *(job_scope(row.namespace, row.id) for row in store.jobs()),
+        *(variable_scope(row.namespace, row.path) for row in store.variables()),
+    ]
+
+
+def _tell_everyone(step: Step, scopes: list[str]) -> None:
     """Whoever watches anything looks again."""
     store = step.store
     for table in Table:
         store._table_indexes = store._table_indexes.set(table.value, step.index)
-    jobs = dict.fromkeys([*jobs_before, *((row.namespace, row.id) for row in store.jobs())])
-    nodes = tuple(node_scope(node.id) for node in store.nodes())
-    scopes = nodes + tuple(job_scope(*key) for key in jobs)
-    store.changes = [Change(Table.SETTINGS, WHOLE_STATE, scopes)] + [
+    store.changes = [Change(Table.SETTINGS, WHOLE_STATE, tuple(dict.fromkeys(scopes)))] + [
         Change(table, WHOLE_STATE) for table in Table if table is not Table.SETTINGS
     ]

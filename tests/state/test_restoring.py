@@ -29,8 +29,9 @@ from swarmlet.state.command import (
     UpdateSettings,
     UpsertNamespace,
 )
+from swarmlet.state.store import variable_scope
 from swarmlet.state.view import WHOLE_STATE, Table
-from tests.state.replica import DEFAULT, Replica, job, node
+from tests.state.replica import DEFAULT, Replica, group, job, node
 
 PIECE = 300
 
@@ -122,6 +123,24 @@ def test_allocations_of_a_node_that_is_no_member_any_more_are_forgotten() -> Non
     assert replica.job("desk").id == "desk"
 
 
+def test_blocks_of_allocations_come_back_without_those_of_a_node_that_is_gone() -> None:
+    replica = Replica("a", "b", "c", "d")
+    wanted = job("large", group(count=360, memory=1))
+    replica.place(replica.register(wanted), ("a", 90), ("b", 90), ("c", 90), ("d", 90))
+    assert list(replica.machine.snapshot()._allocations.blocks()), "it is kept as a block"
+    data = saved(replica)
+    before = replica.allocations("large")
+    for row in before:
+        if row.node_id == "id-d":
+            replica.report(row, ClientStatus.COMPLETE)
+    replica.status("d", NodeStatus.LEFT)
+    replica.ok(RemoveNode(node_id=NodeId("id-d")))
+    restore(replica, data)
+    assert replica.allocations("large") == [row for row in before if row.node_id != "id-d"]
+    assert {row.node_id for row in replica.allocations("large")} == {"id-a", "id-b", "id-c"}
+    assert StateMachine.load([saved(replica)]).digest() == replica.machine.digest()
+
+
 def test_a_new_cluster_takes_the_jobs_and_nothing_of_the_old_machines() -> None:
     old = a_cluster()
     for _ in range(50):
@@ -157,10 +176,13 @@ def test_everyone_who_watches_hears_of_it() -> None:
     replica = a_cluster()
     data = saved(replica)
     replica.register(job("late"))
+    replica.ok(AddVariableKey(key=VariableKey(id=1, sealed=b"one")))
+    replica.ok(variable("late"))
     restore(replica, data)
     first, *others = replica.changes
     assert (first.table, first.key) == (Table.SETTINGS, WHOLE_STATE)
     assert {"node:id-a", "node:id-b", "job:default/shop", "job:default/late"} <= set(first.scopes)
+    assert variable_scope(DEFAULT, "late") in first.scopes
     assert {change.table for change in (first, *others)} == set(Table)
 
 
