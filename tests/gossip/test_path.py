@@ -89,6 +89,17 @@ def test_a_late_answer_is_not_a_lost_one() -> None:
     assert paths.faults() == ()
 
 
+def test_answers_that_come_many_probes_late_are_not_lost_either() -> None:
+    paths = Paths(ME)
+    fail_pings(paths, WINDOW)
+    paths.answered(30.0, A, 0.001)
+    assert [each.problem for each in paths.faults()] == [PathProblem.LOSS]
+    for number in range(WINDOW):
+        paths.answered_late(A, 10.0 + number)
+    paths.answered_late(A, 5.0)
+    assert paths.faults() == ()
+
+
 def test_streams_that_fail_are_named_while_datagrams_come_in_and_not_otherwise() -> None:
     paths = Paths(ME)
     for number in range(10):
