@@ -185,6 +185,10 @@ class Paths:
         """Members to which a stream failed last time."""
         return [node for node, path in self._watched.items() if path.streams_failed]
 
+    def watched(self) -> list[NodeId]:
+        """Members to which a way may have a fault."""
+        return list(self._watched)
+
     def forget(self, node: NodeId) -> None:
         """The member is gone."""
         self._paths.pop(node, None)
