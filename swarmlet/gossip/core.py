@@ -52,8 +52,9 @@ from swarmlet.gossip.packet import (
     decode_packet,
     encode_update,
 )
-from swarmlet.gossip.path import PathFault, Paths, sentence
-from swarmlet.gossip.path_report import REPORT_EVENT, PathReports
+from swarmlet.gossip.path import PathFault, Paths
+from swarmlet.gossip.path_report import REPORT_EVENT
+from swarmlet.gossip.path_watch import PathWatch
 from swarmlet.gossip.prober import Prober
 from swarmlet.gossip.query import QUERY_EVENT, Queries
 from swarmlet.gossip.statistics import Statistics
@@ -73,8 +74,6 @@ CONTRADICTIONS_MAX = 5.0
 #: A leaving member tells this many others directly.
 LEAVE_FANOUT = 16
 _REAP_INTERVAL = 60.0
-#: The ways to others are looked at this often: a fault needs several probes to show, and may wait for the next one.
-_PATH_LOOK_SECONDS = 1.0
 
 _GONE = (MemberState.DEAD, MemberState.LEFT)
 
@@ -115,12 +114,9 @@ class Swim:
         self._contradictions = 0.0
         self._contradicted = now
         self._paths = Paths(me.id)
-        self._reports = PathReports(me.id)
+        self.path_watch = PathWatch(me.id, now, self._view, self._paths, self.event, self._publish)
         self.queries = Queries(me.id, rng, self._view, self._outbox, config.gossip_interval)
         self.names = NameVotes(self._view, self.queries, self.ask, self._publish)
-        #: As the rest of the node was told last.
-        self._faults: tuple[PathFault, ...] = ()
-        self._next_path_look = now
         self._prober = Prober(
             me.id,
             config,
@@ -222,6 +218,10 @@ class Swim:
                 )
             )
         return found
+
+    def path_faults(self) -> dict[NodeId, tuple[PathFault, ...]]:
+        """By the member that says so: which ways between members do not work as they should."""
+        return self.path_watch.faults()
 
     @property
     def is_leaving(self) -> bool:
@@ -380,7 +380,8 @@ class Swim:
         self._statistics.bytes_received += len(data)
         if packet.sender == self.me:
             return
-        self._paths.datagram(now, NodeId(packet.sender))
+        if self._view.get(NodeId(packet.sender)) is not None:
+            self._paths.datagram(now, NodeId(packet.sender))
         for update in packet.updates:
             self._on_update(now, update, synced=False)
         self._on_events(now, packet.events)
@@ -423,8 +424,9 @@ class Swim:
         if self._next_reap <= now:
             self._reap(now)
         self.queries.step(now)
-        if self._next_path_look <= now:
-            self._look_at_paths(now)
+        if self.path_watch.next_look <= now:
+            self.path_watch.look(now)
+            self.names.step(now)
         if self._outbox.next_gossip <= now:
             self._outbox.gossip(now)
 
@@ -494,55 +496,18 @@ class Swim:
 
     def _deliver(self, now: float, event: UserEvent) -> None:
         if event.name == REPORT_EVENT:
-            self._reports.hear(now, NodeId(event.origin), event.time, event.payload)
-            self._outbox.hurry(now)
-            return
-        if event.name == QUERY_EVENT:
+            self.path_watch.hear(now, event)
+        elif event.name == QUERY_EVENT:
             self.queries.hear(now, event)
-            self._outbox.hurry(now)
-            return
-        if event.name == NAME_EVENT:
+        elif event.name == NAME_EVENT:
             self.names.hear(event)
+        if event.name.startswith("_"):
+            # The program's own, perhaps a newer one's: passed on, and nothing to the node's users.
             self._outbox.hurry(now)
             return
         heard = UserEventHeard(event.time, NodeId(event.origin), event.name, event.payload)
         self._outbox.effects.append(heard)
         self._outbox.hurry(now)
-
-    # The ways to others
-
-    def path_faults(self) -> dict[NodeId, tuple[PathFault, ...]]:
-        """By the member that says so: which ways between members do not work as they should."""
-        return self._reports.all(self._paths.faults())
-
-    def _look_at_paths(self, now: float) -> None:
-        """Tell all members, and the rest of this node, what has changed about the ways to others."""
-        self._next_path_look = now + _PATH_LOOK_SECONDS
-        self._reports.forget(now)
-        self.names.step(now)
-        faults = self._paths.faults()
-        if not (faults or self._faults or self._reports.has_told):
-            return
-        before = {(fault.problem, fault.source, fault.target) for fault in self._faults}
-        after = {(fault.problem, fault.source, fault.target) for fault in faults}
-        for kind, changed, known in (
-            (EventKind.PATH_CLEARED, self._faults, after),
-            (EventKind.PATH_WARNING, faults, before),
-        ):
-            for fault in changed:
-                if (fault.problem, fault.source, fault.target) not in known:
-                    self._report_fault(kind, fault)
-        self._faults = faults
-        report = self._reports.to_tell(now, faults)
-        if report is not None:
-            self._publish(now, REPORT_EVENT, report)
-
-    def _report_fault(self, kind: EventKind, fault: PathFault) -> None:
-        other = fault.target if fault.source == self.me else fault.source
-        record = self._view.get(NodeId(other))
-        if record is not None:
-            way = "from here" if fault.source == self.me else "to here"
-            self.event(kind, record, f"{way}: {sentence(fault.problem, fault.value)}")
 
     # Claims
 

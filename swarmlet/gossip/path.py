@@ -75,11 +75,10 @@ class Path:
     __slots__ = (
         "is_lossy",
         "last_datagram",
-        "last_ping",
         "last_stream_failure",
         "outcomes",
-        "pings",
         "round_trip",
+        "sent",
         "streams_failed",
         "unanswered",
         "unanswered_since",
@@ -92,11 +91,9 @@ class Path:
         #: Direct pings without an answer, in a row, from a member that answered otherwise.
         self.unanswered = 0
         self.unanswered_since = 0.0
-        #: When the ping was sent whose outcome is the latest bit.
-        self.last_ping = -math.inf
-        #: One bit per direct ping, the latest lowest; 1: no answer. And how many there were, up to the window.
+        #: One bit per direct ping, the latest lowest; 1: no answer. And when each was sent, the latest first.
         self.outcomes = 0
-        self.pings = 0
+        self.sent: list[float] = []
         self.is_lossy = False
         #: Streams that failed in a row, with datagrams coming in between.
         self.streams_failed = 0
@@ -116,8 +113,16 @@ class Path:
     def note(self, sent: float, *, answered: bool) -> None:
         """The outcome of one direct ping."""
         self.outcomes = ((self.outcomes << 1) | (not answered)) & _MASK
-        self.pings = min(WINDOW, self.pings + 1)
-        self.last_ping = sent
+        self.sent = [sent, *self.sent[: WINDOW - 1]]
+        self._judge()
+
+    def answered_late(self, sent: float) -> None:
+        """The ping of that time was answered after all: the other side was slow, nothing was lost."""
+        if sent in self.sent:
+            self.outcomes &= ~(1 << self.sent.index(sent))
+            self._judge()
+
+    def _judge(self) -> None:
         lost = self.lost
         self.is_lossy = lost >= LOST_WARN or (self.is_lossy and lost > LOST_WELL)
 
@@ -161,9 +166,7 @@ class Paths:
 
     def answered_late(self, node: NodeId, sent: float) -> None:
         """The answer to the ping of a probe that is over: late, not lost."""
-        path = self._path(node)
-        if path.last_ping == sent:
-            path.outcomes &= ~1
+        self._path(node).answered_late(sent)
 
     def streamed(self, now: float, node: NodeId, *, works: bool) -> None:
         """A stream to `node` was answered, or failed."""
@@ -181,6 +184,10 @@ class Paths:
     def failing_streams(self) -> list[NodeId]:
         """Members to which a stream failed last time."""
         return [node for node, path in self._watched.items() if path.streams_failed]
+
+    def watched(self) -> list[NodeId]:
+        """Members to which a way may have a fault."""
+        return list(self._watched)
 
     def forget(self, node: NodeId) -> None:
         """The member is gone."""
@@ -210,7 +217,7 @@ class Paths:
             ends = (self._me, node) if goes_out else (node, self._me)
             found.append(PathFault(problem=PathProblem.DATAGRAMS, source=ends[0], target=ends[1]))
         elif path.is_lossy:
-            percent = round(100 * path.lost / path.pings)
+            percent = round(100 * path.lost / len(path.sent))
             found.append(PathFault(problem=PathProblem.LOSS, source=self._me, target=node, value=percent))
         if path.streams_failed >= BLOCKED_STREAMS:
             found.append(PathFault(problem=PathProblem.STREAMS, source=self._me, target=node))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from swarmlet.errors import InvalidInput
-from swarmlet.gossip.effect import EventKind, MemberState
-from swarmlet.gossip.packet import EVENT_PAYLOAD_MAX
+from swarmlet.gossip.effect import EventKind, MemberState, UserEventHeard
+from swarmlet.gossip.packet import EVENT_PAYLOAD_MAX, Packet, UserEvent
 from swarmlet.gossip.path import (
     BLOCKED_PINGS,
     BLOCKED_STREAMS,
@@ -86,6 +86,17 @@ def test_a_late_answer_is_not_a_lost_one() -> None:
         paths.probed(A, float(number), answered=False)
         paths.answered_late(A, float(number))
         paths.answered(float(number), A, 0.001)
+    assert paths.faults() == ()
+
+
+def test_answers_that_come_many_probes_late_are_not_lost_either() -> None:
+    paths = Paths(ME)
+    fail_pings(paths, WINDOW)
+    paths.answered(30.0, A, 0.001)
+    assert [each.problem for each in paths.faults()] == [PathProblem.LOSS]
+    for number in range(WINDOW):
+        paths.answered_late(A, 10.0 + number)
+    paths.answered_late(A, 5.0)
     assert paths.faults() == ()
 
 
@@ -263,6 +274,33 @@ def test_a_healthy_network_has_no_faults() -> None:
     cluster = settled(5, Faults(loss=0.01, reorder=0.2, duplicate=0.1))
     cluster.run_for(120.0)
     assert [cluster.cores[observer].path_faults() for observer in cluster.names] == [{}] * 5
+
+
+def test_faults_of_a_member_that_is_gone_are_over() -> None:
+    cluster = settled()
+    cluster.network.cut("n1", "n2", datagrams_only=True)
+    cluster.run_for(15.0)
+    cluster.crash("n2")
+    cluster.run_for(8.0)
+    assert cluster.agrees("n2", MemberState.AGENT_DOWN)
+    assert [seen(cluster, observer) for observer in ("n0", "n1", "n3")] == [set()] * 3
+    cluster.power_off("n2")
+    cluster.run_for(20.0)
+    assert cluster.agrees("n2", MemberState.DEAD)
+    assert cluster.cores["n1"]._paths.watched() == []
+
+
+def test_events_with_a_reserved_name_that_nobody_knows_are_passed_on_and_not_delivered() -> None:
+    bench = Bench("a")
+    bench.core._on_events(bench.now, (UserEvent(time=3, origin="a", name="_newer"),))
+    assert [effect for effect in bench.take() if isinstance(effect, UserEventHeard)] == []
+    assert bench.core.user_events() == []
+    assert any(packet.events for _, packet in sent_soon(bench))
+
+
+def sent_soon(bench: Bench) -> list[tuple[str, Packet]]:
+    bench.core.on_timer(bench.core.deadline)
+    return bench.packets()
 
 
 def test_a_silent_host_and_a_stopped_agent_are_no_faults_of_the_network() -> None:
