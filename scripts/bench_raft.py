@@ -208,7 +208,10 @@ class MembersBench:
                 port = members.port(members.leader())
                 loads[kind].append(raft_load.http_reads(members, port, READERS, self._options.seconds))
         self._add(
-            f"http_{READERS}_readers", "reads_per_second", loads["swarmlet"], loads.get(self._options.peer, [])
+            f"http_{READERS}_readers",
+            "reads_per_second",
+            loads["swarmlet"],
+            loads.get(self._options.peer, []),
         )
 
     def _add(self, case: str, metric: str, ours: list[Load], theirs: list[Load]) -> None:
@@ -279,7 +282,9 @@ def seconds_to_first_write(members: Members) -> float:
             taken = accepted.get(timeout=ATTEMPT_SECONDS) - begin
             break
         if time.perf_counter() - begin > KILL_SECONDS_MAX:
-            raise SystemExit(f"{members.name}: no write was accepted for {KILL_SECONDS_MAX:g} s after the kill")
+            raise SystemExit(
+                f"{members.name}: no write was accepted for {KILL_SECONDS_MAX:g} s after the kill"
+            )
     members.revive(leader)
     wait_readable(members, leader)
     # What the return stirs up must not burden the next measurement.
@@ -303,14 +308,17 @@ def wait_readable(members: Members, member: int) -> None:
     """Return once `member` answers a linearizable read."""
     call = members.get(raft_load.key_of(0))
     raft_members.wait_until(
-        lambda: raft_members.send(members.port(member), call, 10.0)[0] == HTTP_OK, f"read through member {member}"
+        lambda: raft_members.send(members.port(member), call, 10.0)[0] == HTTP_OK,
+        f"read through member {member}",
     )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--log", action="store_true", help="the log alone")
-    parser.add_argument("--peer", choices=("etcd", "none"), help="three members, against three of this peer's")
+    parser.add_argument(
+        "--peer", choices=("etcd", "none"), help="three members, against three of this peer's"
+    )
     parser.add_argument("--cases", default="", help="only cases that contain this")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of load per turn")
     parser.add_argument("--turns", type=int, default=TURNS, help="of each case, in turns with the peer")

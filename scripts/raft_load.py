@@ -128,10 +128,17 @@ def http_reads(members: Members, port: int, readers: int, seconds: float) -> Loa
 
 def mesh_writes(port: int, data: Path, writers: int, seconds: float) -> Load:
     """As `http_writes`, over the mesh port of the leader, with the certificate of the member in `data`."""
-    arguments = ["--port", str(port), "--data", str(data), "--writers", str(writers), "--seconds", str(seconds)]
-    said = subprocess.run(
-        [sys.executable, __file__, *arguments], capture_output=True, text=True, check=False
-    )
+    arguments = [
+        "--port",
+        str(port),
+        "--data",
+        str(data),
+        "--writers",
+        str(writers),
+        "--seconds",
+        str(seconds),
+    ]
+    said = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=False)
     if said.returncode:
         raise SystemExit(f"the mesh load failed: {said.stderr}")
     return Load(**json.loads(said.stdout))

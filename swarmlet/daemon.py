@@ -406,7 +406,7 @@ class Daemon:
 
     def _register_handlers(self) -> None:
         handlers, replica = self.handlers, self.replica
-        handlers.register(SUBMIT_METHOD, replica.on_submission)
+        handlers.register_deferred(SUBMIT_METHOD, replica.on_submission)
         handlers.register_stream(SNAPSHOT_METHOD, replica.on_snapshot_request)
         handlers.register_oneway(RAFT_METHOD, replica.on_packet)
         handlers.register_stream(ALLOCATIONS_METHOD, self.nodes.on_subscription)

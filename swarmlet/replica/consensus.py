@@ -37,6 +37,9 @@ log = structlog.get_logger(__name__)
 #: entry of 4 MiB, and a packet has to stay below the 8 MiB of a message.
 PACKET_MESSAGES_MAX = 64
 PACKET_BYTES_MAX = 2 * 1024 * 1024
+#: Proposals of one turn of the loop travel together, up to this many bytes of data: half of what one append carries,
+#: so that none has to be cut, and a follower's disk begins while the leader still encodes the next.
+PROPOSAL_BYTES_MAX = 512 * 1024
 #: Readys whose disk write is under way. The core takes no more work from us beyond this; proposals queue in it.
 READYS_IN_FLIGHT_MAX = 256
 #: Event loops round timers to milliseconds and may ring early; ringing early costs a wake-up that does nothing.
@@ -82,6 +85,10 @@ class Applier(Protocol):
         """Apply these next (may return before it is done; `Consensus.applied` is called then)."""
 
 
+#: An entry's data, and who hears that it was refused.
+Proposal = tuple[bytes, Callable[[SwarmletError], None]]
+
+
 class Consensus:
     """Drives one Raft core on the event loop. All methods are called from the loop."""
 
@@ -112,6 +119,7 @@ class Consensus:
         self._on_failure = on_failure
         self._on_offered = on_offered
         self._waiting: deque[tuple[Ready, bool]] = deque()
+        self._proposed: list[Proposal] = []
         self._outbox: dict[PeerId, list[Message]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for = 0.0
@@ -164,13 +172,15 @@ class Consensus:
             except SwarmletError as error:
                 log.debug("raft.message_dropped", kind=message.kind.name, reason=str(error))
 
-    def propose(self, data: bytes) -> None:
-        """Append as the leader. Raises NotLeader, Overloaded; then nothing was appended.
+    def propose(self, data: bytes, on_refused: Callable[[SwarmletError], None]) -> None:
+        """Append as the leader, at the end of the loop's turn, together with whatever else is proposed in it.
 
-        It leaves at the end of the loop's turn, together with whatever else is proposed in it.
+        `on_refused` hears then that it could not be (NotLeader, Overloaded), and nothing was appended; so do all that
+        were proposed behind it in this turn. Raises Unavailable when this node is stopping.
         """
-        with self._answering():
-            self.core.propose(data)
+        if self._is_stopped:
+            raise Unavailable(STOPPING)
+        self._proposed.append((data, on_refused))
         self._pump_soon()
 
     def propose_config(self, change: ConfigChange) -> None:
@@ -219,6 +229,7 @@ class Consensus:
     def stop(self) -> None:
         """Take no more input and send nothing more."""
         self._is_stopped = True
+        self._proposed.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -262,6 +273,8 @@ class Consensus:
         self._is_pumping = True
         try:
             with self._guarded():
+                if self._proposed:
+                    self._append_proposed()
                 # A full writer means a slow disk: what is left waits in the core until `on_durable`.
                 while len(self._waiting) < READYS_IN_FLIGHT_MAX and not self.writer.is_full:
                     ready = self.core.ready()
@@ -273,6 +286,38 @@ class Consensus:
             self._is_pumping = False
         if not self._is_stopped:
             self._arm()
+
+    def _append_proposed(self) -> None:
+        proposed, self._proposed = self._proposed, []
+        refusal: SwarmletError | None = None
+        for batch in _proposal_batches(proposed):
+            if refusal is None:
+                try:
+                    self.core.propose_batch([data for data, _ in batch])
+                    continue
+                except StorageError:
+                    raise
+                except SwarmletError:
+                    # Some of them may fit.
+                    refusal = self._append_each(batch)
+            else:
+                for _, on_refused in batch:
+                    on_refused(refusal)
+
+    def _append_each(self, batch: Sequence[Proposal]) -> SwarmletError | None:
+        """Append what can be; what is behind the first that was refused is refused too, so that order holds."""
+        refusal: SwarmletError | None = None
+        for data, on_refused in batch:
+            if refusal is None:
+                try:
+                    self.core.propose(data)
+                    continue
+                except StorageError:
+                    raise
+                except SwarmletError as error:
+                    refusal = error
+            on_refused(refusal)
+        return refusal
 
     def _pump_soon(self) -> None:
         if not self._is_pump_due:
@@ -343,6 +388,17 @@ class Consensus:
             with self._guarded():
                 self.core.tick(self._clock())
             self.pump()
+
+
+def _proposal_batches(proposed: Sequence[Proposal]) -> Iterator[Sequence[Proposal]]:
+    """Runs of proposals of at most `PROPOSAL_BYTES_MAX`, or one alone."""
+    start, size = 0, 0
+    for position, (data, _) in enumerate(proposed):
+        if size and size + len(data) > PROPOSAL_BYTES_MAX:
+            yield proposed[start:position]
+            start, size = position, 0
+        size += len(data)
+    yield proposed[start:]
 
 
 def _batches(messages: list[Message]) -> Iterator[tuple[Message, ...]]:
