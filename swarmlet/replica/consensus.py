@@ -120,6 +120,8 @@ class Consensus:
         self._on_offered = on_offered
         self._waiting: deque[tuple[Ready, bool]] = deque()
         self._proposed: list[Proposal] = []
+        #: A commit mark that moved, and nothing else: it is written along with what has to be, or when the timer rings.
+        self._unwritten: HardState | None = None
         self._outbox: dict[PeerId, list[Message]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for = 0.0
@@ -328,10 +330,10 @@ class Consensus:
         self._collect(ready.messages)
         if ready.soft_state is not None:
             self._on_role(ready.soft_state)
-        needs_disk = bool(ready.entries or ready.snapshot is not None or ready.hard_state is not None)
+        needs_disk = ready.must_sync or bool(ready.entries) or ready.snapshot is not None
+        self._unwritten = ready.hard_state or self._unwritten
         if needs_disk:
-            assert self.writer is not None, "the writer is attached before the first pump"
-            self.writer.submit(ready.number, ready.entries, ready.hard_state, ready.snapshot, ready.must_sync)
+            self._write(ready)
         if ready.committed_entries and ready.snapshot is None:
             self._applier.enqueue(ready.committed_entries)
         if needs_disk or self._waiting:
@@ -340,6 +342,11 @@ class Consensus:
             self._finish(ready)
         if ready.reads:
             self._on_reads(ready.reads)
+
+    def _write(self, ready: Ready) -> None:
+        assert self.writer is not None, "the writer is attached before the first pump"
+        hard_state, self._unwritten = self._unwritten, None
+        self.writer.submit(ready.number, ready.entries, hard_state, ready.snapshot, ready.must_sync)
 
     def _finish(self, ready: Ready) -> None:
         """Everything of `ready` is on disk: what depends on that may happen now."""
@@ -388,6 +395,14 @@ class Consensus:
             with self._guarded():
                 self.core.tick(self._clock())
             self.pump()
+            with self._guarded():
+                self._write_commit_mark()
+
+    def _write_commit_mark(self) -> None:
+        """So that a process that starts again knows nearly all that was committed."""
+        if self._unwritten is not None and self.writer is not None and not self.writer.is_full:
+            hard_state, self._unwritten = self._unwritten, None
+            self.writer.submit(0, (), hard_state, None, must_sync=False)
 
 
 def _proposal_batches(proposed: Sequence[Proposal]) -> Iterator[Sequence[Proposal]]:
