@@ -182,7 +182,7 @@ class MembersBench:
         by_mesh: list[Load] = []
         seconds = self._options.seconds
         for _ in range(self._options.turns):
-            if self._is_wanted("http") and (self._is_wanted(http) or self._is_wanted("mesh")):
+            if self._is_wanted(http) or self._is_wanted(mesh):
                 for kind, members in self._members.items():
                     port = members.port(members.leader())
                     by_http[kind].append(raft_load.http_writes(members, port, writers, seconds))
@@ -201,7 +201,7 @@ class MembersBench:
 
     def _reads(self) -> None:
         loads: dict[str, list[Load]] = {kind: [] for kind in self._members}
-        for kind, members in self._members.items():
+        for members in self._members.values():
             raft_load.http_writes(members, members.port(members.leader()), READERS, 1.0)
         for _ in range(self._options.turns):
             for kind, members in self._members.items():
@@ -253,7 +253,7 @@ class MembersBench:
 
     def _restarted(self) -> None:
         values: dict[str, list[float]] = {kind: [] for kind in self._members}
-        for kind, members in self._members.items():
+        for members in self._members.values():
             while members.index() < RESTART_ENTRIES:
                 raft_load.http_writes(members, members.port(members.leader()), WRITERS[-1], 3.0)
         for _ in range(RESTARTS):

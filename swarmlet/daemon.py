@@ -23,11 +23,10 @@ from typing import Any
 
 import msgspec
 import structlog
-from aiohttp import web
 
 from swarmlet import VERSION
 from swarmlet.api.context import ApiContext
-from swarmlet.api.server import ApiServer, application
+from swarmlet.api.server import ApiServer
 from swarmlet.config import NodeConfig, parse_address
 from swarmlet.errors import Refused, StorageError, SwarmletError, Unavailable
 from swarmlet.gossip.config import GossipConfig
@@ -448,7 +447,7 @@ class Daemon:
         )
         socket_path = self.config.api_socket or str(data / SOCKET_FILE)
         return ApiServer(
-            application(context),
+            context,
             bind=self.config.api_bind,
             port=self.config.api_port,
             socket_path=socket_path,
@@ -712,16 +711,11 @@ class Daemon:
         )
         return f"{token.text()}@{_spoken(self.address)}", record
 
-    def _identify(self, request: web.Request) -> Caller:
+    def _identify(self, token: str, is_local: bool) -> Caller:
         """The Unix socket is root's and its group's; over TCP a token says who asks."""
-        if request.transport is not None and not request.transport.get_extra_info("peername"):
-            return ADMIN
-        if self.config.ephemeral:
+        if is_local or self.config.ephemeral:
             return ADMIN
         settings = self.replica.view.settings()
-        token = request.headers.get("X-Nomad-Token", "")
-        if not token and request.headers.get("Authorization", "").startswith("Bearer "):
-            token = request.headers["Authorization"].removeprefix("Bearer ")
         return identify(token, settings.admin_token_hash.decode() if settings else "")
 
     def _on_disk_failure(self, error: StorageError) -> None:

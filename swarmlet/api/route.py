@@ -40,6 +40,11 @@ DELETE = ("DELETE",)
 _encoder = msgspec.json.Encoder()
 
 
+def encode(value: Any) -> bytes:
+    """JSON."""
+    return _encoder.encode(value)
+
+
 def answer(
     value: Any, view: View | None = None, *, index: int | None = None, status: int = 200
 ) -> web.Response:
@@ -154,7 +159,11 @@ def duration(text: str, default: float) -> float:
 
 async def json_body(request: web.Request) -> dict[str, Any]:
     """The request's JSON object. Raises InvalidInput."""
-    data = await request.read()
+    return json_object(await request.read())
+
+
+def json_object(data: bytes) -> dict[str, Any]:
+    """The JSON object that a body is; an empty one is none. Raises InvalidInput."""
     if not data:
         return {}
     try:

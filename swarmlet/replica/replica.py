@@ -312,6 +312,14 @@ class Replica:
             raise last
         raise NoLeader(f"no leader answered within {timeout_seconds:g} s: {last}") from last
 
+    def propose(self, request: RequestId, body: Body, actor: str, answer: Answer) -> None:
+        """As `submit`, on the leader alone and without a coroutine: `answer` hears how it ended, once.
+
+        It is called in the loop, with what `apply` gave or why that is not known. Raises NotLeader, Overloaded,
+        WireError, Unavailable; then nothing was proposed, and `answer` is not called.
+        """
+        self._append(request, body, actor, answer)
+
     async def _here(self, applied: Applied, deadline: float) -> Applied:
         """Wait until what the leader applied is applied here too, so that the caller reads its own write."""
         raise_if_refused(applied)
