@@ -197,7 +197,10 @@ class MembersBench:
         assert isinstance(members, raft_members.Swarmlet)
         leader = members.leader()
         port, follower = members.node(leader).mesh_port, members.node((leader + 1) % raft_members.MEMBERS)
-        return raft_load.mesh_writes(port, follower.data, writers, self._options.seconds)
+        seconds = self._options.seconds
+        return raft_load.metered(
+            members, lambda: raft_load.mesh_writes(port, follower.data, writers, seconds), seconds
+        )
 
     def _reads(self) -> None:
         loads: dict[str, list[Load]] = {kind: [] for kind in self._members}
@@ -225,6 +228,7 @@ class MembersBench:
             (metric, "1/s", lambda load: load.per_second),
             ("p50_ms", "ms", lambda load: load.p50_ms),
             ("p99_ms", "ms", lambda load: load.p99_ms),
+            ("cpu_us_per_answer", "us", lambda load: load.cpu_us),
         ):
             self._note(case, name, unit, list(map(value, ours)), list(map(value, theirs)))
 

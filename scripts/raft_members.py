@@ -9,6 +9,7 @@ import base64
 import contextlib
 import http.client
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -64,6 +65,9 @@ class Members(Protocol):
 
     def index(self) -> int:
         """How many entries the log has had."""
+
+    def pids(self) -> list[int]:
+        """The process of each member that runs, in order."""
 
 
 class Etcd:
@@ -133,6 +137,9 @@ class Etcd:
         if running is not None:
             running.kill()
             running.wait()
+
+    def pids(self) -> list[int]:
+        return [running.pid for running in self._processes if running is not None]
 
     def put(self, key: str, value: bytes) -> Call:
         return _post("/v3/kv/put", key=_base64(key.encode()), value=_base64(value))
@@ -208,6 +215,9 @@ class Swarmlet:
         status = self.cluster.nodes[self.leader()].api.get("/v1/operator/raft/configuration")
         return int(status["Commit"])
 
+    def pids(self) -> list[int]:
+        return [node.pid for node in self.cluster.nodes if node.pid]
+
     def put(self, key: str, value: bytes) -> Call:
         body = json.dumps({"Name": key, "Description": value.decode("latin-1")}).encode()
         return Call(method="PUT", path=f"/v1/namespace/{key}", headers=self._headers(), body=body)
@@ -231,6 +241,16 @@ def send(port: int, call: Call, timeout: float) -> tuple[int, bytes]:
         return answer.status, answer.read()
     finally:
         connection.close()
+
+
+def cpu_seconds(members: Members) -> list[float]:
+    """CPU time that each member has used so far."""
+    tick = os.sysconf("SC_CLK_TCK")
+    used = []
+    for pid in members.pids():
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        used.append((int(fields[11]) + int(fields[12])) / tick)
+    return used
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = WAIT_SECONDS) -> Any:

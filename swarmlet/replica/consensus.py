@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import TracebackType
 from typing import Protocol
 
 import structlog
@@ -40,6 +41,12 @@ PACKET_BYTES_MAX = 2 * 1024 * 1024
 #: Proposals of one turn of the loop travel together, up to this many bytes of data: half of what one append carries,
 #: so that none has to be cut, and a follower's disk begins while the leader still encodes the next.
 PROPOSAL_BYTES_MAX = 512 * 1024
+#: While the disk works, proposals gather for this long at most: one larger append costs everybody less than several
+#: small ones, and the disk would not begin with them earlier. A disk that is slower than this must not hold up the peers.
+HOLD_SECONDS = 0.005
+#: An append without entries only tells how far is committed. Under load the next entries tell it, too; else it leaves
+#: after this long, which is little to a follower's readers.
+NOTICE_SECONDS = 0.001
 #: Readys whose disk write is under way. The core takes no more work from us beyond this; proposals queue in it.
 READYS_IN_FLIGHT_MAX = 256
 #: Event loops round timers to milliseconds and may ring early; ringing early costs a wake-up that does nothing.
@@ -89,6 +96,29 @@ class Applier(Protocol):
 Proposal = tuple[bytes, Callable[[SwarmletError], None]]
 
 
+class _Guard:
+    """A lost disk, a log that cannot be, a bug: they end the node. A core that failed halfway may hold anything."""
+
+    __slots__ = ("_fail",)
+
+    def __init__(self, fail: Callable[[StorageError], None]) -> None:
+        self._fail = fail
+
+    def __enter__(self) -> None:
+        """Nothing to do: this is entered several times per packet."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        if not isinstance(error, StorageError):
+            log.error("raft.failed", exc_info=error)
+            error = StorageError(f"consensus failed on this node: {error!r}")
+        self._fail(error)
+        return True
+
+
 class Consensus:
     """Drives one Raft core on the event loop. All methods are called from the loop."""
 
@@ -123,6 +153,11 @@ class Consensus:
         #: A commit mark that moved, and nothing else: it is written along with what has to be, or when the timer rings.
         self._unwritten: HardState | None = None
         self._outbox: dict[PeerId, list[Message]] = {}
+        #: Appends without entries that wait for a message to travel with; see `NOTICE_SECONDS`.
+        self._notices: dict[PeerId, Message] = {}
+        self._is_notice_due = False
+        self._is_held = False
+        self._guarded = _Guard(self.fail)
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for = 0.0
         self._is_pumping = False
@@ -166,7 +201,7 @@ class Consensus:
     def _step(self, message: Message) -> None:
         if self._is_stopped:
             return
-        with self._guarded():
+        with self._guarded:
             try:
                 self.core.step(self._clock(), message)
             except StorageError:
@@ -200,7 +235,7 @@ class Consensus:
     def report_snapshot(self, peer: PeerId, *, ok: bool) -> None:
         """How the snapshot sent to `peer` ended."""
         if not self._is_stopped:
-            with self._guarded():
+            with self._guarded:
                 self.core.report_snapshot(peer, ok)
             self.pump()
 
@@ -208,7 +243,7 @@ class Consensus:
         """The writer made everything up to Ready `number` durable."""
         if self._is_stopped:
             return
-        with self._guarded():
+        with self._guarded:
             while self._waiting and (self._waiting[0][0].number <= number or not self._waiting[0][1]):
                 ready, _ = self._waiting.popleft()
                 self._finish(ready)
@@ -218,7 +253,7 @@ class Consensus:
         """Entries up to `index` are applied."""
         if self._is_stopped:
             return
-        with self._guarded():
+        with self._guarded:
             self.core.applied(index)
         self.pump()
 
@@ -237,23 +272,12 @@ class Consensus:
             self._timer = None
 
     @contextlib.contextmanager
-    def _guarded(self) -> Iterator[None]:
-        """A lost disk, a log that cannot be, a bug: they end the node. A core that failed halfway may hold anything."""
-        try:
-            yield
-        except StorageError as error:
-            self.fail(error)
-        except Exception as error:
-            log.exception("raft.failed")
-            self.fail(StorageError(f"consensus failed on this node: {error!r}"))
-
-    @contextlib.contextmanager
     def _answering(self) -> Iterator[None]:
         """As `_guarded`, but the core may refuse, and the caller hears it."""
         if self._is_stopped:
             raise Unavailable(STOPPING)
         refused: SwarmletError | None = None
-        with self._guarded():
+        with self._guarded:
             try:
                 yield
             except StorageError:
@@ -274,8 +298,8 @@ class Consensus:
             return
         self._is_pumping = True
         try:
-            with self._guarded():
-                if self._proposed:
+            with self._guarded:
+                if self._proposed and not self._hold():
                     self._append_proposed()
                 # A full writer means a slow disk: what is left waits in the core until `on_durable`.
                 while len(self._waiting) < READYS_IN_FLIGHT_MAX and not self.writer.is_full:
@@ -288,6 +312,22 @@ class Consensus:
             self._is_pumping = False
         if not self._is_stopped:
             self._arm()
+
+    def _hold(self) -> bool:
+        """Whether proposals wait for the disk to end what it does."""
+        if not self._waiting:
+            return False
+        if not self._is_held:
+            self._is_held = True
+            asyncio.get_running_loop().call_later(HOLD_SECONDS, self._release)
+        return True
+
+    def _release(self) -> None:
+        self._is_held = False
+        if self._proposed and not self._is_stopped:
+            with self._guarded:
+                self._append_proposed()
+            self.pump()
 
     def _append_proposed(self) -> None:
         proposed, self._proposed = self._proposed, []
@@ -364,10 +404,39 @@ class Consensus:
         while self._outbox and not self._is_stopped:
             outbox, self._outbox = self._outbox, {}
             for peer, messages in outbox.items():
-                for batch in _batches(messages):
-                    packet = Packet(version=PACKET_VERSION, cluster_id=self._cluster_id, messages=batch)
-                    is_sent = self._send_packet(peer, packet_codec.encode(packet))
-                    self._note_sent(peer, batch, is_sent=is_sent)
+                if len(messages) == 1 and _is_notice(messages[0]):
+                    self._keep_notice(peer, messages[0])
+                else:
+                    self._send(peer, self._with_notice(peer, messages))
+
+    def _send(self, peer: PeerId, messages: list[Message]) -> None:
+        for batch in _batches(messages):
+            packet = Packet(version=PACKET_VERSION, cluster_id=self._cluster_id, messages=batch)
+            is_sent = self._send_packet(peer, packet_codec.encode(packet))
+            self._note_sent(peer, batch, is_sent=is_sent)
+
+    def _with_notice(self, peer: PeerId, messages: list[Message]) -> list[Message]:
+        """`messages` and the notice that waited, less the notices that an append with entries makes needless."""
+        waiting = self._notices.pop(peer, None)
+        if waiting is not None:
+            messages = [waiting, *messages]
+        told = max((message.commit for message in messages if _is_append(message)), default=-1)
+        return [message for message in messages if not _is_notice(message) or message.commit > told]
+
+    def _keep_notice(self, peer: PeerId, notice: Message) -> None:
+        self._notices[peer] = notice
+        if not self._is_notice_due:
+            self._is_notice_due = True
+            asyncio.get_running_loop().call_later(NOTICE_SECONDS, self._send_notices)
+
+    def _send_notices(self) -> None:
+        self._is_notice_due = False
+        notices, self._notices = self._notices, {}
+        if not self._is_stopped:
+            with self._guarded:
+                for peer, notice in notices.items():
+                    self._send(peer, [notice])
+            self.pump()
 
     def _note_sent(self, peer: PeerId, batch: Sequence[Message], *, is_sent: bool) -> None:
         has_offer = any(message.kind is MessageKind.SNAPSHOT for message in batch)
@@ -392,10 +461,10 @@ class Consensus:
     def _on_timer(self) -> None:
         self._timer = None
         if not self._is_stopped:
-            with self._guarded():
+            with self._guarded:
                 self.core.tick(self._clock())
             self.pump()
-            with self._guarded():
+            with self._guarded:
                 self._write_commit_mark()
 
     def _write_commit_mark(self) -> None:
@@ -403,6 +472,15 @@ class Consensus:
         if self._unwritten is not None and self.writer is not None and not self.writer.is_full:
             hard_state, self._unwritten = self._unwritten, None
             self.writer.submit(0, (), hard_state, None, must_sync=False)
+
+
+def _is_append(message: Message) -> bool:
+    return message.kind is MessageKind.APPEND and bool(message.entries)
+
+
+def _is_notice(message: Message) -> bool:
+    """It tells a commit mark, and a later append tells the same."""
+    return message.kind is MessageKind.APPEND and not message.entries
 
 
 def _proposal_batches(proposed: Sequence[Proposal]) -> Iterator[Sequence[Proposal]]:
