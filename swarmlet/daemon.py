@@ -105,6 +105,9 @@ ELECTION_SECONDS = 0.6
 HEARTBEAT_SECONDS = 0.15
 #: The longest that one thread holds the interpreter while the loop waits for it.
 SWITCH_INTERVAL_SECONDS = 0.002
+#: Records hold no cycles and are not even looked at; what is collected is little. Python's default, a collection every
+#: 700 objects, costs a leader under load a twentieth of its time.
+GC_THRESHOLDS = (20_000, 20, 20)
 
 
 class SystemClock:
@@ -463,6 +466,7 @@ class Daemon:
     async def run(self) -> None:
         """Live until stopped by a signal, `leave` or a failure. Raises the failure."""
         sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+        gc.set_threshold(*GC_THRESHOLDS)
         self.server.listen()
         try:
             await self.api.start()

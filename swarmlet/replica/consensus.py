@@ -190,7 +190,7 @@ class Consensus:
                 snapshots.append(message)
             else:
                 self._step(message)
-        self.pump()
+        self._pump_soon()
         return tuple(snapshots)
 
     def step(self, message: Message) -> None:
@@ -247,7 +247,7 @@ class Consensus:
             while self._waiting and (self._waiting[0][0].number <= number or not self._waiting[0][1]):
                 ready, _ = self._waiting.popleft()
                 self._finish(ready)
-        self.pump()
+        self._pump_soon()
 
     def applied(self, index: int) -> None:
         """Entries up to `index` are applied."""
@@ -255,7 +255,7 @@ class Consensus:
             return
         with self._guarded:
             self.core.applied(index)
-        self.pump()
+        self._pump_soon()
 
     def fail(self, error: StorageError) -> None:
         """The disk failed, or what it holds cannot be: no vote, no acknowledgement leaves this node any more."""
@@ -362,6 +362,7 @@ class Consensus:
         return refusal
 
     def _pump_soon(self) -> None:
+        """At the end of the loop's turn: whatever comes in within one shares the messages that it causes."""
         if not self._is_pump_due:
             self._is_pump_due = True
             asyncio.get_running_loop().call_soon(self.pump)
