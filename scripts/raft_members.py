@@ -88,7 +88,7 @@ class Etcd:
     def revive(self, member: int) -> None:
         client, peer = self._ports[member]
         peers = ",".join(f"m{n}=http://127.0.0.1:{port}" for n, (_, port) in enumerate(self._ports))
-        self._processes[member] = subprocess.Popen(
+        self._processes[member] = started = subprocess.Popen(
             [
                 "etcd",
                 *("--name", f"m{member}", "--data-dir", str(self._folder / f"m{member}")),
@@ -101,7 +101,9 @@ class Etcd:
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
+        level([started.pid])
 
     def stop(self) -> None:
         for member in range(MEMBERS):
@@ -165,6 +167,7 @@ class Swarmlet:
         for member in range(1, MEMBERS):
             self.cluster.join(token, f"n{member}")
         self._token = first.admin_token()
+        level(self.pids())
         wait_until(lambda: self._voters() == MEMBERS, "three voters")
 
     def _voters(self) -> int:
@@ -208,8 +211,10 @@ class Swarmlet:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env=clean_environment(),
+            start_new_session=True,
         )
         self._revived[member], node.pid = started, started.pid
+        level([started.pid])
 
     def index(self) -> int:
         status = self.cluster.nodes[self.leader()].api.get("/v1/operator/raft/configuration")
@@ -241,6 +246,17 @@ def send(port: int, call: Call, timeout: float) -> tuple[int, bytes]:
         return answer.status, answer.read()
     finally:
         connection.close()
+
+
+def level(pids: list[int]) -> None:
+    """Give these processes' sessions the niceness of this one.
+
+    The kernel shares the CPU among sessions first (autogroups): whatever else runs on the machine, each member of
+    either contender, and the generator, then gets the same.
+    """
+    for pid in [os.getpid(), *pids]:
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{pid}/autogroup").write_text(str(os.nice(0)))
 
 
 def cpu_seconds(members: Members) -> list[float]:
