@@ -160,6 +160,7 @@ class MembersBench:
         try:
             for members in self._members.values():
                 members.start()
+                wait_writable(members)
             for writers in WRITERS:
                 self._writes(writers)
             if self._is_wanted(f"http_{READERS}_readers"):
@@ -306,6 +307,14 @@ def seconds_to_restart(members: Members) -> float:
     taken = time.perf_counter() - begin
     time.sleep(REST_SECONDS)
     return taken
+
+
+def wait_writable(members: Members) -> None:
+    """Return once the leader has taken a write (ours makes the key that values are sealed under with the first one)."""
+    call = members.put(raft_load.key_of(0), raft_load.value_of(0))
+    raft_members.wait_until(
+        lambda: raft_members.send(members.port(members.leader()), call, 10.0)[0] == HTTP_OK, "accepted write"
+    )
 
 
 def wait_readable(members: Members, member: int) -> None:

@@ -23,11 +23,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from scripts import raft_members
 from scripts.raft_members import Call, Members
-from swarmlet.ids import ClusterId, Namespace, NodeId, RequestId
+from swarmlet.ids import DEFAULT_NAMESPACE, ClusterId, NodeId, RequestId
 from swarmlet.joining.identity import DataDirectory, load
 from swarmlet.replica.submission import SUBMIT_METHOD, Submission, submission_codec
 from swarmlet.security.contexts import client_context
-from swarmlet.state.command import Applied, Body, UpsertNamespace, applied_codec
+from swarmlet.state.command import Applied, Body, PutVariable, applied_codec
 from swarmlet.transport.client import ClientConnection
 from swarmlet.transport.frame import PROTOCOL_VERSION, Frame, Hello, Kind, Purpose
 from swarmlet.transport.limits import Limits
@@ -37,6 +37,10 @@ VALUE_BYTES = 256
 KEYS = 512
 #: Different requests, which come round: each writes another value than the one before to its key.
 REQUESTS = 3 * KEYS
+#: The keyring's first key, which the first write through HTTP makes.
+KEY_ID = 1
+#: What sealing adds to a value: a version, a salt, a tag, and the item's name.
+SEALING_BYTES = 50
 #: A run's first moments (connections, caches) are not counted.
 WARM_UP_SECONDS = 0.5
 
@@ -159,8 +163,11 @@ def mesh_writes(port: int, data: Path, writers: int, seconds: float) -> Load:
 
 
 def body_of(number: int) -> Body:
-    """The command that writes a key."""
-    return UpsertNamespace(name=Namespace(key_of(number)), description=value_of(number).decode())
+    """The command that writes a variable: sealed, as it is where a node forwards it. Any bytes will do for that."""
+    sealed = random.Random(number).randbytes(VALUE_BYTES + SEALING_BYTES)
+    return PutVariable(
+        namespace=DEFAULT_NAMESPACE, path=f"mesh-{number % KEYS:04d}", key_id=KEY_ID, sealed=sealed
+    )
 
 
 class _Writers(ClientConnection):

@@ -224,11 +224,11 @@ class Swarmlet:
         return [node.pid for node in self.cluster.nodes if node.pid]
 
     def put(self, key: str, value: bytes) -> Call:
-        body = json.dumps({"Name": key, "Description": value.decode("latin-1")}).encode()
-        return Call(method="PUT", path=f"/v1/namespace/{key}", headers=self._headers(), body=body)
+        body = json.dumps({"Items": {"value": value.decode()}}).encode()
+        return Call(method="PUT", path=f"/v1/var/{key}", headers=self._headers(), body=body)
 
     def get(self, key: str) -> Call:
-        return Call(method="GET", path=f"/v1/namespace/{key}", headers=self._headers())
+        return Call(method="GET", path=f"/v1/var/{key}", headers=self._headers())
 
     def _headers(self) -> dict[str, str]:
         return {"X-Nomad-Token": self._token}

@@ -20,7 +20,6 @@ from swarmlet.ids import RequestId
 from swarmlet.replica.submission import raise_if_refused
 from swarmlet.security.access import Capability, Identity, authorize
 from swarmlet.state.command import Applied, Body
-from swarmlet.state.view import View
 
 #: Headers of plain requests. Any other may ask for something, so aiohttp looks at it.
 PLAIN = frozenset({
@@ -35,14 +34,22 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]
 _HEAD_END = b"\r\n\r\n"
 
 
+class Write(NamedTuple):
+    """What a request asks for: a command, and how its success is said in JSON."""
+
+    body: Body
+    answer: Callable[[Applied], bytes]
+
+
 class DirectRoute(NamedTuple):
-    """A write to `prefix` and a name. `command` makes it of name and body (raises SwarmletError), `answer` the JSON."""
+    """A write to `prefix` and a name. `write` makes it of name and body, None where the framework's handler has to look;
+    raises SwarmletError.
+    """
 
     methods: tuple[str, ...]
     prefix: str
     capability: Capability
-    command: Callable[[str, bytes], Body]
-    answer: Callable[[Applied, View], bytes]
+    write: Callable[[str, bytes], Write | None]
 
 
 class Request(NamedTuple):
@@ -79,9 +86,6 @@ class Backend(Protocol):
 
     async def submit(self, request: RequestId, body: Body, identity: Identity) -> Applied:
         """The same, whoever leads: goes on where `propose` ended without a certain outcome."""
-
-    def view(self) -> View:
-        """The state as applied here."""
 
     def problem(self, error: SwarmletError) -> Problem:
         """How a refusal is said."""
@@ -180,7 +184,7 @@ class DirectConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._is_local = False
         #: The request that is being answered, and what came behind it.
-        self._pending: tuple[DirectRoute, RequestId, Body, Identity] | None = None
+        self._pending: tuple[RequestId, Write, Identity] | None = None
         self._ahead = b""
         self._is_paused = False
         self._idle: asyncio.TimerHandle | None = None
@@ -245,10 +249,13 @@ class DirectConnection(asyncio.Protocol):
         try:
             identity = backend.identify(request.headers, is_local=self._is_local)
             authorize(identity, route.capability)
-            body = route.command(name, request.body)
+            write = route.write(name, request.body)
+            if write is None:
+                self._hand_over(data)
+                return
             number = self._server.mint()
-            self._pending = (route, number, body, identity)
-            backend.propose(number, body, identity, self._on_outcome)
+            self._pending = (number, write, identity)
+            backend.propose(number, write.body, identity, self._on_outcome)
         except NotLeader:
             self._pending = None
             self._hand_over(data)
@@ -273,29 +280,29 @@ class DirectConnection(asyncio.Protocol):
             self._refuse(outcome)
         elif self._server.group is not None:
             # The lead moved: the same request goes to whoever leads now, and takes effect once.
-            self._server.group.create_task(self._retry(*self._pending[1:]))
+            self._server.group.create_task(self._retry(*self._pending))
         else:
             self._refuse(outcome)
 
-    async def _retry(self, number: RequestId, body: Body, identity: Identity) -> None:
+    async def _retry(self, number: RequestId, write: Write, identity: Identity) -> None:
         try:
-            self._answer(await self._server.backend.submit(number, body, identity))
+            applied = await self._server.backend.submit(number, write.body, identity)
         except SwarmletError as error:
             self._refuse(error)
+        else:
+            self._answer(applied)
 
     def _answer(self, applied: Applied) -> None:
         assert self._pending is not None, "an answer without a request"
         try:
-            raise_if_refused(applied)
-            view = self._server.backend.view()
-            content = self._pending[0].answer(applied, view)
+            content = self._pending[1].answer(raise_if_refused(applied))
         except SwarmletError as error:
             self._refuse(error)
             return
         self._say(
             b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Nomad-Index: %d\r\n"
             b"X-Nomad-KnownLeader: true\r\nX-Nomad-LastContact: 0\r\nContent-Length: %d\r\n\r\n%b"
-            % (max(1, view.index), len(content), content)
+            % (max(1, applied.index), len(content), content)
         )
 
     def _refuse(self, error: SwarmletError) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from swarmlet.api.context import CONTEXT
-from swarmlet.api.direct import DirectRoute
-from swarmlet.api.route import DELETE, GET, WRITE, Route, answer, encode, fresh_view, json_object
+from swarmlet.api.route import DELETE, GET, WRITE, Route, answer, fresh_view, json_body
 from swarmlet.api.shapes import namespace_json
 from swarmlet.errors import InvalidInput, NotFound
 from swarmlet.ids import Namespace
@@ -34,17 +33,15 @@ async def read_namespace(request: web.Request) -> web.Response:
 async def upsert(request: web.Request) -> web.Response:
     """PUT /v1/namespace and /v1/namespace/:name."""
     context = request.app[CONTEXT]
-    command = _upserting(request.match_info.get("name", ""), await request.read())
-    applied = await context.replica.submit(command, request["identity"].name)
-    return answer({"Index": applied.index}, context.replica.view)
-
-
-def _upserting(name: str, data: bytes) -> UpsertNamespace:
-    body = json_object(data)
-    name = str(body.get("Name") or name)
+    body = await json_body(request)
+    name = str(body.get("Name") or request.match_info.get("name", ""))
     if not name:
         raise InvalidInput("the body has no 'Name'")
-    return UpsertNamespace(name=Namespace(name), description=str(body.get("Description") or ""))
+    applied = await context.replica.submit(
+        UpsertNamespace(name=Namespace(name), description=str(body.get("Description") or "")),
+        request["identity"].name,
+    )
+    return answer({"Index": applied.index}, context.replica.view)
 
 
 async def delete(request: web.Request) -> web.Response:
@@ -62,13 +59,4 @@ ROUTES = (
     Route(GET, "/v1/namespace/{name}", Capability.JOB_READ, read_namespace),
     Route(WRITE, "/v1/namespace/{name}", Capability.OPERATOR_WRITE, upsert),
     Route(DELETE, "/v1/namespace/{name}", Capability.OPERATOR_WRITE, delete),
-)
-DIRECT_ROUTES = (
-    DirectRoute(
-        WRITE,
-        "/v1/namespace/",
-        Capability.OPERATOR_WRITE,
-        _upserting,
-        lambda applied, view: encode({"Index": applied.index}),
-    ),
 )

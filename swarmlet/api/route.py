@@ -159,11 +159,7 @@ def duration(text: str, default: float) -> float:
 
 async def json_body(request: web.Request) -> dict[str, Any]:
     """The request's JSON object. Raises InvalidInput."""
-    return json_object(await request.read())
-
-
-def json_object(data: bytes) -> dict[str, Any]:
-    """The JSON object that a body is; an empty one is none. Raises InvalidInput."""
+    data = await request.read()
     if not data:
         return {}
     try:

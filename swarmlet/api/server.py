@@ -38,13 +38,12 @@ from swarmlet.api import (
     variables,
 )
 from swarmlet.api.context import CONTEXT, ApiContext
-from swarmlet.api.direct import DirectRoute, DirectServer, Problem
+from swarmlet.api.direct import DirectServer, Problem
 from swarmlet.api.route import Route
 from swarmlet.errors import InvalidInput, InvalidJob, Overloaded, SwarmletError, Unauthorized
 from swarmlet.ids import Namespace, RequestId
 from swarmlet.security.access import Identity, authorize
 from swarmlet.state.command import Applied, Body
-from swarmlet.state.view import View
 
 log = structlog.get_logger(__name__)
 
@@ -61,8 +60,6 @@ MESSAGE_CHARS_MAX = 1000
 #: Connections that the kernel finished and we have not accepted.
 BACKLOG = 128
 
-#: Writes that are answered without the framework where they are plain (see `direct`).
-DIRECT_ROUTES: tuple[DirectRoute, ...] = (*namespaces.DIRECT_ROUTES,)
 ROUTES: tuple[Route, ...] = (
     *planning.ROUTES,
     *jobs.ROUTES,
@@ -202,9 +199,6 @@ class _Backend:
     async def submit(self, request: RequestId, body: Body, identity: Identity) -> Applied:
         return await self._context.replica.submit(body, identity.name, request_id=request)
 
-    def view(self) -> View:
-        return self._context.replica.view
-
     def problem(self, error: SwarmletError) -> Problem:
         return _problem_of(error)
 
@@ -239,7 +233,7 @@ class ApiServer:
         self._socket_path = socket_path
         self._runner = web.AppRunner(application(context), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
         self._direct = DirectServer(
-            DIRECT_ROUTES, _Backend(context), self._other_protocol, life=context.mint()
+            variables.direct_routes(context), _Backend(context), self._other_protocol, life=context.mint()
         )
         self._listeners: list[asyncio.Server] = []
 
