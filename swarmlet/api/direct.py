@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import NamedTuple, Protocol, cast
 
-from swarmlet.errors import NotLeader, Overloaded, SwarmletError, Unavailable
+from swarmlet.errors import Conflict, NotLeader, Overloaded, SwarmletError, Unavailable
 from swarmlet.ids import RequestId
 from swarmlet.replica.submission import raise_if_refused
 from swarmlet.security.access import Capability, Identity, authorize
@@ -185,6 +185,7 @@ class DirectConnection(asyncio.Protocol):
         self._is_local = False
         #: The request that is being answered, and what came behind it.
         self._pending: tuple[RequestId, Write, Identity] | None = None
+        self._data = b""
         self._ahead = b""
         self._is_paused = False
         self._idle: asyncio.TimerHandle | None = None
@@ -254,7 +255,7 @@ class DirectConnection(asyncio.Protocol):
                 self._hand_over(data)
                 return
             number = self._server.mint()
-            self._pending = (number, write, identity)
+            self._pending, self._data = (number, write, identity), data
             backend.propose(number, write.body, identity, self._on_outcome)
         except NotLeader:
             self._pending = None
@@ -274,7 +275,11 @@ class DirectConnection(asyncio.Protocol):
     def _on_outcome(self, outcome: Applied | SwarmletError) -> None:
         if self._pending is None or self._transport is None:
             return
-        if isinstance(outcome, Applied):
+        if isinstance(outcome, Applied) and outcome.error == Conflict.__name__:
+            # What the command was made of has changed (a key was removed, say): made anew by the framework's handler.
+            self._pending, data, self._ahead = None, self._data + self._ahead, b""
+            self._hand_over(data)
+        elif isinstance(outcome, Applied):
             self._answer(outcome)
         elif isinstance(outcome, Overloaded) or not isinstance(outcome, Unavailable):
             self._refuse(outcome)
