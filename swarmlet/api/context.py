@@ -196,7 +196,8 @@ class ApiContext:
     leave: Callable[[], Any]
     #: Facts about this agent for `/v1/agent/self`.
     agent_facts: Callable[[], dict[str, Any]]
-    identify: Callable[[web.Request], Identity]
+    #: Whose a token is: (token, over the Unix socket) -> identity. Raises Unauthorized.
+    identify: Callable[[str, bool], Identity]
     operations: Operations
     #: What is wrong with a driver's configuration: (driver, config) -> sentences.
     check_driver: Callable[[str, dict[str, Any]], list[str]]

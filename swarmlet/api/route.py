@@ -40,6 +40,11 @@ DELETE = ("DELETE",)
 _encoder = msgspec.json.Encoder()
 
 
+def encode(value: Any) -> bytes:
+    """JSON."""
+    return _encoder.encode(value)
+
+
 def answer(
     value: Any, view: View | None = None, *, index: int | None = None, status: int = 200
 ) -> web.Response:

@@ -10,7 +10,7 @@ import contextlib
 import errno
 import grp
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 from aiohttp import web
@@ -38,10 +38,12 @@ from swarmlet.api import (
     variables,
 )
 from swarmlet.api.context import CONTEXT, ApiContext
+from swarmlet.api.direct import DirectServer, Problem
 from swarmlet.api.route import Route
 from swarmlet.errors import InvalidInput, InvalidJob, Overloaded, SwarmletError, Unauthorized
-from swarmlet.ids import Namespace
-from swarmlet.security.access import authorize
+from swarmlet.ids import Namespace, RequestId
+from swarmlet.security.access import Identity, authorize
+from swarmlet.state.command import Applied, Body
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +57,8 @@ SOCKET_GROUP = "swarmlet"
 SHUTDOWN_SECONDS = 1.0
 #: Of an error in a header.
 MESSAGE_CHARS_MAX = 1000
+#: Connections that the kernel finished and we have not accepted.
+BACKLOG = 128
 
 ROUTES: tuple[Route, ...] = (
     *planning.ROUTES,
@@ -94,7 +98,8 @@ def application(context: ApiContext) -> web.Application:
 def _authorized(route: Route) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         context = request.app[CONTEXT]
-        identity = context.identify(request)
+        is_local = request.transport is not None and not request.transport.get_extra_info("peername")
+        identity = context.identify(_token_in(request.headers), is_local)
         authorize(identity, route.capability, Namespace(request.query.get("namespace", "default")))
         request["identity"] = identity
         return await route.handler(request)
@@ -106,11 +111,10 @@ def _authorized(route: Route) -> Handler:
 async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
-    except Overloaded as error:
-        headers = {"Retry-After": str(max(1, round(error.retry_after_seconds)))}
-        return _problem(429, str(error), error, headers)
     except SwarmletError as error:
-        return _problem(error.http_status, str(error), error, _upgrade_headers(request, error))
+        problem = _problem_of(error)
+        headers = {**problem.headers, **_upgrade_headers(request, error)}
+        return web.Response(status=problem.status, text=problem.text, headers=headers)
     except web.HTTPException as error:
         if error.status < 400:
             raise
@@ -135,26 +139,68 @@ def _upgrade_headers(request: web.Request, error: SwarmletError) -> dict[str, st
     return {"X-Swarmlet-Message": line.encode("ascii", "replace").decode()}
 
 
-def _problem(
-    status: int, message: str, error: SwarmletError | None = None, headers: dict[str, str] | None = None
-) -> web.Response:
+def _problem_of(error: SwarmletError) -> Problem:
     """Plain text, as Nomad answers; our own client reads the kind from a header."""
-    extra = {"X-Swarmlet-Error": type(error).__name__ if error else "", **(headers or {})}
-    if isinstance(error, InvalidJob):
-        message = "\n".join(error.problems)
-    return web.Response(status=status, text=message, headers=extra)
+    headers = {"X-Swarmlet-Error": type(error).__name__}
+    if isinstance(error, Overloaded):
+        headers["Retry-After"] = str(max(1, round(error.retry_after_seconds)))
+        return Problem(429, str(error), headers)
+    text = "\n".join(error.problems) if isinstance(error, InvalidJob) else str(error)
+    return Problem(error.http_status, text, headers)
+
+
+def _problem(status: int, message: str) -> web.Response:
+    return web.Response(status=status, text=message, headers={"X-Swarmlet-Error": ""})
 
 
 @web.middleware
 async def _refuse_foreign_hosts(request: web.Request, handler: Handler) -> web.StreamResponse:
+    _check_origin(request.headers.get("Host", ""), request.headers.get("Origin", ""))
+    return await handler(request)
+
+
+def _check_origin(host: str, origin: str) -> None:
     """A web page of elsewhere may make a browser talk to loopback; its Host or Origin tells."""
-    host = _host_name(request.headers.get("Host", ""))
-    if host and host not in LOCAL_HOSTS:
-        raise Unauthorized(f"the API listens on loopback only; host '{host}' is not this machine's loopback")
-    origin = request.headers.get("Origin", "")
+    name = _host_name(host)
+    if name and name not in LOCAL_HOSTS:
+        raise Unauthorized(f"the API listens on loopback only; host '{name}' is not this machine's loopback")
     if origin and _host_name(origin.partition("://")[2]) not in LOCAL_HOSTS:
         raise Unauthorized(f"requests from {origin} are refused")
-    return await handler(request)
+
+
+def _token_in(headers: Mapping[str, str]) -> str:
+    """The token that a request shows; header names in any case, or all in lower case."""
+    token = headers.get("x-nomad-token", "")
+    authorization = headers.get("authorization", "")
+    if not token and authorization.startswith("Bearer "):
+        return authorization.removeprefix("Bearer ")
+    return token
+
+
+class _Backend:
+    """Implements `direct.Backend`."""
+
+    def __init__(self, context: ApiContext) -> None:
+        self._context = context
+
+    def identify(self, headers: Mapping[str, str], *, is_local: bool) -> Identity:
+        _check_origin(headers.get("host", ""), headers.get("origin", ""))
+        return self._context.identify(_token_in(headers), is_local)
+
+    def propose(
+        self,
+        request: RequestId,
+        body: Body,
+        identity: Identity,
+        answer: Callable[[Applied | SwarmletError], None],
+    ) -> None:
+        self._context.replica.propose(request, body, identity.name, answer)
+
+    async def submit(self, request: RequestId, body: Body, identity: Identity) -> Applied:
+        return await self._context.replica.submit(body, identity.name, request_id=request)
+
+    def problem(self, error: SwarmletError) -> Problem:
+        return _problem_of(error)
 
 
 def _host_name(authority: str) -> str:
@@ -173,7 +219,7 @@ class ApiServer:
 
     def __init__(
         self,
-        app: web.Application,
+        context: ApiContext,
         *,
         bind: str,
         port: int,
@@ -182,21 +228,31 @@ class ApiServer:
     ) -> None:
         """`port` below zero: no TCP. `owner_of` names the process that holds a port."""
         self._owner_of = owner_of
-        self._app = app
         self._bind = bind
         self._port = port
         self._socket_path = socket_path
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+        self._runner = web.AppRunner(application(context), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+        self._direct = DirectServer(
+            variables.direct_routes(context), _Backend(context), self._other_protocol, life=context.mint()
+        )
+        self._listeners: list[asyncio.Server] = []
+
+    def _other_protocol(self) -> asyncio.Protocol:
+        assert self._runner.server is not None, "the runner is set up before anything listens"
+        return self._runner.server()
 
     async def start(self) -> None:
         """Open both listeners. Raises InvalidInput naming the address and who may hold it."""
         await self._runner.setup()
+        loop = asyncio.get_running_loop()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._socket_path)
         # From the first moment on nobody but root's group may connect.
         before = os.umask(0o117)
         try:
-            await web.UnixSite(self._runner, self._socket_path).start()
+            self._listeners.append(
+                await loop.create_unix_server(self._direct, self._socket_path, backlog=BACKLOG)
+            )
         finally:
             os.umask(before)
         with contextlib.suppress(KeyError, PermissionError):
@@ -204,7 +260,9 @@ class ApiServer:
         if self._port < 0:
             return
         try:
-            await web.TCPSite(self._runner, self._bind, self._port).start()
+            self._listeners.append(
+                await loop.create_server(self._direct, self._bind, self._port, backlog=BACKLOG)
+            )
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
@@ -216,14 +274,22 @@ class ApiServer:
     @property
     def port(self) -> int:
         """The TCP port in use, or 0."""
-        for site in self._runner.addresses:
-            if isinstance(site, tuple):
-                return int(site[1])
+        for listener in self._listeners:
+            for sock in listener.sockets:
+                name = sock.getsockname()
+                if isinstance(name, tuple):
+                    return int(name[1])
         return 0
 
     async def run(self) -> None:
         """Serve until cancelled."""
         try:
-            await asyncio.get_running_loop().create_future()
+            async with asyncio.TaskGroup() as group:
+                self._direct.group = group
+                await asyncio.get_running_loop().create_future()
         finally:
+            self._direct.group = None
+            for listener in self._listeners:
+                listener.close()
+            self._direct.close()
             await self._runner.cleanup()

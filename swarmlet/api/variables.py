@@ -8,6 +8,7 @@ import msgspec
 from aiohttp import web
 
 from swarmlet.api.context import CONTEXT, ApiContext
+from swarmlet.api.direct import DirectRoute, Write
 from swarmlet.api.route import (
     DELETE,
     GET,
@@ -16,6 +17,7 @@ from swarmlet.api.route import (
     Route,
     answer,
     duration,
+    encode,
     fresh_view,
     integer,
     listed_namespace,
@@ -24,10 +26,11 @@ from swarmlet.api.route import (
     truth,
 )
 from swarmlet.errors import Conflict, InvalidInput
-from swarmlet.ids import Namespace, RequestId
+from swarmlet.ids import DEFAULT_NAMESPACE, Namespace, RequestId
 from swarmlet.model.variable import Variable, check_path
 from swarmlet.replica.variables import OpenVariable
 from swarmlet.security.access import Capability, Identity, authorize, capabilities
+from swarmlet.state.command import Applied
 from swarmlet.state.store import variable_scope
 from swarmlet.state.view import Table, View
 
@@ -189,6 +192,25 @@ def _decoded(data: bytes) -> _Body:
         raise InvalidInput(
             f'the body is no variable: {error}; expected {{"Items": {{"key": "text"}}}}'
         ) from None
+
+
+def direct_routes(context: ApiContext) -> tuple[DirectRoute, ...]:
+    """The plain write: no compare-and-set, the default namespace, a keyring that is there."""
+
+    def prepare(path: str, data: bytes) -> Write | None:
+        body = _decoded(data)
+        if body.namespace not in {"", DEFAULT_NAMESPACE} or body.path not in {"", path}:
+            return None
+        command = context.variables.try_seal(DEFAULT_NAMESPACE, path, body.items)
+        if command is None:
+            return None
+
+        def say(applied: Applied) -> bytes:
+            return encode(variable_json(context.variables.written(command, applied), body.items))
+
+        return Write(command, say)
+
+    return (DirectRoute(WRITE, "/v1/var/", Capability.VARIABLES_WRITE, prepare),)
 
 
 ROUTES = (

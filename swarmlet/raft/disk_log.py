@@ -14,14 +14,13 @@ import re
 import struct
 import threading
 import zlib
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from swarmlet.errors import CorruptLog, DiskFull, StorageError, WireError
 from swarmlet.ids import Index, Term
 from swarmlet.raft.files import Files, OsFiles
-from swarmlet.raft.log import Compacted, Unavailable, entry_bytes
+from swarmlet.raft.log import ENTRY_OVERHEAD_BYTES, Compacted, Unavailable, entry_bytes, limit_bytes
 from swarmlet.raft.message import Entry, HardState, Snapshot, SnapshotMeta, snapshot_meta_codec
 from swarmlet.raft.segment import (
     CLEAR_KEY,
@@ -32,6 +31,7 @@ from swarmlet.raft.segment import (
     SegmentHeader,
     batch_bytes,
     encode_batch,
+    encode_runs,
     read_frame,
     read_segment,
 )
@@ -90,7 +90,9 @@ class DiskLog:
         self._base_term: int | None = 0
         self._terms: list[int] = []
         self._places: list[Place] = []
-        self._cache: OrderedDict[int, Entry] = OrderedDict()
+        #: The last entries, up to the end of the log; the first of them has index `_cache_first`.
+        self._cache: list[Entry] = []
+        self._cache_first = 1
         self._cache_bytes = 0
         self._segments: list[_Segment] = []
         self._end = 0
@@ -162,20 +164,29 @@ class DiskLog:
         """Entries of [low, high) within `max_bytes`, at least one. Raises Compacted, Unavailable, StorageError."""
         if low >= high:
             return []
+        with self._lock:
+            self._position(low)
+            self._position(high - 1)
+            first = self._cache_first if self._cache else self.last_index() + 1
+            found = self._read_range(low, min(high, first), max_bytes) if low < first else []
+            if len(found) == max(0, min(high, first) - low):
+                found += self._cache[max(low, first) - first : high - first]
+        return limit_bytes(found, max_bytes)
+
+    def _read_range(self, low: int, high: int, max_bytes: int) -> list[Entry]:
+        """Entries of [low, high) from the segments, until they exceed `max_bytes`."""
         found: list[Entry] = []
         total = 0
-        with self._lock:
-            self._position(high - 1)
-            for index in range(low, high):
-                place = self._places[self._position(index)]
-                total += place.length
-                if found and total > max_bytes:
+        while low + len(found) < high and total <= max_bytes:
+            place = self._places[self._position(low + len(found))]
+            for entry in self._read(place):
+                index = low + len(found)
+                if entry.index < index:
+                    continue
+                if index >= high or self._places[self._position(index)] != place:
                     break
-                entry = self._cache.get(index)
-                found.append(entry if entry is not None else self._read(place))
-        # The bound counts an overhead per entry that places do not carry.
-        while len(found) > 1 and sum(map(entry_bytes, found)) > max_bytes:
-            found.pop()
+                found.append(entry)
+                total += entry_bytes(entry)
         return found
 
     def _position(self, index: int) -> int:
@@ -186,7 +197,7 @@ class DiskLog:
             raise Unavailable(f"no entry at index {index}: the last is {self.last_index()}")
         return position
 
-    def _read(self, place: Place) -> Entry:
+    def _read(self, place: Place) -> tuple[Entry, ...]:
         segment = next(item for item in self._segments if item.header.number == place.segment)
         try:
             data = self._files.read_at(segment.descriptor, FRAME_BYTES + place.length, place.offset)
@@ -196,7 +207,7 @@ class DiskLog:
         if frame is None:
             self._failure = CorruptLog(f"{segment.path}: the entry at byte {place.offset} is damaged")
             raise self._failure
-        return frame.entry()
+        return frame.entries()
 
     # -- writes (one thread)
 
@@ -251,8 +262,7 @@ class DiskLog:
             if index <= self._base_index:
                 return
             term = self._term(index)
-            for gone in range(self._base_index + 1, index + 1):
-                self._drop_cached(gone)
+            self._forget_cached(index + 1 - self._cache_first)
             del self._terms[: index - self._base_index]
             del self._places[: index - self._base_index]
             self._base_index, self._base_term = index, term
@@ -297,16 +307,17 @@ class DiskLog:
     def _write(
         self, entries: Sequence[Entry], hard_state: HardState | None, reset: tuple[int, int] | None
     ) -> None:
+        runs = encode_runs(entries)
         try:
-            if self._end + batch_bytes(entries) > self._segments[-1].size:
-                self._rotate(batch_bytes(entries))
+            if self._end + batch_bytes(runs) > self._segments[-1].size:
+                self._rotate(batch_bytes(runs))
             active = self._segments[-1]
             data, offsets = encode_batch(
                 active.header,
                 self._next_batch,
                 self._durable_batch,
                 hard_state=hard_state,
-                entries=entries,
+                runs=runs,
                 reset=reset,
             )
             self._files.write_at(active.descriptor, data, self._end)
@@ -317,17 +328,16 @@ class DiskLog:
                 self._hard = hard_state
             if reset is not None:
                 self._reset(*reset)
-            for entry, offset in zip(entries, offsets, strict=True):
-                place = Place(active.header.number, self._end + offset, len(entry.data))
-                self._note_entry(entry.index, entry.term, place, active)
-                self._cache_entry(entry)
+            for run, offset in zip(runs, offsets, strict=True):
+                place = Place(active.header.number, self._end + offset, len(run.payload))
+                self._note_entries(run.entries, place, active)
         self._end += len(data)
         self._next_batch += 1
 
     def _make_durable(self) -> None:
         """Sync, and vouch for what was synced before anybody is told."""
         self._sync()
-        if self._end + batch_bytes(()) <= self._segments[-1].size:
+        if self._end + batch_bytes() <= self._segments[-1].size:
             # Reaches the disk with whatever comes next.
             self._write((), None, reset=None)
 
@@ -338,34 +348,50 @@ class DiskLog:
             raise self._fail("can't make the log durable", error) from error
         self._durable_batch = self._next_batch - 1
 
-    def _note_entry(self, index: int, term: int, place: Place, segment: _Segment) -> None:
-        position = index - self._base_index - 1
+    def _note_entries(self, entries: Sequence[Entry], place: Place, segment: _Segment) -> None:
+        """`entries` follow each other and are at `place`; what was at their indices and behind is gone."""
+        first = entries[0].index
+        position = first - self._base_index - 1
         if position < len(self._terms):
-            for replaced in range(index, self._base_index + len(self._terms) + 1):
-                self._drop_cached(replaced)
             del self._terms[position:]
             del self._places[position:]
-        self._terms.append(term)
-        self._places.append(place)
-        segment.last_index = max(segment.last_index, index)
+            self._cut_cached(first)
+        self._terms += [entry.term for entry in entries]
+        self._places += [place] * len(entries)
+        segment.last_index = max(segment.last_index, first + len(entries) - 1)
+        if not self._cache:
+            self._cache_first = first
+        self._cache += entries
+        self._cache_bytes += _bytes_of(entries)
+        if self._cache_bytes > CACHE_BYTES_MAX:
+            self._shrink_cache()
 
     def _reset(self, index: int, term: int) -> None:
         self._base_index, self._base_term = index, term
         self._terms, self._places = [], []
-        self._cache.clear()
-        self._cache_bytes = 0
+        self._cache, self._cache_bytes = [], 0
 
-    def _cache_entry(self, entry: Entry) -> None:
-        self._cache[entry.index] = entry
-        self._cache_bytes += entry_bytes(entry)
-        while self._cache_bytes > CACHE_BYTES_MAX and len(self._cache) > 1:
-            _, oldest = self._cache.popitem(last=False)
-            self._cache_bytes -= entry_bytes(oldest)
+    def _cut_cached(self, index: int) -> None:
+        """Forget the entries from `index` on."""
+        keep = max(0, index - self._cache_first)
+        self._cache_bytes -= _bytes_of(self._cache[keep:])
+        del self._cache[keep:]
 
-    def _drop_cached(self, index: int) -> None:
-        entry = self._cache.pop(index, None)
-        if entry is not None:
-            self._cache_bytes -= entry_bytes(entry)
+    def _forget_cached(self, count: int) -> None:
+        """Forget the first `count` entries."""
+        if count > 0:
+            self._cache_bytes -= _bytes_of(self._cache[:count])
+            del self._cache[:count]
+            self._cache_first += count
+
+    def _shrink_cache(self) -> None:
+        """Forget the oldest, an eighth more than needed: cutting a list's front moves all the rest."""
+        goal, count = CACHE_BYTES_MAX - CACHE_BYTES_MAX // 8, 0
+        left = self._cache_bytes
+        while left > goal and count < len(self._cache) - 1:
+            left -= entry_bytes(self._cache[count])
+            count += 1
+        self._forget_cached(count)
 
     def _rotate(self, needed: int) -> None:
         """Go on in a new segment; everything before it is durable from then on."""
@@ -589,7 +615,7 @@ class DiskLog:
                 self._reset(frame.index - 1, 0)
                 self._base_term = None
             place = Place(segment.header.number, frame.offset, len(frame.payload))
-            self._note_entry(frame.index, frame.term, place, segment)
+            self._note_entries(frame.entries(), place, segment)
 
     def _reconcile_with_snapshot(self) -> None:
         """A crash may lie between a snapshot's file and what it means for the log."""
@@ -637,6 +663,11 @@ def decode_snapshot(raw: bytes, name: str) -> tuple[str, SnapshotMeta, bytes]:
         return cluster.rstrip(b"\0").decode(errors="replace"), snapshot_meta_codec.decode(encoded), data
     except WireError as error:
         raise damaged from error
+
+
+def _bytes_of(entries: Sequence[Entry]) -> int:
+    """What `entry_bytes` gives for each, together."""
+    return sum([len(entry.data) for entry in entries]) + ENTRY_OVERHEAD_BYTES * len(entries)
 
 
 def _chunks(source: bytes | str) -> Iterator[bytes]:

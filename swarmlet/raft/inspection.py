@@ -157,28 +157,38 @@ class _Reading:
                 self.base = self.last = frame.index
                 self.terms = {}
             else:
-                count += 1
-                self._entry(frame, name, on_entry)
+                entries = self._entries(frame, name)
+                count += len(entries)
+                for entry in entries:
+                    self._entry(entry, f"{name}: entry {entry.index} at byte {frame.offset}", on_entry)
         return count
 
-    def _entry(self, frame: Frame, name: str, on_entry: Callable[[Entry], None]) -> None:
-        if frame.index > self.last + 1:
-            self.problems.append(
-                f"{name}: entry {frame.index} at byte {frame.offset} follows entry {self.last}"
-            )
-        if frame.index <= self.base:
-            # It replaced entries of a segment that a compaction has deleted since.
-            self.base = frame.index - 1
-        for gone in range(frame.index + 1, self.last + 1):
-            self.terms.pop(gone, None)
-        self.terms[frame.index] = frame.term
-        self.last = frame.index
+    def _entries(self, frame: Frame, name: str) -> tuple[Entry, ...]:
+        where = f"{name}: entry {frame.index} at byte {frame.offset}"
         try:
-            on_entry(frame.entry())
+            return frame.entries()
         except ValueError:
-            self.problems.append(f"{name}: entry {frame.index} at byte {frame.offset} is of an unknown kind")
+            self.problems.append(f"{where} is of an unknown kind")
         except CorruptLog as error:
-            self.problems.append(f"{name}: entry {frame.index} at byte {frame.offset}: {error}")
+            self.problems.append(f"{where}: {error}")
+        # What is behind it may be whole: it does not follow nothing.
+        self.last = frame.index
+        return ()
+
+    def _entry(self, entry: Entry, where: str, on_entry: Callable[[Entry], None]) -> None:
+        if entry.index > self.last + 1:
+            self.problems.append(f"{where} follows entry {self.last}")
+        if entry.index <= self.base:
+            # It replaced entries of a segment that a compaction has deleted since.
+            self.base = entry.index - 1
+        for gone in range(entry.index + 1, self.last + 1):
+            self.terms.pop(gone, None)
+        self.terms[entry.index] = entry.term
+        self.last = entry.index
+        try:
+            on_entry(entry)
+        except CorruptLog as error:
+            self.problems.append(f"{where}: {error}")
 
     def whole(self) -> None:
         """What has to hold between the files."""

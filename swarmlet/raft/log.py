@@ -72,6 +72,8 @@ def payload_bytes(entries: tuple[Entry, ...] | list[Entry]) -> int:
 
 def limit_bytes(entries: list[Entry], max_bytes: int) -> list[Entry]:
     """The longest prefix within `max_bytes`; never empty unless `entries` is."""
+    if sum([len(entry.data) for entry in entries]) + ENTRY_OVERHEAD_BYTES * len(entries) <= max_bytes:
+        return entries  # as nearly always: a sum costs a fifth of the loop
     total = 0
     for position, entry in enumerate(entries):
         total += entry_bytes(entry)

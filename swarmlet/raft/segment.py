@@ -1,6 +1,7 @@
 """The bytes of one log segment: a header, then batches of frames, then zeroes.
 
-A batch is what one append wrote. Its header tells its number and the number of the last batch that was durable
+A batch is what one append wrote. Its entries are runs: one frame, one CRC and one encoding for many, because the cost
+per entry in Python decides how fast the log is. Its header tells its number and the number of the last batch that was durable
 when it was written; its frames carry a CRC seeded per segment; a trailer that is never zero ends it. After each sync,
 before anybody is told, a batch without frames is written (and not synced): it vouches for the ones before it.
 This is how a torn tail (the last write was cut or garbled by a power failure: cut it off) is told from damage (refuse):
@@ -13,17 +14,20 @@ Layouts are big-endian. Sources: etcd's WAL and hashicorp's raft-wal for what go
 
 from __future__ import annotations
 
+import functools
 import struct
 import zlib
 from collections.abc import Sequence
 
 import msgspec
 
-from swarmlet.errors import CorruptLog
+from swarmlet.errors import CorruptLog, WireError
 from swarmlet.ids import Index, PeerId, Term
 from swarmlet.raft.message import Entry, EntryKind, HardState
+from swarmlet.wire import Codec
 
-VERSION = 1
+#: 1 had a frame for each entry; it is still read.
+VERSION = 2
 #: Contents in clear. Other keys come with encryption at rest.
 CLEAR_KEY = 0
 
@@ -36,20 +40,26 @@ HEADER_BYTES = _HEADER.size + _CRC.size
 _BATCH_MAGIC = b"SWB\x01"
 # magic, bytes of frames, number, last durable number, crc of these
 _BATCH = struct.Struct(">4sIQQI")
+_BATCH_FIELDS = struct.Struct(">4sIQQ")
 _TRAILER = b"\xffEND"[::-1]
 BATCH_OVERHEAD_BYTES = _BATCH.size + len(_TRAILER)
 
 # bytes of payload, crc, term, index, type
 _FRAME = struct.Struct(">IIQQB")
 FRAME_BYTES = _FRAME.size
+# all of it but the crc
+_REST = struct.Struct(">IQQB")
 
 #: A disk writes at least this much at once or not at all.
 SECTOR_BYTES = 512
 #: An entry is at most 4 MiB (design, "Sizes"); a frame that claims more is damage.
 PAYLOAD_BYTES_MAX = 8 * 1024 * 1024
+#: A run is closed beyond this: reading one entry from disk means reading its run.
+RUN_BYTES_MAX = 512 * 1024
 
 _HARD_STATE = 1
 _RESET = 2
+_RUN = 3
 _ENTRY = 16  # plus the entry's kind
 
 
@@ -68,7 +78,7 @@ class SegmentHeader(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def seed(self) -> int:
         """Start value of the CRCs: a frame of another segment or cluster never passes."""
-        return zlib.crc32(f"{self.cluster_id}/{self.number}".encode(), 0x5EED)
+        return _seed(self.cluster_id, self.number)
 
     def encode(self) -> bytes:
         """The header's bytes."""
@@ -78,6 +88,11 @@ class SegmentHeader(msgspec.Struct, frozen=True, kw_only=True):
             hard.term, hard.vote, hard.commit, self.first_batch, self.cluster_id.encode(),
         )  # fmt: skip
         return raw + _CRC.pack(zlib.crc32(raw))
+
+
+@functools.lru_cache(maxsize=16)  # asked for by every append; a log writes one segment at a time
+def _seed(cluster_id: str, number: int) -> int:
+    return zlib.crc32(f"{cluster_id}/{number}".encode(), 0x5EED)
 
 
 def decode_header(data: bytes, name: str) -> SegmentHeader:
@@ -104,15 +119,26 @@ def decode_header(data: bytes, name: str) -> SegmentHeader:
 
 
 class Place(msgspec.Struct, frozen=True, gc=False):
-    """Where an entry's frame is. `offset` is the frame's, `length` that of its payload."""
+    """Where an entry's frame is, which it shares with its run. `offset` is the frame's, `length` that of its payload."""
 
     segment: int
     offset: int
     length: int
 
 
+class Run(msgspec.Struct, frozen=True, gc=False):
+    """Entries that follow each other, encoded."""
+
+    entries: Sequence[Entry]
+    payload: bytes
+
+
+#: Unbounded here: `RUN_BYTES_MAX` and the frame bound it.
+_run_codec: Codec[tuple[Entry, ...]] = Codec(tuple[Entry, ...], limit=1 << 32)
+
+
 class Frame(msgspec.Struct, frozen=True, gc=False):
-    """One record: an entry, a hard state, or "the log starts again behind this index"."""
+    """One record: entries, a hard state, or "the log starts again behind this index"."""
 
     term: int
     index: int
@@ -135,16 +161,34 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
         vote = int.from_bytes(self.payload, "big")
         return HardState(term=Term(self.term), vote=PeerId(vote), commit=Index(self.index))
 
-    def entry(self) -> Entry:
-        """The entry in this frame."""
-        kind = EntryKind(self.type - _ENTRY)
-        return Entry(term=Term(self.term), index=Index(self.index), kind=kind, data=self.payload)
+    def entries(self) -> tuple[Entry, ...]:
+        """The entries in this frame. Raises CorruptLog when its checksum fits and its contents do not."""
+        if self.type != _RUN:
+            kind = EntryKind(self.type - _ENTRY)
+            return (Entry(term=Term(self.term), index=Index(self.index), kind=kind, data=self.payload),)
+        try:
+            return _run_codec.decode(self.payload)
+        except WireError as error:
+            raise CorruptLog(
+                f"the entries from {self.index} on cannot be decoded ({error}); wipe this node's Raft data and rejoin"
+            ) from error
 
 
 def _pack_frame(seed: int, term: int, index: int, kind: int, payload: bytes) -> bytes:
-    rest = struct.pack(">IQQB", len(payload), term, index, kind)
+    rest = _REST.pack(len(payload), term, index, kind)
     crc = zlib.crc32(payload, zlib.crc32(rest, seed))
-    return _FRAME.pack(len(payload), crc, term, index, kind) + payload
+    return _FRAME.pack(len(payload), crc, term, index, kind)
+
+
+def encode_runs(entries: Sequence[Entry]) -> list[Run]:
+    """Entries as they are stored: as few runs as `RUN_BYTES_MAX` allows."""
+    if not entries:
+        return []
+    payload = _run_codec.encode(tuple(entries))
+    if len(payload) <= RUN_BYTES_MAX or len(entries) == 1:
+        return [Run(entries, payload)]
+    middle = len(entries) // 2
+    return encode_runs(entries[:middle]) + encode_runs(entries[middle:])
 
 
 def encode_batch(
@@ -153,32 +197,36 @@ def encode_batch(
     durable: int,
     *,
     hard_state: HardState | None = None,
-    entries: Sequence[Entry] = (),
+    runs: Sequence[Run] = (),
     reset: tuple[int, int] | None = None,
 ) -> tuple[bytes, list[int]]:
-    """The bytes of one batch, and where in it each entry's frame starts. `reset` is (index, term)."""
+    """The bytes of one batch, and where in it each run's frame starts. `reset` is (index, term)."""
     seed = header.seed
-    parts = []
+    parts = [b""]
+    length = 0
     # The hard state goes first: a term on disk without its entries is harmless, the other way is not.
     if hard_state is not None:
         vote = hard_state.vote.to_bytes(8, "big")
-        parts.append(_pack_frame(seed, hard_state.term, hard_state.commit, _HARD_STATE, vote))
+        parts += (_pack_frame(seed, hard_state.term, hard_state.commit, _HARD_STATE, vote), vote)
+        length += FRAME_BYTES + len(vote)
     if reset is not None:
         parts.append(_pack_frame(seed, reset[1], reset[0], _RESET, b""))
-    offset = _BATCH.size + sum(map(len, parts))
+        length += FRAME_BYTES
     offsets = []
-    for entry in entries:
-        offsets.append(offset)
-        parts.append(_pack_frame(seed, entry.term, entry.index, _ENTRY + entry.kind, entry.data))
-        offset += len(parts[-1])
-    body = b"".join(parts)
-    fields = struct.pack(">4sIQQ", _BATCH_MAGIC, len(body), number, durable)
-    return b"".join((fields, _CRC.pack(zlib.crc32(fields, seed)), body, _TRAILER)), offsets
+    for run in runs:
+        offsets.append(_BATCH.size + length)
+        first = run.entries[0]
+        parts += (_pack_frame(seed, first.term, first.index, _RUN, run.payload), run.payload)
+        length += FRAME_BYTES + len(run.payload)
+    fields = _BATCH_FIELDS.pack(_BATCH_MAGIC, length, number, durable)
+    parts[0] = fields + _CRC.pack(zlib.crc32(fields, seed))
+    parts.append(_TRAILER)
+    return b"".join(parts), offsets
 
 
-def batch_bytes(entries: Sequence[Entry]) -> int:
-    """An upper bound for a batch of `entries` with a hard state."""
-    return BATCH_OVERHEAD_BYTES + FRAME_BYTES + 8 + sum(FRAME_BYTES + len(entry.data) for entry in entries)
+def batch_bytes(runs: Sequence[Run] = ()) -> int:
+    """An upper bound for a batch of `runs` with a hard state."""
+    return BATCH_OVERHEAD_BYTES + FRAME_BYTES + 8 + sum(FRAME_BYTES + len(run.payload) for run in runs)
 
 
 def _batch_header(data: bytes, offset: int, seed: int) -> tuple[int, int, int] | None:
@@ -200,7 +248,7 @@ def read_frame(data: bytes, offset: int, seed: int) -> Frame | None:
     if length > PAYLOAD_BYTES_MAX or end > len(data):
         return None
     payload = data[offset + FRAME_BYTES : end]
-    rest = struct.pack(">IQQB", length, term, index, kind)
+    rest = _REST.pack(length, term, index, kind)
     if crc != zlib.crc32(payload, zlib.crc32(rest, seed)):
         return None
     return Frame(term, index, kind, bytes(payload), offset)

@@ -46,6 +46,17 @@ class _Work(msgspec.Struct):
     action: Callable[[], None] | None = None
 
 
+class _Pending(msgspec.Struct):
+    """What some Readys write together: one batch in the log, of which all is kept after a crash or nothing."""
+
+    entries: list[Entry] = []
+    hard_state: HardState | None = None
+
+    def is_continued_by(self, entries: Sequence[Entry]) -> bool:
+        """`entries` follow; others would replace some of these."""
+        return not entries or not self.entries or entries[0].index == self.entries[-1].index + 1
+
+
 class LogWriter:
     """Writes Readys in order. The callbacks run on the writer's thread: hand them to the event loop.
 
@@ -83,7 +94,7 @@ class LogWriter:
         snapshot: Snapshot | None,
         must_sync: bool,
     ) -> None:
-        """Queue the writes of one Ready. Raises Overloaded, StorageError after a failure."""
+        """Queue the writes of one Ready; number 0: of none, nobody waits. Raises Overloaded, StorageError after a failure."""
         self._put(_Work(ready_number, entries, hard_state, snapshot, must_sync))
 
     def run(self, action: Callable[[], None]) -> None:
@@ -134,17 +145,30 @@ class LogWriter:
     def _write(self, work: list[_Work]) -> None:
         must_sync = False
         durable = 0
+        pending = _Pending()
         for item in work:
+            if (
+                item.action is not None
+                or item.snapshot is not None
+                or not pending.is_continued_by(item.entries)
+            ):
+                self._flush(pending)
             if item.action is not None:
                 item.action()
                 continue
             if item.snapshot is not None:
                 self._log.save_snapshot(item.snapshot.meta, item.snapshot.data)
-            if item.entries or item.hard_state is not None:
-                self._log.append(item.entries, item.hard_state, sync=False)
+            pending.entries += item.entries
+            pending.hard_state = item.hard_state or pending.hard_state
             must_sync = must_sync or item.must_sync
-            durable = item.number
+            durable = max(durable, item.number)
+        self._flush(pending)
         if must_sync:
             self._log.append((), None, sync=True)
         if durable:
             self._on_durable(durable)
+
+    def _flush(self, pending: _Pending) -> None:
+        if pending.entries or pending.hard_state is not None:
+            self._log.append(pending.entries, pending.hard_state, sync=False)
+            pending.entries, pending.hard_state = [], None

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import TracebackType
 from typing import Protocol
 
 import structlog
@@ -37,6 +38,15 @@ log = structlog.get_logger(__name__)
 #: entry of 4 MiB, and a packet has to stay below the 8 MiB of a message.
 PACKET_MESSAGES_MAX = 64
 PACKET_BYTES_MAX = 2 * 1024 * 1024
+#: Proposals of one turn of the loop travel together, up to this many bytes of data: half of what one append carries,
+#: so that none has to be cut, and a follower's disk begins while the leader still encodes the next.
+PROPOSAL_BYTES_MAX = 512 * 1024
+#: While the disk works, proposals gather for this long at most: one larger append costs everybody less than several
+#: small ones, and the disk would not begin with them earlier. A disk that is slower than this must not hold up the peers.
+HOLD_SECONDS = 0.005
+#: An append without entries only tells how far is committed. Under load the next entries tell it, too; else it leaves
+#: after this long, which is little to a follower's readers.
+NOTICE_SECONDS = 0.001
 #: Readys whose disk write is under way. The core takes no more work from us beyond this; proposals queue in it.
 READYS_IN_FLIGHT_MAX = 256
 #: Event loops round timers to milliseconds and may ring early; ringing early costs a wake-up that does nothing.
@@ -82,6 +92,33 @@ class Applier(Protocol):
         """Apply these next (may return before it is done; `Consensus.applied` is called then)."""
 
 
+#: An entry's data, and who hears that it was refused.
+Proposal = tuple[bytes, Callable[[SwarmletError], None]]
+
+
+class _Guard:
+    """A lost disk, a log that cannot be, a bug: they end the node. A core that failed halfway may hold anything."""
+
+    __slots__ = ("_fail",)
+
+    def __init__(self, fail: Callable[[StorageError], None]) -> None:
+        self._fail = fail
+
+    def __enter__(self) -> None:
+        """Nothing to do: this is entered several times per packet."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        if not isinstance(error, StorageError):
+            log.error("raft.failed", exc_info=error)
+            error = StorageError(f"consensus failed on this node: {error!r}")
+        self._fail(error)
+        return True
+
+
 class Consensus:
     """Drives one Raft core on the event loop. All methods are called from the loop."""
 
@@ -112,7 +149,15 @@ class Consensus:
         self._on_failure = on_failure
         self._on_offered = on_offered
         self._waiting: deque[tuple[Ready, bool]] = deque()
+        self._proposed: list[Proposal] = []
+        #: A commit mark that moved, and nothing else: it is written along with what has to be, or when the timer rings.
+        self._unwritten: HardState | None = None
         self._outbox: dict[PeerId, list[Message]] = {}
+        #: Appends without entries that wait for a message to travel with; see `NOTICE_SECONDS`.
+        self._notices: dict[PeerId, Message] = {}
+        self._is_notice_due = False
+        self._is_held = False
+        self._guarded = _Guard(self.fail)
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for = 0.0
         self._is_pumping = False
@@ -145,7 +190,7 @@ class Consensus:
                 snapshots.append(message)
             else:
                 self._step(message)
-        self.pump()
+        self._pump_soon()
         return tuple(snapshots)
 
     def step(self, message: Message) -> None:
@@ -156,7 +201,7 @@ class Consensus:
     def _step(self, message: Message) -> None:
         if self._is_stopped:
             return
-        with self._guarded():
+        with self._guarded:
             try:
                 self.core.step(self._clock(), message)
             except StorageError:
@@ -164,13 +209,15 @@ class Consensus:
             except SwarmletError as error:
                 log.debug("raft.message_dropped", kind=message.kind.name, reason=str(error))
 
-    def propose(self, data: bytes) -> None:
-        """Append as the leader. Raises NotLeader, Overloaded; then nothing was appended.
+    def propose(self, data: bytes, on_refused: Callable[[SwarmletError], None]) -> None:
+        """Append as the leader, at the end of the loop's turn, together with whatever else is proposed in it.
 
-        It leaves at the end of the loop's turn, together with whatever else is proposed in it.
+        `on_refused` hears then that it could not be (NotLeader, Overloaded), and nothing was appended; so do all that
+        were proposed behind it in this turn. Raises Unavailable when this node is stopping.
         """
-        with self._answering():
-            self.core.propose(data)
+        if self._is_stopped:
+            raise Unavailable(STOPPING)
+        self._proposed.append((data, on_refused))
         self._pump_soon()
 
     def propose_config(self, change: ConfigChange) -> None:
@@ -188,7 +235,7 @@ class Consensus:
     def report_snapshot(self, peer: PeerId, *, ok: bool) -> None:
         """How the snapshot sent to `peer` ended."""
         if not self._is_stopped:
-            with self._guarded():
+            with self._guarded:
                 self.core.report_snapshot(peer, ok)
             self.pump()
 
@@ -196,19 +243,19 @@ class Consensus:
         """The writer made everything up to Ready `number` durable."""
         if self._is_stopped:
             return
-        with self._guarded():
+        with self._guarded:
             while self._waiting and (self._waiting[0][0].number <= number or not self._waiting[0][1]):
                 ready, _ = self._waiting.popleft()
                 self._finish(ready)
-        self.pump()
+        self._pump_soon()
 
     def applied(self, index: int) -> None:
         """Entries up to `index` are applied."""
         if self._is_stopped:
             return
-        with self._guarded():
+        with self._guarded:
             self.core.applied(index)
-        self.pump()
+        self._pump_soon()
 
     def fail(self, error: StorageError) -> None:
         """The disk failed, or what it holds cannot be: no vote, no acknowledgement leaves this node any more."""
@@ -219,20 +266,10 @@ class Consensus:
     def stop(self) -> None:
         """Take no more input and send nothing more."""
         self._is_stopped = True
+        self._proposed.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    @contextlib.contextmanager
-    def _guarded(self) -> Iterator[None]:
-        """A lost disk, a log that cannot be, a bug: they end the node. A core that failed halfway may hold anything."""
-        try:
-            yield
-        except StorageError as error:
-            self.fail(error)
-        except Exception as error:
-            log.exception("raft.failed")
-            self.fail(StorageError(f"consensus failed on this node: {error!r}"))
 
     @contextlib.contextmanager
     def _answering(self) -> Iterator[None]:
@@ -240,7 +277,7 @@ class Consensus:
         if self._is_stopped:
             raise Unavailable(STOPPING)
         refused: SwarmletError | None = None
-        with self._guarded():
+        with self._guarded:
             try:
                 yield
             except StorageError:
@@ -261,7 +298,9 @@ class Consensus:
             return
         self._is_pumping = True
         try:
-            with self._guarded():
+            with self._guarded:
+                if self._proposed and not self._hold():
+                    self._append_proposed()
                 # A full writer means a slow disk: what is left waits in the core until `on_durable`.
                 while len(self._waiting) < READYS_IN_FLIGHT_MAX and not self.writer.is_full:
                     ready = self.core.ready()
@@ -274,7 +313,56 @@ class Consensus:
         if not self._is_stopped:
             self._arm()
 
+    def _hold(self) -> bool:
+        """Whether proposals wait for the disk to end what it does."""
+        if not self._waiting:
+            return False
+        if not self._is_held:
+            self._is_held = True
+            asyncio.get_running_loop().call_later(HOLD_SECONDS, self._release)
+        return True
+
+    def _release(self) -> None:
+        self._is_held = False
+        if self._proposed and not self._is_stopped:
+            with self._guarded:
+                self._append_proposed()
+            self.pump()
+
+    def _append_proposed(self) -> None:
+        proposed, self._proposed = self._proposed, []
+        refusal: SwarmletError | None = None
+        for batch in _proposal_batches(proposed):
+            if refusal is None:
+                try:
+                    self.core.propose_batch([data for data, _ in batch])
+                    continue
+                except StorageError:
+                    raise
+                except SwarmletError:
+                    # Some of them may fit.
+                    refusal = self._append_each(batch)
+            else:
+                for _, on_refused in batch:
+                    on_refused(refusal)
+
+    def _append_each(self, batch: Sequence[Proposal]) -> SwarmletError | None:
+        """Append what can be; what is behind the first that was refused is refused too, so that order holds."""
+        refusal: SwarmletError | None = None
+        for data, on_refused in batch:
+            if refusal is None:
+                try:
+                    self.core.propose(data)
+                    continue
+                except StorageError:
+                    raise
+                except SwarmletError as error:
+                    refusal = error
+            on_refused(refusal)
+        return refusal
+
     def _pump_soon(self) -> None:
+        """At the end of the loop's turn: whatever comes in within one shares the messages that it causes."""
         if not self._is_pump_due:
             self._is_pump_due = True
             asyncio.get_running_loop().call_soon(self.pump)
@@ -283,10 +371,10 @@ class Consensus:
         self._collect(ready.messages)
         if ready.soft_state is not None:
             self._on_role(ready.soft_state)
-        needs_disk = bool(ready.entries or ready.snapshot is not None or ready.hard_state is not None)
+        needs_disk = ready.must_sync or bool(ready.entries) or ready.snapshot is not None
+        self._unwritten = ready.hard_state or self._unwritten
         if needs_disk:
-            assert self.writer is not None, "the writer is attached before the first pump"
-            self.writer.submit(ready.number, ready.entries, ready.hard_state, ready.snapshot, ready.must_sync)
+            self._write(ready)
         if ready.committed_entries and ready.snapshot is None:
             self._applier.enqueue(ready.committed_entries)
         if needs_disk or self._waiting:
@@ -295,6 +383,11 @@ class Consensus:
             self._finish(ready)
         if ready.reads:
             self._on_reads(ready.reads)
+
+    def _write(self, ready: Ready) -> None:
+        assert self.writer is not None, "the writer is attached before the first pump"
+        hard_state, self._unwritten = self._unwritten, None
+        self.writer.submit(ready.number, ready.entries, hard_state, ready.snapshot, ready.must_sync)
 
     def _finish(self, ready: Ready) -> None:
         """Everything of `ready` is on disk: what depends on that may happen now."""
@@ -312,10 +405,39 @@ class Consensus:
         while self._outbox and not self._is_stopped:
             outbox, self._outbox = self._outbox, {}
             for peer, messages in outbox.items():
-                for batch in _batches(messages):
-                    packet = Packet(version=PACKET_VERSION, cluster_id=self._cluster_id, messages=batch)
-                    is_sent = self._send_packet(peer, packet_codec.encode(packet))
-                    self._note_sent(peer, batch, is_sent=is_sent)
+                if len(messages) == 1 and _is_notice(messages[0]):
+                    self._keep_notice(peer, messages[0])
+                else:
+                    self._send(peer, self._with_notice(peer, messages))
+
+    def _send(self, peer: PeerId, messages: list[Message]) -> None:
+        for batch in _batches(messages):
+            packet = Packet(version=PACKET_VERSION, cluster_id=self._cluster_id, messages=batch)
+            is_sent = self._send_packet(peer, packet_codec.encode(packet))
+            self._note_sent(peer, batch, is_sent=is_sent)
+
+    def _with_notice(self, peer: PeerId, messages: list[Message]) -> list[Message]:
+        """`messages` and the notice that waited, less the notices that an append with entries makes needless."""
+        waiting = self._notices.pop(peer, None)
+        if waiting is not None:
+            messages = [waiting, *messages]
+        told = max((message.commit for message in messages if _is_append(message)), default=-1)
+        return [message for message in messages if not _is_notice(message) or message.commit > told]
+
+    def _keep_notice(self, peer: PeerId, notice: Message) -> None:
+        self._notices[peer] = notice
+        if not self._is_notice_due:
+            self._is_notice_due = True
+            asyncio.get_running_loop().call_later(NOTICE_SECONDS, self._send_notices)
+
+    def _send_notices(self) -> None:
+        self._is_notice_due = False
+        notices, self._notices = self._notices, {}
+        if not self._is_stopped:
+            with self._guarded:
+                for peer, notice in notices.items():
+                    self._send(peer, [notice])
+            self.pump()
 
     def _note_sent(self, peer: PeerId, batch: Sequence[Message], *, is_sent: bool) -> None:
         has_offer = any(message.kind is MessageKind.SNAPSHOT for message in batch)
@@ -340,9 +462,37 @@ class Consensus:
     def _on_timer(self) -> None:
         self._timer = None
         if not self._is_stopped:
-            with self._guarded():
+            with self._guarded:
                 self.core.tick(self._clock())
             self.pump()
+            with self._guarded:
+                self._write_commit_mark()
+
+    def _write_commit_mark(self) -> None:
+        """So that a process that starts again knows nearly all that was committed."""
+        if self._unwritten is not None and self.writer is not None and not self.writer.is_full:
+            hard_state, self._unwritten = self._unwritten, None
+            self.writer.submit(0, (), hard_state, None, must_sync=False)
+
+
+def _is_append(message: Message) -> bool:
+    return message.kind is MessageKind.APPEND and bool(message.entries)
+
+
+def _is_notice(message: Message) -> bool:
+    """It tells a commit mark, and a later append tells the same."""
+    return message.kind is MessageKind.APPEND and not message.entries
+
+
+def _proposal_batches(proposed: Sequence[Proposal]) -> Iterator[Sequence[Proposal]]:
+    """Runs of proposals of at most `PROPOSAL_BYTES_MAX`, or one alone."""
+    start, size = 0, 0
+    for position, (data, _) in enumerate(proposed):
+        if size and size + len(data) > PROPOSAL_BYTES_MAX:
+            yield proposed[start:position]
+            start, size = position, 0
+        size += len(data)
+    yield proposed[start:]
 
 
 def _batches(messages: list[Message]) -> Iterator[tuple[Message, ...]]:

@@ -14,6 +14,7 @@ import io
 import itertools
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
@@ -71,7 +72,7 @@ from swarmlet.state.command import (
     required_level,
 )
 from swarmlet.state.snapshot import Snapshot as SavedView
-from swarmlet.state.view import View
+from swarmlet.state.view import Change, View
 from swarmlet.transport.peer import Peer
 
 log = structlog.get_logger(__name__)
@@ -130,6 +131,19 @@ class Log(WritableLog, Protocol):
         """Entries up to `index` are not needed any more."""
 
 
+#: Hears how a proposal ended, once.
+Answer = Callable[[Applied | SwarmletError], None]
+
+
+@dataclass
+class _Slice:
+    """What a run of entries gave that was applied in one go."""
+
+    last: Entry | None = None
+    changes: list[Change] = field(default_factory=list)
+    answers: list[tuple[Applied, list[Answer]]] = field(default_factory=list)
+
+
 class Replica:
     """The replicated state on this node. `run()` must be running for anything else to progress."""
 
@@ -173,7 +187,8 @@ class Replica:
         self._role = SoftState(NOBODY, Role.FOLLOWER)
         self._role_changed = asyncio.Event()
         self._role_listeners: list[Callable[[bool], None]] = []
-        self._proposals: dict[RequestId, asyncio.Future[Applied]] = {}
+        #: Commands of this leader's that are not applied yet, and who waits for each.
+        self._proposals: dict[RequestId, list[Answer]] = {}
         #: Time limits of requests to the leader that is known now: another leader ends them.
         self._forwards: dict[asyncio.Timeout, None] = {}
         self._applied_waiters: list[tuple[int, int, asyncio.Future[None]]] = []
@@ -297,6 +312,14 @@ class Replica:
             raise last
         raise NoLeader(f"no leader answered within {timeout_seconds:g} s: {last}") from last
 
+    def propose(self, request: RequestId, body: Body, actor: str, answer: Answer) -> None:
+        """As `submit`, on the leader alone and without a coroutine: `answer` hears how it ended, once.
+
+        It is called in the loop, with what `apply` gave or why that is not known. Raises NotLeader, Overloaded,
+        WireError, Unavailable; then nothing was proposed, and `answer` is not called.
+        """
+        self._append(request, body, actor, answer)
+
     async def _here(self, applied: Applied, deadline: float) -> Applied:
         """Wait until what the leader applied is applied here too, so that the caller reads its own write."""
         raise_if_refused(applied)
@@ -323,7 +346,7 @@ class Replica:
         taken: list[asyncio.Future[Applied] | Applied] = []
         for body in bodies:
             try:
-                taken.append(self._append(RequestId(self._mint()), body, f"leader:{self.node_id}"))
+                taken.append(self._append_future(RequestId(self._mint()), body, f"leader:{self.node_id}"))
             except Overloaded:
                 if not taken:
                     raise
@@ -331,9 +354,15 @@ class Replica:
             except (WireError, Conflict) as error:
                 # Too large for an entry, or of a later version than the cluster: this one's fault alone.
                 taken.append(Applied(index=0, error=type(error).__name__, message=str(error)))
-        return [
-            each if isinstance(each, Applied) else await self._answer(each, SUBMIT_SECONDS) for each in taken
-        ]
+        answers: list[Applied] = []
+        for each in taken:
+            try:
+                answers.append(each if isinstance(each, Applied) else await _settled(each, SUBMIT_SECONDS))
+            except Overloaded:
+                if not answers:
+                    raise
+                break
+        return answers
 
     async def barrier(self, timeout_seconds: float = READ_SECONDS) -> View:
         """A view that holds everything acknowledged anywhere before this call (ReadIndex, dissertation 6.4).
@@ -377,8 +406,11 @@ class Replica:
 
     # From the mesh.
 
-    async def on_submission(self, peer: Peer, body: bytes) -> bytes:
-        """Another node forwards a command to this leader."""
+    def on_submission(self, peer: Peer, body: bytes, answer: Callable[[bytes | SwarmletError], None]) -> None:
+        """Another node forwards a command to this leader. `answer` is called once, unless this raises.
+
+        There is no time limit: the command is applied, or this node loses the lead, and both answer.
+        """
         submission = submission_codec.decode(body)
         kind, _, name = submission.actor.partition(":")
         may = {
@@ -388,10 +420,11 @@ class Replica:
         }
         if not may.get(kind, True):
             raise Unauthorized(f"node {peer.node} may not speak for {submission.actor}")
-        applied = await self._propose(
-            submission.request_id, submission.body, submission.actor, FORWARD_SECONDS
-        )
-        return applied_codec.encode(applied)
+
+        def reply(outcome: Applied | SwarmletError) -> None:
+            answer(applied_codec.encode(outcome) if isinstance(outcome, Applied) else outcome)
+
+        self._append(submission.request_id, submission.body, submission.actor, reply)
 
     def _is_voter(self, peer: Peer) -> bool:
         number = peer_id(peer.node) if peer.node is not None else NOBODY
@@ -494,32 +527,61 @@ class Replica:
                 )
 
     async def _apply_queued(self) -> None:
-        loop = asyncio.get_running_loop()
-        started, count = loop.time(), 0
         while self._apply_queue and not self.consensus.is_stopped:
-            item = self._apply_queue.popleft()
+            item = self._apply_queue[0]
             if isinstance(item, Snapshot):
+                self._apply_queue.popleft()
                 await self._restore_now(item)
                 continue
-            self._apply_entry(item)
-            count += 1
-            if count >= APPLY_SLICE_ENTRIES or loop.time() - started > APPLY_SLICE_SECONDS:
-                self.consensus.applied(item.index)
+            self._apply_slice()
+            if self._apply_queue:
                 await asyncio.sleep(0)
-                started, count = loop.time(), 0
-            elif not self._apply_queue:
-                self.consensus.applied(item.index)
 
-    def _apply_entry(self, entry: Entry) -> None:
+    def _apply_slice(self) -> None:
+        """Apply what is queued, for as long as the loop can be held; then tell everybody at once."""
+        queue, clock = self._apply_queue, asyncio.get_running_loop().time
+        until = clock() + APPLY_SLICE_SECONDS
+        done = _Slice()
+        try:
+            for count in range(APPLY_SLICE_ENTRIES):
+                if not queue or (count and clock() > until):
+                    break
+                entry = queue[0]
+                if isinstance(entry, Snapshot):
+                    break
+                queue.popleft()
+                self._apply_entry(entry, done)
+                done.last = entry
+        finally:
+            # Also what came before an entry that cannot be applied.
+            if done.last is not None:
+                self._publish(done, done.last)
+
+    def _apply_entry(self, entry: Entry, done: _Slice) -> None:
         self._entries_since_snapshot += 1
         self._bytes_since_snapshot += len(entry.data)
         if entry.kind is not EntryKind.NORMAL:
             self._config = self.consensus.core.apply_config_change(decode_config_change(entry), entry.index)
         elif entry.data:
-            self._apply_command(entry)
-        self._note_applied(entry.index, entry.term)
+            command = decode_entry(entry.index, entry.data)
+            applied, changes = self._machine.apply(entry.index, command)
+            done.changes += changes
+            answers = self._proposals.pop(command.request_id, None)
+            if answers is not None:
+                done.answers.append((applied, answers))
+
+    def _publish(self, done: _Slice, last: Entry) -> None:
+        """Entries up to `last` are applied: show the state, then wake who waits for it."""
+        self._view = self._machine.snapshot()
+        self._note_applied(last.index, last.term)
+        for applied, answers in done.answers:
+            for answer in answers:
+                answer(applied)
+        if done.changes:
+            self.watches.notify(self._view, tuple(done.changes))
         if self._is_snapshot_due():
             self._snapshot_wanted.set()
+        self.consensus.applied(last.index)
 
     def _is_snapshot_due(self) -> bool:
         return (
@@ -532,16 +594,6 @@ class Replica:
             future = heapq.heappop(self._applied_waiters)[2]
             if not future.done():
                 future.set_result(None)
-
-    def _apply_command(self, entry: Entry) -> None:
-        command = decode_entry(entry.index, entry.data)
-        applied, changes = self._machine.apply(entry.index, command)
-        self._view = self._machine.snapshot()
-        future = self._proposals.pop(command.request_id, None)
-        if future is not None and not future.done():
-            future.set_result(applied)
-        if changes:
-            self.watches.notify(self._view, changes)
 
     def _has_room(self, size: int) -> bool:
         try:
@@ -602,10 +654,10 @@ class Replica:
             listener(self.is_leader)
 
     def _lose_proposals(self, reason: UnknownOutcome) -> None:
-        for future in self._proposals.values():
-            if not future.done():
-                future.set_exception(reason)
-        self._proposals.clear()
+        lost, self._proposals = self._proposals, {}
+        for answers in lost.values():
+            for answer in answers:
+                answer(reason)
 
     def _leader_or_other(self, attempt: int) -> NodeId | None:
         """The leader; where it is not known (a machine that just joined), each live node in turn."""
@@ -643,16 +695,28 @@ class Replica:
         return applied_codec.decode(reply)
 
     async def _propose(self, request: RequestId, body: Body, actor: str, timeout_seconds: float) -> Applied:
-        return await self._answer(self._append(request, body, actor), timeout_seconds)
+        return await _settled(self._append_future(request, body, actor), timeout_seconds)
 
-    def _append(self, request: RequestId, body: Body, actor: str) -> asyncio.Future[Applied]:
-        """Propose as the leader; the future gets the answer. A request that is under way already is joined."""
+    def _append_future(self, request: RequestId, body: Body, actor: str) -> asyncio.Future[Applied]:
+        """As `_append`; the future gets the outcome."""
+        future: asyncio.Future[Applied] = asyncio.get_running_loop().create_future()
+        # Whoever waited may have gone: nobody then reads why it failed.
+        future.add_done_callback(_retrieve)
+        self._append(request, body, actor, functools.partial(_settle, future))
+        return future
+
+    def _append(self, request: RequestId, body: Body, actor: str, answer: Answer) -> None:
+        """Propose as the leader; `answer` gets the outcome. A request that is under way already is joined.
+
+        Raises NotLeader, Overloaded, WireError; then `answer` is not called.
+        """
         if not self.is_leader:
             raise NotLeader(self.leader)
         self._check_level(body)
         known = self._proposals.get(request)
         if known is not None:
-            return known
+            known.append(answer)
+            return
         if len(self._proposals) >= PROPOSALS_MAX:
             raise Overloaded(f"{PROPOSALS_MAX} commands wait for the log already")
         command = Command(
@@ -662,16 +726,8 @@ class Replica:
             wall_time_ns=self._clock.wall_ns(),
             body=body,
         )
-        data = command_codec.encode(command)
-        try:
-            self.consensus.propose(data)
-        except NotLeader as error:
-            raise NotLeader(self._node_named(error.hint)) from error
-        future: asyncio.Future[Applied] = asyncio.get_running_loop().create_future()
-        # Whoever waited may have gone: nobody then reads why it failed.
-        future.add_done_callback(_retrieve)
-        self._proposals[request] = future
-        return future
+        self.consensus.propose(command_codec.encode(command), functools.partial(self._refused, request))
+        self._proposals[request] = [answer]
 
     def _check_level(self, body: Body) -> None:
         """What some node would not understand never enters the log: it would have to halt. Raises Conflict."""
@@ -690,14 +746,12 @@ class Replica:
             f"version that knows more{missing}"
         )
 
-    async def _answer(self, future: asyncio.Future[Applied], timeout_seconds: float) -> Applied:
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                return await asyncio.shield(future)
-        except TimeoutError as error:
-            raise UnknownOutcome(
-                "no quorum acknowledged the command in time; it may still take effect"
-            ) from error
+    def _refused(self, request: RequestId, error: SwarmletError) -> None:
+        """The core did not take a proposal."""
+        if isinstance(error, NotLeader):
+            error = NotLeader(self._node_named(error.hint))
+        for answer in self._proposals.pop(request, ()):
+            answer(error)
 
     def _node_named(self, hint: str | None) -> NodeId | None:
         """The core knows peers; the world knows nodes."""
@@ -794,6 +848,28 @@ def _call_soon(loop: asyncio.AbstractEventLoop, function: Callable[..., object],
     """From the writer's thread; a loop that has closed meanwhile has no use for it."""
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(function, *arguments)
+
+
+async def _settled(future: asyncio.Future[Applied], timeout_seconds: float) -> Applied:
+    """The outcome, or UnknownOutcome at the timeout. A timer of the loop costs a fifth of `asyncio.timeout`."""
+    timer = asyncio.get_running_loop().call_later(timeout_seconds, _expire, future)
+    try:
+        return await future
+    finally:
+        timer.cancel()
+
+
+def _expire(future: asyncio.Future[Applied]) -> None:
+    _settle(future, UnknownOutcome("no quorum acknowledged the command in time; it may still take effect"))
+
+
+def _settle(future: asyncio.Future[Applied], outcome: Applied | SwarmletError) -> None:
+    if future.done():
+        return
+    if isinstance(outcome, Applied):
+        future.set_result(outcome)
+    else:
+        future.set_exception(outcome.with_traceback(None))
 
 
 def _finish(future: asyncio.Future[None]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from swarmlet.errors import Conflict
+from swarmlet.errors import Conflict, Unavailable
 from swarmlet.ids import Namespace, RequestId
 from swarmlet.model.variable import Variable, check_items, check_path
 from swarmlet.replica.replica import Replica
@@ -82,26 +82,38 @@ class Variables:
                 raise
             body = await self.sealed(namespace, path, items, check_index)
             applied = await self._replica.submit(body, actor)
-        return self._written(body, applied)
+        return self.written(body, applied)
 
     async def sealed(
         self, namespace: Namespace, path: str, items: dict[str, str], check_index: int | None = None
     ) -> PutVariable:
         """The command that puts a variable, checked and sealed, for who submits it himself."""
+        command = self.try_seal(namespace, path, items, check_index)
+        if command is None:
+            await self._replica.barrier()
+            if not self._known_keyring().active:
+                await self._add_key("local", only_first=True)
+            command = self.try_seal(namespace, path, items, check_index)
+        if command is None:
+            raise Unavailable("the first key of the keyring has not come here yet; try again")
+        return command
+
+    def try_seal(
+        self, namespace: Namespace, path: str, items: dict[str, str], check_index: int | None = None
+    ) -> PutVariable | None:
+        """As `sealed`, without waiting: None while this node knows no key."""
         check_path(path)
         check_items(items)
         keyring = self._known_keyring()
         if not keyring.active:
-            await self._replica.barrier()
-            if not self._known_keyring().active:
-                await self._add_key("local", only_first=True)
-            keyring = self._known_keyring()
+            return None
         key_id, sealed = keyring.seal(namespace, path, items, self._random_bytes(SALT_BYTES))
         return PutVariable(
             namespace=namespace, path=path, key_id=key_id, sealed=sealed, check_index=check_index
         )
 
-    def _written(self, body: PutVariable, applied: Applied) -> Variable:
+    def written(self, body: PutVariable, applied: Applied) -> Variable:
+        """What is kept of a variable that was put."""
         kept = self._replica.view.variable(body.namespace, body.path)
         if kept is not None and kept.modify_index == applied.index:
             return kept

@@ -28,7 +28,9 @@ class Watches:
         self._listeners: list[Listener] = []
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener(view, changes)` after each applied command, on the loop. Returns how to stop."""
+        """Call `listener(view, changes)` on the loop once commands were applied, all those of one go together, with the
+        view behind the last of them. Returns how to stop.
+        """
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 

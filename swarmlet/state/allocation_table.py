@@ -25,6 +25,7 @@ from swarmlet.model.resources import AllocatedPort, Quantity, times
 from swarmlet.state.allocation_block import BLOCK_MASK, AllocationBlock, Piece, Reader, number_of
 from swarmlet.state.block_report import NOTHING_TOLD, Stamp, Telling, Told, ToldChunk, read, stamp_of, written
 from swarmlet.state.ordered import Ordered, with_prefix, with_text_prefix
+from swarmlet.state.slots import copier
 
 
 class NodeUsage(msgspec.Struct, frozen=True, gc=False):
@@ -119,8 +120,7 @@ class AllocationTable:
     def copy(self) -> AllocationTable:
         """The table as it is now."""
         fresh = AllocationTable.__new__(AllocationTable)
-        for name in self.__slots__:
-            setattr(fresh, name, getattr(self, name))
+        _copy(fresh, self)
         return fresh
 
     def __len__(self) -> int:
@@ -460,3 +460,6 @@ def _job_key(row: Allocation) -> tuple[Any, ...]:
 
 def _node_key(row: Allocation) -> tuple[Any, ...]:
     return (row.node_id, row.create_index, row.id)
+
+
+_copy = copier(AllocationTable.__slots__)

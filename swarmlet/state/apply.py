@@ -8,8 +8,8 @@ kind raises: skipping it would let replicas drift apart.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from typing import assert_never
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, get_args
 
 from swarmlet.errors import InvalidInput, JoinRefused, StorageError, SwarmletError, WireError
 from swarmlet.state import (
@@ -88,7 +88,7 @@ class StateMachine:
         try:
             if not command.request_id:
                 raise InvalidInput("a command needs a request id")
-            _dispatch(step, command.body)
+            _HANDLERS[type(command.body)](step, command.body)
         except StorageError:
             raise
         except SwarmletError as error:
@@ -143,82 +143,52 @@ def _error_name(error: SwarmletError) -> str:
     return f"{name}:{error.code}" if isinstance(error, JoinRefused) else name
 
 
-def _dispatch(step: Step, body: Body) -> None:
-    """Hand the body to the handler of its noun."""
-    match body:
-        case commands.InitializeCluster():
-            apply_cluster.initialize(step, body)
-        case commands.RegisterJob():
-            apply_jobs.register(step, body)
-        case commands.DeregisterJob():
-            apply_jobs.deregister(step, body)
-        case commands.EvaluateJob():
-            apply_jobs.evaluate(step, body)
-        case commands.MarkJobStable():
-            apply_jobs.mark_stable(step, body)
-        case commands.RegisterNode():
-            apply_nodes.register(step, body)
-        case commands.UpdateNodeStatus():
-            apply_nodes.update_status(step, body)
-        case commands.UpdateNodeEligibility():
-            apply_nodes.update_eligibility(step, body)
-        case commands.UpdateNodeDrain():
-            apply_nodes.update_drain(step, body)
-        case commands.RemoveNode():
-            apply_nodes.remove(step, body)
-        case commands.UpdateAllocations():
-            apply_allocations.update(step, body)
-        case commands.TransitionAllocations():
-            apply_allocations.transition(step, body)
-        case commands.RestartAllocation():
-            apply_allocations.restart(step, body)
-        case commands.ApplyPlan():
-            apply_plan.apply_plan(step, body.plan)
-        case commands.UpsertEvaluations():
-            apply_evaluations.upsert(step, body)
-        case commands.UnblockEvaluations():
-            apply_evaluations.unblock(step, body)
-        case commands.FailEvaluation():
-            apply_evaluations.fail(step, body)
-        case commands.UpdateDeployment():
-            apply_deployments.update(step, body)
-        case commands.SetAllocationHealth():
-            apply_deployments.set_health(step, body)
-        case commands.CreateJoinToken():
-            apply_tokens.create(step, body)
-        case commands.RevokeJoinToken():
-            apply_tokens.revoke(step, body)
-        case commands.UseJoinToken():
-            apply_tokens.use(step, body)
-        case commands.UpsertNamespace():
-            apply_cluster.upsert_namespace(step, body)
-        case commands.DeleteNamespace():
-            apply_cluster.delete_namespace(step, body)
-        case commands.UpdateSettings():
-            apply_cluster.update_settings(step, body)
-        case commands.PutVariable():
-            apply_variables.put(step, body)
-        case commands.DeleteVariable():
-            apply_variables.delete(step, body)
-        case commands.AddVariableKey():
-            apply_variables.add_key(step, body)
-        case commands.RemoveVariableKey():
-            apply_variables.remove_key(step, body)
-        case commands.ResealVariables():
-            apply_variables.reseal(step, body)
-        case commands.UpdateAutopilot():
-            apply_cluster.update_autopilot(step, body)
-        case commands.BeginRestore():
-            restoring.begin(step, body)
-        case commands.RestorePiece():
-            restoring.add_piece(step, body)
-        case commands.CommitRestore():
-            restoring.commit(step, body)
-        case commands.CollectGarbage():
-            collect.collect_garbage(step, body)
-        case commands.ReportAllocations():
-            apply_reports.report(step, body)
-        case commands.Noop():
-            pass
-        case _:
-            assert_never(body)
+def _plan(step: Step, body: commands.ApplyPlan) -> None:
+    apply_plan.apply_plan(step, body.plan)
+
+
+def _nothing(step: Step, body: commands.Noop) -> None:
+    """A command that only moves state time on."""
+
+
+#: The handler of each kind of command. A table, because a command in the last of many `case`s waits for them all.
+_HANDLERS: dict[type, Callable[[Step, Any], None]] = {
+    commands.InitializeCluster: apply_cluster.initialize,
+    commands.RegisterJob: apply_jobs.register,
+    commands.DeregisterJob: apply_jobs.deregister,
+    commands.EvaluateJob: apply_jobs.evaluate,
+    commands.MarkJobStable: apply_jobs.mark_stable,
+    commands.RegisterNode: apply_nodes.register,
+    commands.UpdateNodeStatus: apply_nodes.update_status,
+    commands.UpdateNodeEligibility: apply_nodes.update_eligibility,
+    commands.UpdateNodeDrain: apply_nodes.update_drain,
+    commands.RemoveNode: apply_nodes.remove,
+    commands.UpdateAllocations: apply_allocations.update,
+    commands.TransitionAllocations: apply_allocations.transition,
+    commands.RestartAllocation: apply_allocations.restart,
+    commands.ApplyPlan: _plan,
+    commands.UpsertEvaluations: apply_evaluations.upsert,
+    commands.UnblockEvaluations: apply_evaluations.unblock,
+    commands.FailEvaluation: apply_evaluations.fail,
+    commands.UpdateDeployment: apply_deployments.update,
+    commands.SetAllocationHealth: apply_deployments.set_health,
+    commands.CreateJoinToken: apply_tokens.create,
+    commands.RevokeJoinToken: apply_tokens.revoke,
+    commands.UseJoinToken: apply_tokens.use,
+    commands.UpsertNamespace: apply_cluster.upsert_namespace,
+    commands.DeleteNamespace: apply_cluster.delete_namespace,
+    commands.UpdateSettings: apply_cluster.update_settings,
+    commands.PutVariable: apply_variables.put,
+    commands.DeleteVariable: apply_variables.delete,
+    commands.AddVariableKey: apply_variables.add_key,
+    commands.RemoveVariableKey: apply_variables.remove_key,
+    commands.ResealVariables: apply_variables.reseal,
+    commands.UpdateAutopilot: apply_cluster.update_autopilot,
+    commands.BeginRestore: restoring.begin,
+    commands.RestorePiece: restoring.add_piece,
+    commands.CommitRestore: restoring.commit,
+    commands.ReportAllocations: apply_reports.report,
+    commands.CollectGarbage: collect.collect_garbage,
+    commands.Noop: _nothing,
+}
+assert set(_HANDLERS) == set(get_args(Body)), "a command without a handler, or a handler without a command"

@@ -117,7 +117,7 @@ def _loaded(pieces: tuple[bytes, ...], settings: ClusterSettings) -> tuple[Store
 
 
 #: What stays as it is, whatever is restored; what another cluster's state may not replace; what nothing brings back.
-_KEPT = ("_nodes", "_node_names", "_join_tokens", "_requests", "_request_order", "index")
+_KEPT = ("_nodes", "_node_names", "_join_tokens", "_outcomes", "index")
 _KEPT_FROM_STRANGERS = ("_variables", "_variable_keys", "_variable_key_uses", "_variable_bytes")
 _DROPPED = (
     "_evaluations",

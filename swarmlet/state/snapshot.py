@@ -21,7 +21,9 @@ from swarmlet.state.allocation_block import Piece, Reader
 from swarmlet.state.allocation_table import AllocationTable, NodeUsage
 from swarmlet.state.command import Applied
 from swarmlet.state.ordered import Ordered, with_prefix, with_text_prefix
+from swarmlet.state.outcomes import Outcomes
 from swarmlet.state.rows import Rows
+from swarmlet.state.slots import copier
 from swarmlet.state.view import Table
 from swarmlet.wire import Record
 
@@ -62,10 +64,9 @@ class Snapshot:
         "_nodes",
         "_open_evaluations",
         "_open_of_job",
+        "_outcomes",
         "_plan_indexes",
         "_purging",
-        "_request_order",
-        "_requests",
         "_settings",
         "_table_indexes",
         "_variable_bytes",
@@ -111,17 +112,14 @@ class Snapshot:
         # Follow from the rows: variables per key, and the length of all that is sealed.
         self._variable_key_uses: immutables.Map[int, int] = immutables.Map()
         self._variable_bytes = 0
-        # What recent requests gave, and (index, id) of each.
-        self._requests: immutables.Map[RequestId, Applied] = immutables.Map()
-        self._request_order: Ordered[tuple[int, RequestId]] = Ordered()
+        self._outcomes = Outcomes()
         # A saved state that is being restored, and what has come of it.
         self._incoming: Incoming | None = None
         self._incoming_pieces: tuple[bytes, ...] = ()
 
     def _take(self, other: Snapshot) -> None:
         """Become what `other` is now. O(1)."""
-        for name in Snapshot.__slots__:
-            setattr(self, name, getattr(other, name))
+        _copy(self, other)
         self._allocations = other._allocations.copy()
 
     def table_index(self, table: Table) -> int:
@@ -343,7 +341,7 @@ class Snapshot:
 
     def outcome(self, request_id: RequestId) -> Applied | None:
         """What a recent request gave, if it was applied."""
-        return self._requests.get(request_id)
+        return self._outcomes.get(request_id)
 
     # Variables.
 
@@ -387,3 +385,6 @@ class Snapshot:
     def variable_key_uses(self, key_id: int) -> int:
         """How many variables are sealed under a key. O(1)."""
         return self._variable_key_uses.get(key_id, 0)
+
+
+_copy = copier(Snapshot.__slots__)

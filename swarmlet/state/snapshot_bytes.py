@@ -15,7 +15,7 @@ from typing import Any
 import immutables
 
 from swarmlet.errors import StorageError, WireError
-from swarmlet.ids import ClusterId, DeploymentId, EvaluationId, JobId, Namespace, NodeId
+from swarmlet.ids import ClusterId, DeploymentId, EvaluationId, JobId, Namespace, NodeId, RequestId
 from swarmlet.model.allocation import Allocation
 from swarmlet.model.cluster import ClusterSettings, JoinToken, NamespaceRecord
 from swarmlet.model.deployment import Deployment
@@ -26,8 +26,9 @@ from swarmlet.model.variable import Variable, VariableKey
 from swarmlet.state.allocation_block import AllocationBlock
 from swarmlet.state.block_report import ToldChunk
 from swarmlet.state.command import Applied
+from swarmlet.state.outcomes import Outcomes
 from swarmlet.state.snapshot import Incoming, Snapshot
-from swarmlet.state.store import Store
+from swarmlet.state.store import REQUEST_ENTRIES_KEPT, Store
 from swarmlet.wire import MESSAGE_BYTES_MAX, Codec, Record
 
 FORMAT = "swarmlet-state"
@@ -189,7 +190,7 @@ def _rows_of(state: Snapshot, kind: Kind) -> Iterator[Any]:
         case Kind.JOIN_TOKEN:
             return state._join_tokens.values()
         case Kind.REQUEST:
-            return ((key, state._requests[key]) for _, key in state._request_order)
+            return iter(state._outcomes.rows())
         case Kind.VARIABLE_KEY:
             return state._variable_keys.values()
         case Kind.VARIABLE:
@@ -298,8 +299,7 @@ def _fill_deployments(store: Store, rows: list[Deployment]) -> None:
 
 
 def _fill_requests(store: Store, rows: list[tuple[str, Applied]]) -> None:
-    store._requests = immutables.Map(rows)  # type: ignore[arg-type]
-    store._request_order = type(store._request_order)((applied.index, key) for key, applied in rows)  # type: ignore[misc]
+    store._outcomes = Outcomes(((RequestId(key), applied) for key, applied in rows), REQUEST_ENTRIES_KEPT)
 
 
 def _fill_variables(store: Store, rows: list[Variable]) -> None:

@@ -26,8 +26,8 @@ from swarmlet.state.command import Applied
 from swarmlet.state.snapshot import OPEN, Snapshot
 from swarmlet.state.view import Change, Table
 
-#: Outcomes are kept for this many log entries. A retry comes within seconds of the first try; this is half a
-#: minute at 500 entries a second, and about 6 MiB.
+#: Outcomes are kept for at least this many log entries, at most twice as many. A retry comes within seconds of the first
+#: try; this is half a minute at 500 entries a second, and about 6 MiB.
 REQUEST_ENTRIES_KEPT = 16_384
 #: Rows per table. Beyond a bound, requests are refused (nodes, jobs, tokens, namespaces) or the rows that
 #: ended longest ago are dropped (evaluations, deployments): memory of a replica stays bounded.
@@ -423,11 +423,4 @@ class Store(Snapshot):
 
     def remember(self, request_id: RequestId, applied: Applied) -> None:
         """Keep what a request gave, and forget those of long ago (by log index, alike on every replica)."""
-        self._requests = self._requests.set(request_id, applied)
-        self._request_order = self._request_order.add((applied.index, request_id))
-        while self._request_order:
-            oldest = next(iter(self._request_order))
-            if oldest[0] > self.index - REQUEST_ENTRIES_KEPT:
-                break
-            self._request_order = self._request_order.discard(oldest)
-            self._requests = self._requests.delete(oldest[1])
+        self._outcomes = self._outcomes.put(request_id, applied, REQUEST_ENTRIES_KEPT)

@@ -50,6 +50,9 @@ RequestHandler = Callable[[Peer, bytes], Awaitable[bytes]]
 StreamHandler = Callable[[Peer, bytes], AsyncGenerator[bytes, None]]
 ConversationHandler = Callable[[Peer, bytes, Conversation], Awaitable[None]]
 OnewayHandler = Callable[[Peer, bytes], None]
+#: Takes the answer to a request, once; a second one, or one that comes when nobody waits any more, is dropped.
+Answer = Callable[[bytes | SwarmletError], None]
+DeferredHandler = Callable[[Peer, bytes, Answer], None]
 
 #: Connections that the kernel finished and we have not accepted: a whole rack reconnecting at once.
 ACCEPT_BACKLOG = 1024
@@ -65,14 +68,25 @@ class Handlers:
     def __init__(self) -> None:
         """Empty; methods are registered before the server starts."""
         self.requests: dict[tuple[Purpose, str], RequestHandler] = {}
+        self.deferred: dict[tuple[Purpose, str], DeferredHandler] = {}
         self.streams: dict[tuple[Purpose, str], StreamHandler] = {}
         self.conversations: dict[tuple[Purpose, str], ConversationHandler] = {}
         self.oneways: dict[tuple[Purpose, str], OnewayHandler] = {}
 
     def register(self, method: str, handler: RequestHandler, *, purpose: Purpose = Purpose.RPC) -> None:
         """Answer requests of `method` with `await handler(peer, body)`."""
-        assert (purpose, method) not in self.requests, f"{method} is registered twice"
+        assert (purpose, method) not in self.requests | self.deferred, f"{method} is registered twice"
         self.requests[purpose, method] = handler
+
+    def register_deferred(
+        self, method: str, handler: DeferredHandler, *, purpose: Purpose = Purpose.RPC
+    ) -> None:
+        """Answer requests of `method` with what `handler(peer, body, answer)` calls `answer` with, now or later.
+
+        It runs within the loop, without a task of its own: for requests that come by the thousand, be quick.
+        """
+        assert (purpose, method) not in self.requests | self.deferred, f"{method} is registered twice"
+        self.deferred[purpose, method] = handler
 
     def register_stream(self, method: str, handler: StreamHandler, *, purpose: Purpose = Purpose.RPC) -> None:
         """Answer `method` with the items of the async generator `handler(peer, body)`.
@@ -102,7 +116,7 @@ class Handlers:
 
 @dataclass(slots=True)
 class _Call:
-    """A request or stream under way."""
+    """A request or stream under way. A deferred request has no task."""
 
     task: asyncio.Task[None] | None = None
     #: Streams: bytes that may still be sent, and the wake-up for more.
@@ -289,9 +303,11 @@ class ServerConnection(Connection):
         """Stop what is under way for this peer."""
         self._greeted.set()
         self._server.remove(self)
-        for call in self._calls.values():
+        for number, call in list(self._calls.items()):
             if call.task is not None:
                 call.task.cancel()
+            else:
+                del self._calls[number]
 
     def receive(self, frame: Frame) -> None:
         """One frame of the client."""
@@ -317,8 +333,11 @@ class ServerConnection(Connection):
                     else:
                         call.conversation.end_items()
             case Kind.CANCEL:
-                if (call := self._calls.get(frame.id)) and call.task is not None:
-                    call.task.cancel()
+                if call := self._calls.get(frame.id):
+                    if call.task is not None:
+                        call.task.cancel()
+                    else:
+                        del self._calls[frame.id]
             case kind:
                 raise WireError(f"a client may not send a frame of kind {kind}")
 
@@ -389,12 +408,16 @@ class ServerConnection(Connection):
         conversation: Conversation | None = None
         work: Coroutine[None, None, None]
         if frame.kind == Kind.REQUEST:
-            request = self._server.handlers.requests.get(key)
-            if request is None:
-                raise Refused(f"{self._server.node} has no method {frame.method} for {peer.purpose}")
             most = limits.stranger_requests_max if peer.node is None else limits.requests_per_connection_max
             if len(self._calls) - self._streams >= most:
                 raise Overloaded(f"{most} requests are under way already", 0.1)
+            deferred = self._server.handlers.deferred.get(key)
+            if deferred is not None:
+                self._defer(peer, frame, deferred)
+                return
+            request = self._server.handlers.requests.get(key)
+            if request is None:
+                raise Refused(f"{self._server.node} has no method {frame.method} for {peer.purpose}")
             work = self._answer(peer, frame, request)
         else:
             stream = self._server.handlers.streams.get(key)
@@ -412,6 +435,29 @@ class ServerConnection(Connection):
         call = self._calls[frame.id] = _Call(window=limits.stream_window_bytes, conversation=conversation)
         call.task = group.create_task(work, name=f"mesh {frame.method}")
         call.task.add_done_callback(lambda _: self._finish(frame))
+
+    def _defer(self, peer: Peer, frame: Frame, handler: DeferredHandler) -> None:
+        call = self._calls[frame.id] = _Call()
+
+        def answer(outcome: bytes | SwarmletError) -> None:
+            if self._calls.get(frame.id) is not call:
+                return  # answered, cancelled, or the connection is over
+            del self._calls[frame.id]
+            if isinstance(outcome, SwarmletError):
+                self._refuse(frame.id, outcome)
+            else:
+                self.send(Frame(kind=Kind.REPLY, id=frame.id, body=outcome))
+
+        try:
+            handler(peer, frame.body, answer)
+        except SwarmletError as error:
+            answer(error)
+        except Exception:
+            log.exception("mesh.handler_failed", method=frame.method, peer=peer.node)
+            answer(self._broken(frame.method))
+
+    def _broken(self, method: str) -> Unavailable:
+        return Unavailable(f"{method} failed on node {self._server.node}; its log has the reason")
 
     def _finish(self, frame: Frame) -> None:
         # A callback, not the coroutine's own `finally`: one cancelled before its first step never runs.
@@ -455,8 +501,7 @@ class ServerConnection(Connection):
             self._refuse(frame.id, error)
         except Exception:
             log.exception("mesh.handler_failed", method=frame.method, peer=peer.node)
-            what = f"{frame.method} failed on node {self._server.node}; its log has the reason"
-            self._refuse(frame.id, Unavailable(what))
+            self._refuse(frame.id, self._broken(frame.method))
 
     def _refuse(self, id: int, error: SwarmletError) -> None:  # noqa: A002 (the frame's field)
         try:

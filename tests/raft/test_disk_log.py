@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from swarmlet.errors import CorruptLog, DiskFull, StorageError
 from swarmlet.ids import Index, PeerId, Term
-from swarmlet.raft import segment
+from swarmlet.raft import disk_log, segment
 from swarmlet.raft.disk_log import DiskLog
 from swarmlet.raft.files import OsFiles
 from swarmlet.raft.log import NO_LIMIT, Compacted, Unavailable
 from swarmlet.raft.memory_log import MemoryLog
 from swarmlet.raft.message import ConfigState, Entry, EntryKind, HardState, SnapshotMeta
-from swarmlet.raft.segment import BATCH_OVERHEAD_BYTES, HEADER_BYTES, SECTOR_BYTES
+from swarmlet.raft.segment import BATCH_OVERHEAD_BYTES, HEADER_BYTES, SECTOR_BYTES, Run
 from swarmlet.simulation.files import SimulatedFiles
 
 CLUSTER = "c0ffee00-0000-8000-8000-000000000001"
@@ -550,3 +551,53 @@ TestLogsAgree = pytest.mark.slow(LogsAgree.TestCase)
 TestLogsAgree.settings = settings(
     deadline=None, max_examples=25, stateful_step_count=20, suppress_health_check=[HealthCheck.too_slow]
 )
+
+
+def test_a_log_of_the_first_version_is_read_and_continued(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which had a frame for each entry."""
+
+    def one_by_one(entries: Sequence[Entry]) -> list[Run]:
+        return [Run((item,), item.data) for item in entries]
+
+    pack = segment._pack_frame
+
+    def pack_old(seed: int, term: int, index: int, kind: int, payload: bytes) -> bytes:
+        return pack(seed, term, index, segment._ENTRY if kind == segment._RUN else kind, payload)
+
+    with monkeypatch.context() as old:
+        old.setattr(disk_log, "encode_runs", one_by_one)
+        old.setattr(segment, "_pack_frame", pack_old)
+        old.setattr(segment, "VERSION", 1)
+        log = open_log(directory)
+        log.append([entry(index, data=b"%d" % index) for index in range(1, 5)], hard(1, 2))
+        log.close()
+    log = open_log(directory)
+    log.append([entry(5, term=2, data=b"5")], hard(2, 4))
+    log.close()
+    log = open_log(directory)
+    log._cache.clear()
+    found = log.entries(Index(1), Index(6), NO_LIMIT)
+    assert [(item.index, item.term, item.data) for item in found] == [
+        (index, 2 if index == 5 else 1, b"%d" % index) for index in range(1, 6)
+    ]
+    log.close()
+
+
+def test_entries_that_left_the_cache_are_read_from_their_runs(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk_log, "CACHE_BYTES_MAX", 2_000)
+    monkeypatch.setattr(segment, "RUN_BYTES_MAX", 500)
+    log = open_log(directory, segment_bytes=64 * 1024)
+    model: list[Entry] = []
+    for start in range(1, 60, 7):
+        added = [entry(index, data=bytes([index]) * 100) for index in range(start, start + 10)]
+        model[start - 1 :] = added  # each replaces three of the ones before
+        log.append(added, None)
+        assert log._cache_bytes <= 2_000
+    for low in range(1, len(model) + 1, 4):
+        assert log.entries(Index(low), Index(len(model) + 1), NO_LIMIT) == model[low - 1 :]
+        assert log.entries(Index(low), Index(len(model) + 1), 250) == model[low - 1 : low + 1]
+    log.close()

@@ -209,7 +209,7 @@ class _Mesh:
         answer = b""
         try:
             async with asyncio.timeout_at(deadline):
-                answer = await replica.on_submission(self._peer(), body)
+                answer = await answer_of(replica, self._peer(), body)
         except TimeoutError as error:
             raise UnknownOutcome(f"{node} did not answer in time") from error
         except SwarmletError as error:
@@ -252,6 +252,22 @@ class _Mesh:
             await asyncio.sleep(max(0.0, deadline - asyncio.get_running_loop().time()))
             raise error
         await asyncio.sleep(self._cluster.delay())
+
+
+async def answer_of(replica: Replica, peer: Peer, body: bytes) -> bytes:
+    """What `replica` answers to a forwarded command, once it does. Raises what it refuses it with."""
+    future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def settle(outcome: bytes | SwarmletError) -> None:
+        if future.done():
+            return
+        if isinstance(outcome, bytes):
+            future.set_result(outcome)
+        else:
+            future.set_exception(outcome)
+
+    replica.on_submission(peer, body, settle)
+    return await future
 
 
 @dataclass

@@ -48,7 +48,7 @@ from swarmlet.state.command import (
 )
 from swarmlet.transport.frame import Purpose
 from swarmlet.transport.peer import Address, Peer
-from tests.replica.cluster import CLUSTER, Cluster
+from tests.replica.cluster import CLUSTER, Cluster, answer_of
 from tests.replica.virtual_time import run
 from tests.state.replica import DEFAULT, group, job, node
 
@@ -338,10 +338,10 @@ def test_only_a_voter_vouches_for_a_node_or_gathers_reports() -> None:
                 submission = Submission(request_id=RequestId("r"), actor=actor, body=body, is_vouched=True)
                 data = submission_codec.encode(submission)
                 with pytest.raises(Unauthorized):
-                    await leader.on_submission(peer_of("n2"), data)
+                    await answer_of(leader, peer_of("n2"), data)
             submission = Submission(
                 request_id=RequestId("v"), actor="node:id-a", body=Noop(), is_vouched=True
             )
-            await leader.on_submission(peer_of("n1"), submission_codec.encode(submission))
+            await answer_of(leader, peer_of("n1"), submission_codec.encode(submission))
 
     run(main())

@@ -13,7 +13,7 @@ from swarmlet.replica.submission import Submission, submission_codec
 from swarmlet.state.command import DeleteNamespace, Noop, UpsertNamespace
 from swarmlet.transport.frame import Purpose
 from swarmlet.transport.peer import Peer
-from tests.replica.cluster import CLUSTER, Cluster
+from tests.replica.cluster import CLUSTER, Cluster, answer_of
 from tests.replica.virtual_time import run
 
 
@@ -223,6 +223,6 @@ def test_a_node_may_not_speak_for_another_one_or_for_the_leader(actor: str) -> N
             body = submission_codec.encode(Submission(request_id=RequestId("r"), actor=actor, body=Noop()))
             peer = Peer(cluster=CLUSTER, node=leader.node_id, purpose=Purpose.RPC, address=("n1", 1))
             with pytest.raises(Unauthorized):
-                await leader.on_submission(peer, body)
+                await answer_of(leader, peer, body)
 
     run(main())

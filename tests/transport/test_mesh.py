@@ -12,6 +12,7 @@ from contextlib import aclosing
 import pytest
 
 from swarmlet.errors import (
+    Conflict,
     InvalidInput,
     JoinRefused,
     NotFound,
@@ -30,7 +31,7 @@ from swarmlet.transport.conversation import Conversation
 from swarmlet.transport.frame import Frame, Kind, Purpose
 from swarmlet.transport.limits import Limits
 from swarmlet.transport.peer import Peer
-from swarmlet.transport.server import Handlers, MeshServer
+from swarmlet.transport.server import Answer, Handlers, MeshServer
 
 from .conftest import CLUSTER, Mesh, World, eventually
 
@@ -734,3 +735,66 @@ async def test_a_conversation_fails_when_its_connection_ends(mesh: OpenMesh) -> 
             await talk.send(b"now")
             with pytest.raises(Unavailable, match="connection lost"):
                 await anext(talk.items())
+
+
+async def test_a_deferred_request_is_answered_when_its_handler_says_so(mesh: OpenMesh) -> None:
+    async with mesh() as net:
+        server, address = net.serve()
+        answers: list[Answer] = []
+
+        def take(peer: Peer, body: bytes, answer: Answer) -> None:
+            if body == b"refuse":
+                raise Conflict("no")
+            if body == b"break":
+                raise RuntimeError("a bug")
+            answers.append(answer)
+
+        server.handlers.register_deferred("take", take)
+        client = net.client()
+        async with asyncio.TaskGroup() as group:
+            first = group.create_task(client.request(address, N1, "take", b"1", timeout=5))
+            second = group.create_task(client.request(address, N1, "take", b"2", timeout=5))
+            await eventually(lambda: len(answers) == 2)
+            answers[1](b"later")
+            assert await second == b"later"
+            answers[1](b"once more")  # nobody waits: dropped
+            answers[0](b"first")
+        assert first.result() == b"first"
+        for body, error in ((b"refuse", Conflict), (b"break", Unavailable)):
+            with pytest.raises(error):
+                await client.request(address, N1, "take", body, timeout=5)
+        connection = next(iter(server._connections))
+        assert not connection._calls
+
+
+async def test_a_deferred_request_whose_client_has_gone_is_forgotten(mesh: OpenMesh) -> None:
+    async with mesh() as net:
+        server, address = net.serve()
+        answers: list[Answer] = []
+        server.handlers.register_deferred("take", lambda peer, body, answer: answers.append(answer))
+        client = net.client()
+        with pytest.raises(UnknownOutcome):
+            await client.request(address, N1, "take", b"", timeout=0.05)
+        connection = next(iter(server._connections))
+        await eventually(lambda: not connection._calls)
+        answers[0](b"late")
+        with pytest.raises(UnknownOutcome):
+            await client.request(address, N1, "take", b"", timeout=0.05)
+        client.close()
+        await eventually(lambda: not server._connections)
+        answers[1](b"late")
+
+
+async def test_deferred_requests_are_bounded_like_others(mesh: OpenMesh) -> None:
+    async with mesh() as net:
+        server, address = net.serve(limits=Limits(requests_per_connection_max=1))
+        answers: list[Answer] = []
+        server.handlers.register_deferred("take", lambda peer, body, answer: answers.append(answer))
+        client = net.client()
+        async with asyncio.TaskGroup() as group:
+            first = group.create_task(client.request(address, N1, "take", b"", timeout=5))
+            await eventually(lambda: len(answers) == 1)
+            with pytest.raises(Overloaded):
+                await client.request(address, N1, "take", b"", timeout=5)
+            answers[0](b"done")
+        assert first.result() == b"done"
