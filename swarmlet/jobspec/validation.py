@@ -36,6 +36,7 @@ from swarmlet.model.job import (
     TaskGroup,
 )
 from swarmlet.model.resources import Network, Port
+from swarmlet.model.variable import may_read
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
 _JOB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,127}\Z")
@@ -95,8 +96,8 @@ class Checks:
     driver: Callable[[str, dict[str, Any]], list[str]]
     #: Raises InvalidJob where a constraint could not be evaluated on any node.
     constraint: Callable[[Constraint], object]
-    #: What is wrong with a template, a sentence each: (text, left delimiter, right delimiter).
-    template: Callable[[str, str, str], list[str]] = lambda text, left, right: []
+    #: What is wrong with a template, a sentence each: (text, left and right delimiter, may the task read that variable).
+    template: Callable[[str, str, str, Callable[[str], bool]], list[str]] = lambda *_: []
 
 
 def validate_job(job: Job, checks: Checks | None = None) -> list[str]:
@@ -139,11 +140,7 @@ def _checked(job: Job, checks: Checks) -> _Found:
             yield from _compiled(here, (*task.constraints, *map(matched, task.affinities)), checks)
             for message in checks.driver(task.driver, task.config):
                 yield (*here, "config", "0", _key_in(message, task.config)), message
-            for number, template in enumerate(task.templates):
-                for message in checks.template(
-                    template.data, template.left_delimiter, template.right_delimiter
-                ):
-                    yield (*here, "template", str(number), "data"), message
+            yield from _templates(here, job, group, task, checks)
 
 
 def matched(affinity: Affinity) -> Constraint:
@@ -158,6 +155,18 @@ def _compiled(path: tuple[str, ...], constraints: tuple[Constraint, ...], checks
         except InvalidJob as error:
             for message in error.problems:
                 yield (*path, "constraint", str(number)), message
+
+
+def _templates(path: tuple[str, ...], job: Job, group: TaskGroup, task: Task, checks: Checks) -> _Found:
+    def is_readable(variable: str) -> bool:
+        groups = [each.name for each in job.groups]
+        tasks = [each.name for each in group.tasks]
+        return may_read(variable, job.id, group.name, task.name, groups=groups, tasks=tasks)
+
+    for number, template in enumerate(task.templates):
+        sides = template.left_delimiter, template.right_delimiter
+        for message in checks.template(template.data, *sides, is_readable):
+            yield (*path, "template", str(number), "data"), message
 
 
 def _key_in(message: str, config: dict[str, Any]) -> str:

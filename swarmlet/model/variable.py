@@ -6,6 +6,7 @@ The replicated state holds both only sealed: the items under a key of the keyrin
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from swarmlet.errors import InvalidInput
 from swarmlet.ids import Namespace
@@ -20,7 +21,8 @@ ITEM_KEY_CHARS_MAX = 128
 RESERVED_ROOT = "nomad"
 JOBS_ROOT = "nomad/jobs"
 
-_PATH = re.compile(r"[A-Za-z0-9~_-]+(/[A-Za-z0-9~_-]+)*")
+#: Nomad's characters, and the dot, which names of jobs may have; no part is "." or "..".
+_PATH = re.compile(r"(?!\.\.?(/|$))[A-Za-z0-9~_.-]+(/(?!\.\.?(/|$))[A-Za-z0-9~_.-]+)*")
 
 
 class Variable(Record):
@@ -51,7 +53,7 @@ def check_path(path: str) -> None:
     if len(path) > PATH_CHARS_MAX or not _PATH.fullmatch(path):
         raise InvalidInput(
             f"variable path {path[: PATH_CHARS_MAX + 1]!r}: expected 1 to {PATH_CHARS_MAX} letters, digits, "
-            "'-', '_', '~' in parts that are separated by '/'"
+            "'-', '_', '~', '.' in parts that are separated by '/'"
         )
     if path == RESERVED_ROOT or (
         path.startswith(f"{RESERVED_ROOT}/") and path != JOBS_ROOT and not path.startswith(f"{JOBS_ROOT}/")
@@ -76,13 +78,26 @@ def check_items(items: dict[str, str]) -> None:
         raise InvalidInput(f"the items have {size:_} B, a variable holds at most {ITEMS_BYTES_MAX:_} B")
 
 
-def own_paths(job: str, group: str = "", task: str = "") -> tuple[str, ...]:
-    """What a job's task may read in its own namespace, the widest first: `nomad/jobs`, then its job's, its group's
-    and its own path below it.
+def job_path(job: str) -> str:
+    """Where a job's own variables are."""
+    return f"{JOBS_ROOT}/{job}"
+
+
+def may_read(
+    path: str, job: str, group: str, task: str, *, groups: Iterable[str] = (), tasks: Iterable[str] = ()
+) -> bool:
+    """Whether a task may read the variable at `path` of its own namespace.
+
+    It may read `nomad/jobs`, which all jobs share, `nomad/jobs/JOB`, and what is below that; but not what is named for
+    another group (`groups`: all of the job), nor, below its own group, for another task (`tasks`: all of the group).
     """
-    paths = [JOBS_ROOT, f"{JOBS_ROOT}/{job}"]
-    if group:
-        paths.append(f"{JOBS_ROOT}/{job}/{group}")
-        if task:
-            paths.append(f"{JOBS_ROOT}/{job}/{group}/{task}")
-    return tuple(paths)
+    root = job_path(job)
+    if path in {JOBS_ROOT, root}:
+        return True
+    if not path.startswith(root + "/"):
+        return False
+    first, _, rest = path[len(root) + 1 :].partition("/")
+    if first != group:
+        return first not in set(groups)
+    second = rest.partition("/")[0]
+    return second in {"", task} or second not in set(tasks)

@@ -148,6 +148,10 @@ class Variables:
         """A variable of a view, in clear. Raises Unavailable when its key has not come here yet, StorageError."""
         return OpenVariable(variable, self._known_keyring().open(variable))
 
+    def opener(self) -> Callable[[Variable], dict[str, str]]:
+        """What opens variables of the present view, in any thread. Raises as `open`."""
+        return self._known_keyring().open
+
     def _known_keyring(self) -> VariableKeyring:
         """The keyring as this node's copy of the state has it."""
         view = self._replica.view

@@ -98,11 +98,11 @@ class Interpolation:
 
     def __init__(self, values: dict[str, str]) -> None:
         """`values`: full name (`attr.cpu.arch`, `NOMAD_PORT_http`, `env.HOME`) -> value."""
-        self._values = values
+        self.values = values
 
     def text(self, text: str) -> str:
         """One value."""
-        return REFERENCE.sub(lambda found: self._values.get(found[1].strip(), found[0]), text)
+        return REFERENCE.sub(lambda found: self.values.get(found[1].strip(), found[0]), text)
 
     def value(self, value: Any) -> Any:
         """A value of any shape: the strings inside are replaced, keys included."""

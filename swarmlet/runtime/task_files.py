@@ -47,6 +47,11 @@ class Surroundings:
     environment: dict[str, str]
     interpolation: Interpolation
 
+    @property
+    def known(self) -> dict[str, str]:
+        """What `env` knows in a template: the environment, and the node's attributes by their full names."""
+        return {**self.interpolation.values, **self.environment}
+
 
 class TaskHost(Protocol):
     """The task that the files belong to."""
@@ -154,7 +159,10 @@ class TaskFiles:
                     said = missing.what
                     notice("Template", f"waits for {said}")
                 await self._wait_changed(seen)
-            except (InvalidInput, OSError) as error:
+            except Unavailable:
+                # A key that this node's copy has not seen yet.
+                await asyncio.sleep(RETRY_SECONDS)
+            except (InvalidInput, StorageError, OSError) as error:
                 raise DriverError(f"template: {_told(error)}") from None
             else:
                 self._shown, self._seen = [item.text for item in rendered], seen
@@ -182,13 +190,10 @@ class TaskFiles:
     async def _lookups(self, around: Surroundings) -> SeenLookups:
         if self._source is None:
             raise DriverError("templates need an agent with a copy of the state", temporary=False)
-        while True:
-            try:
-                return self._source.lookups(self._reader, around.environment)
-            except Unavailable:
-                await asyncio.sleep(RETRY_SECONDS)
-            except StorageError as error:
-                raise DriverError(f"template: {error}") from error
+        try:
+            return self._source.lookups(self._reader, around.known)
+        except StorageError as error:
+            raise DriverError(f"template: {error}") from error
 
     async def _wait_changed(self, seen: SeenLookups) -> None:
         assert self._source is not None
@@ -410,7 +415,7 @@ def _environment(rendered: list[_Rendered]) -> dict[str, str]:
     return found
 
 
-def _told(error: InvalidInput | OSError) -> str:
+def _told(error: InvalidInput | StorageError | OSError) -> str:
     """A sentence without values."""
     if isinstance(error, OSError):
         return f"cannot be written: {error.strerror}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,11 +11,11 @@ from swarmlet.errors import InvalidInput
 from swarmlet.ids import AllocationId, JobId, Namespace
 from swarmlet.model.allocation import Allocation, ClientStatus, TaskStatus
 from swarmlet.model.job import Job, Service
-from swarmlet.model.variable import own_paths
+from swarmlet.model.variable import JOBS_ROOT, PATH_CHARS_MAX, Variable, job_path, may_read
 from swarmlet.replica.replica import Replica
 from swarmlet.replica.variables import Variables
 from swarmlet.runtime.pace import Instance
-from swarmlet.state.store import variable_scope
+from swarmlet.state.store import variable_scope, variable_tree_scope
 from swarmlet.state.view import Table, View
 from swarmlet.template import Lookups
 
@@ -36,9 +36,12 @@ class Reader:
     group: str
     task: str
 
-    def paths(self) -> tuple[str, ...]:
-        """The variables that it may read."""
-        return own_paths(self.job, self.group, self.task)
+    def refusal(self, path: str) -> InvalidInput:
+        """What it is told when it asks for another one's variable."""
+        return InvalidInput(
+            f"task {self.task} may not read variable {path[:PATH_CHARS_MAX]}; it may read {JOBS_ROOT}, "
+            f"{job_path(self.job)} and what is below that, unless it is named for another group or task"
+        )
 
 
 class TemplateSource(Protocol):
@@ -60,8 +63,8 @@ class TemplateSource(Protocol):
 class SeenLookups(Lookups, Protocol):
     """Lookups that remember what they were asked."""
 
-    #: The indexes of the reader's variables when it looked.
-    variables_seen: tuple[int, ...]
+    #: Which variables there were for the reader when it looked, and their indexes.
+    variables_seen: tuple[tuple[str, int], ...]
     reader: Reader
 
     @property
@@ -77,16 +80,16 @@ class ReplicaLookups:
         view: View,
         reader: Reader,
         environment: dict[str, str],
-        variables: dict[str, dict[str, str]],
-        seen: tuple[int, ...],
+        opener: Callable[[Variable], dict[str, str]],
     ) -> None:
-        """`variables` are the reader's own, opened."""
+        """`opener` opens a variable; it is asked when a template asks."""
         self.reader = reader
-        self.variables_seen = seen
         self._view = view
         self._environment = environment
-        self._variables = variables
+        self._opener = opener
+        self._variables = {row.path: row for row in readable(view, reader)}
         self._asked_services = False
+        self.variables_seen = _indexes(view, reader)
 
     @property
     def has_asked_for_services(self) -> bool:
@@ -95,12 +98,14 @@ class ReplicaLookups:
 
     def variable(self, path: str) -> dict[str, str] | None:
         """The items of one of the task's own variables."""
-        if path not in self.reader.paths():
-            allowed = ", ".join(self.reader.paths())
-            raise InvalidInput(
-                f"task {self.reader.task} may not read variable {path[:128]}; it may read {allowed}"
-            )
-        return self._variables.get(path)
+        found = self._variables.get(path)
+        if found is not None:
+            return self._opener(found)
+        if not may_read(path, self.reader.job, self.reader.group, self.reader.task) or (
+            self._view.variable(self.reader.namespace, path) is not None
+        ):
+            raise self.reader.refusal(path)
+        return None
 
     def variable_paths(self, prefix: str) -> list[str]:
         """Those of the task's own variables that exist."""
@@ -202,18 +207,15 @@ class ReplicaTemplates:
 
     def lookups(self, reader: Reader, environment: dict[str, str]) -> ReplicaLookups:
         """What `reader` sees now."""
-        view = self._replica.view
-        opened = {}
-        for path in reader.paths():
-            found = view.variable(reader.namespace, path)
-            if found is not None:
-                opened[path] = self._variables.open(found).items
-        return ReplicaLookups(view, reader, environment, opened, _indexes(view, reader))
+        return ReplicaLookups(self._replica.view, reader, environment, self._variables.opener())
 
     async def wait_changed(self, seen: SeenLookups) -> None:
         """Return when one of the reader's variables has changed, or a service may have."""
         reader, before = seen.reader, seen.variables_seen
-        keys: list[Table | str] = [variable_scope(reader.namespace, path) for path in reader.paths()]
+        keys: list[Table | str] = [
+            variable_scope(reader.namespace, JOBS_ROOT),
+            variable_tree_scope(reader.namespace, reader.job),
+        ]
         index = self._replica.view.index
         if seen.has_asked_for_services:
             keys += [Table.ALLOCATIONS, Table.JOBS, Table.NODES]
@@ -245,11 +247,35 @@ class ReplicaTemplates:
 
     def changed_at_ns(self, seen: SeenLookups) -> int:
         """Wall time of the last change of one of the reader's variables."""
-        rows = [self._replica.view.variable(seen.reader.namespace, path) for path in seen.reader.paths()]
-        return max((row.modify_time_ns for row in rows if row is not None), default=0)
+        return max((row.modify_time_ns for row in readable(self._replica.view, seen.reader)), default=0)
 
 
-def _indexes(view: View, reader: Reader) -> tuple[int, ...]:
-    """The indexes of the reader's variables; 0 for one that is not there."""
-    rows = (view.variable(reader.namespace, path) for path in reader.paths())
-    return tuple(row.modify_index if row is not None else 0 for row in rows)
+def readable(view: View, reader: Reader) -> Iterator[Variable]:
+    """The variables that the reader may read, by path."""
+    shared = view.variable(reader.namespace, JOBS_ROOT)
+    if shared is not None:
+        yield shared
+    job = view.job(reader.namespace, reader.job)
+    groups = [group.name for group in job.groups] if job is not None else []
+    own = job.group(reader.group) if job is not None else None
+    tasks = [task.name for task in own.tasks] if own is not None else []
+    for row in view.variables(reader.namespace, job_path(reader.job)):
+        if may_read(row.path, reader.job, reader.group, reader.task, groups=groups, tasks=tasks) and not (
+            _is_of_another_job(view, reader, row.path)
+        ):
+            yield row
+
+
+def _is_of_another_job(view: View, reader: Reader, path: str) -> bool:
+    """A job's id may have slashes: what is below one job's path may be another job's own."""
+    parts = path[len(JOBS_ROOT) + 1 :].split("/")
+    depth = reader.job.count("/") + 1
+    return any(
+        view.job(reader.namespace, JobId("/".join(parts[:end]))) is not None
+        for end in range(depth + 1, len(parts) + 1)
+    )
+
+
+def _indexes(view: View, reader: Reader) -> tuple[tuple[str, int], ...]:
+    """Which variables there are for the reader, and their indexes."""
+    return tuple((row.path, row.modify_index) for row in readable(view, reader))

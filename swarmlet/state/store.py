@@ -18,7 +18,7 @@ from swarmlet.model.deployment import Deployment
 from swarmlet.model.evaluation import Evaluation
 from swarmlet.model.job import Job
 from swarmlet.model.node import Node
-from swarmlet.model.variable import Variable, VariableKey
+from swarmlet.model.variable import JOBS_ROOT, Variable, VariableKey
 from swarmlet.state.allocation_block import AllocationBlock, Reader
 from swarmlet.state.allocation_table import AllocationRun
 from swarmlet.state.block_report import Stamp
@@ -43,6 +43,7 @@ VARIABLES_MAX = 200_000
 VARIABLE_BYTES_MAX = 256 * 1024 * 1024
 #: Old keys stay until nothing is sealed under them; more than this many means that nobody seals anew.
 VARIABLE_KEYS_MAX = 64
+_JOBS_PREFIX = f"{JOBS_ROOT}/"
 
 
 def job_scope(namespace: Namespace, job_id: JobId) -> str:
@@ -58,6 +59,11 @@ def node_scope(node_id: NodeId) -> str:
 def variable_scope(namespace: Namespace, path: str) -> str:
     """What watches of a variable are kept on."""
     return f"variable:{namespace}/{path}"
+
+
+def variable_tree_scope(namespace: Namespace, job_id: str) -> str:
+    """What watches of all of a job's own variables are kept on. Jobs whose ids begin alike up to a "/" share it."""
+    return f"variables:{namespace}/{job_id.partition('/')[0]}"
 
 
 class Store(Snapshot):
@@ -388,7 +394,10 @@ class Store(Snapshot):
 
     def variable_changed(self, namespace: Namespace, path: str) -> None:
         """Tell whoever waits for a variable."""
-        self._changed(Table.VARIABLES, f"{namespace}/{path}", variable_scope(namespace, path))
+        scopes: tuple[str, ...] = (variable_scope(namespace, path),)
+        if path.startswith(_JOBS_PREFIX):
+            scopes += (variable_tree_scope(namespace, path[len(_JOBS_PREFIX) :]),)
+        self._changed(Table.VARIABLES, f"{namespace}/{path}", *scopes)
 
     def delete_variable(self, variable: Variable) -> None:
         """Forget a variable."""

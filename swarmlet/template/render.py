@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -11,8 +13,9 @@ from swarmlet.errors import InvalidInput
 from swarmlet.jobspec.problem import Fault, Source
 from swarmlet.jobspec.value import BadValue
 from swarmlet.template.functions import PURE, Function
-from swarmlet.template.lookup import Fields, Item, Items, Lookups
+from swarmlet.template.lookup import Fields, Item, Items, Lookups, Waiting
 from swarmlet.template.parser import parse_tree
+from swarmlet.template.sprig import SPRIG
 from swarmlet.template.syntax import (
     Action,
     Body,
@@ -44,7 +47,9 @@ STEPS_MAX = 100_000
 CALLS_MAX = 50
 #: Evaluated by the evaluator itself: their arguments are not all needed.
 _LAZY = ("and", "or")
-KNOWN = frozenset({*PURE, *known_lookups(), *_LAZY})
+_DOUBLE = re.compile(r'"(?:[^"\\]|\\.)*"')
+_SINGLE = re.compile(r"'[^']*'")
+KNOWN = frozenset({*PURE, *SPRIG, *known_lookups(), *_LAZY})
 
 
 @dataclass(frozen=True)
@@ -59,16 +64,23 @@ class Template:
         """Whether it reads values of variables."""
         return any(name in SECRET for name in self.tree.functions)
 
+    def variables(self) -> dict[str, int]:
+        """Paths of variables that it names itself, with the place of each; others are known when it is rendered."""
+        return dict(_named_variables(self.tree))
+
     def render(self, lookups: Lookups, *, is_strict: bool = False) -> str:
         """What it makes of what it sees. `is_strict`: a missing key is an error, and no "<no value>".
 
         Raises Waiting for what is not there yet, InvalidInput with file, line and column, and without any value.
         """
-        evaluation = _Evaluation(self.source, self.tree, World(lookups), is_strict=is_strict)
+        world = World(lookups)
+        evaluation = _Evaluation(self.source, self.tree, world, is_strict=is_strict)
         try:
             evaluation.body(self.tree.body, _Scope(None, {"": None}))
         except Fault as fault:
-            raise InvalidInput(str(fault.problem)) from None
+            raise InvalidInput(world.redacted(str(fault.problem))) from None
+        except Waiting as missing:
+            raise Waiting(world.redacted(missing.what)) from None
         return "".join(evaluation.output)
 
 
@@ -95,6 +107,48 @@ def _unknown(name: str) -> str:
     return f"function {name[:40]} is unknown{hint}"
 
 
+#: Functions whose first argument is the path of a variable; `key` and its kin have an item after it.
+_BY_PATH = frozenset({"nomadVar", "nomadVarExists", "secret", "ls", "tree"})
+_BY_ITEM = frozenset({"key", "keyOrDefault", "keyExists"})
+
+
+def _named_variables(tree: Tree) -> Iterator[tuple[str, int]]:
+    for command in _commands(tree):
+        first, *rest = command.operands
+        if not isinstance(first, FunctionName) or not rest or not isinstance(rest[0], Literal):
+            continue
+        path = str(rest[0].value).rstrip("/")
+        if first.name in _BY_PATH:
+            yield path, rest[0].start
+        elif first.name in _BY_ITEM and "/" in path:
+            yield path.rpartition("/")[0], rest[0].start
+
+
+def _commands(node: Any) -> Iterator[Command]:
+    """Every command in a tree. The parser bounds its depth."""
+    match node:
+        case Tree():
+            yield from _commands((node.body, *node.defined.values()))
+        case tuple():
+            for item in node:
+                yield from _commands(item)
+        case Action() | If() | Range() | Call():
+            yield from _commands(node.pipeline)
+            if isinstance(node, If):
+                yield from _commands((node.then, node.otherwise))
+            if isinstance(node, Range):
+                yield from _commands((node.body, node.otherwise))
+        case Pipeline():
+            yield from _commands(node.commands)
+        case Command():
+            yield node
+            yield from _commands(node.operands)
+        case Field():
+            yield from _commands(node.operand)
+        case _:
+            return
+
+
 def environment_of(text: str, name: str = "template") -> dict[str, str]:
     """The variables in a rendered file of `KEY=value` lines (`env = true`). Raises InvalidInput without values."""
     found: dict[str, str] = {}
@@ -111,12 +165,15 @@ def environment_of(text: str, name: str = "template") -> dict[str, str]:
 
 
 def _unquoted(value: str) -> str:
-    if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
-        inner = value[1:-1]
-        if value[0] == "'":
-            return inner
-        return inner.replace("\\\\", "\x00").replace('\\"', '"').replace("\\n", "\n").replace("\x00", "\\")
-    return value
+    """Double quotes have JSON's escapes, single ones none; without quotes ` #` begins a comment."""
+    if found := _DOUBLE.match(value):
+        try:
+            return str(json.loads(found[0]))
+        except ValueError:
+            return found[0][1:-1]
+    if found := _SINGLE.match(value):
+        return found[0][1:-1]
+    return value.partition(" #")[0].rstrip()
 
 
 class _Jumped(Exception):
@@ -153,7 +210,7 @@ class _Evaluation:
     def __init__(self, source: Source, tree: Tree, world: World, *, is_strict: bool) -> None:
         self._source = source
         self._tree = tree
-        self._functions: dict[str, Function] = {**PURE, **world.functions}
+        self._functions: dict[str, Function] = {**PURE, **SPRIG, **world.functions}
         self._is_strict = is_strict
         self._steps = 0
         self._calls = 0
@@ -342,5 +399,7 @@ _ITEMS_FIELDS: dict[str, Callable[[Items], Any]] = {
     "Tuples": _tuples,
     "Path": lambda items: items.path,
     "Metadata": lambda items: Fields({"Path": items.path, "Namespace": items.namespace}),
-    "Parent": lambda items: Fields({"Path": items.path, "Namespace": items.namespace}),
+    "Parent": lambda items: Fields(
+        {"Path": items.path, "Namespace": items.namespace, "Items": {key: str(items[key]) for key in items}}
+    ),
 }

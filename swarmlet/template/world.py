@@ -17,6 +17,8 @@ _LAYOUT = (
     ("15", "%H"), ("03", "%I"), ("04", "%M"), ("05", "%S"), ("PM", "%p"), ("MST", "UTC"), ("Z07:00", "Z"),
     ("-0700", "+0000"), ("-07:00", "+00:00"),
 )  # fmt: skip
+#: Values shorter than this are no secrets, and stand in every message by chance.
+VALUE_CHARACTERS_MIN = 4
 #: Nomad's functions that do not exist here, and why.
 REFUSED = {
     "file": "a template does not read the machine's files; put the text into data",
@@ -46,6 +48,8 @@ class World:
     def __init__(self, lookups: Lookups) -> None:
         """Looks up when a function is called, not before."""
         self._lookups = lookups
+        #: Values of variables that were handed out: no message may repeat them.
+        self._values: dict[str, None] = {}
         self.functions: dict[str, Function] = {
             "env": Function(self._env, 1),
             "envOrDefault": Function(self._env_or, 2),
@@ -67,6 +71,12 @@ class World:
             "services": Function(lambda: [Fields(item) for item in self._lookups.service_names()], 0),
             "timestamp": Function(self._timestamp, 0, 1),
         }
+
+    def redacted(self, message: str) -> str:
+        """`message` without any value that was handed out: a template may have made a name of one."""
+        for value in self._values:
+            message = message.replace(value, "(hidden)")
+        return message
 
     # The environment.
 
@@ -90,6 +100,10 @@ class World:
         if at:
             raise BadValue(f"a variable of another namespace ({namespace[:40]}) cannot be read from here")
         items = self._lookups.variable(path)
+        if items is not None:
+            self._values |= dict.fromkeys(
+                value for value in items.values() if len(value) >= VALUE_CHARACTERS_MIN
+            )
         return (
             None if items is None else Items(path, self._lookups.environment("NOMAD_NAMESPACE") or "", items)
         )

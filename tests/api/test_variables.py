@@ -54,7 +54,7 @@ def test_a_conflict_answers_with_what_is_there(http_: Http) -> None:
         ("a", b'{"Items": {"k": 7}}', "Expected `str`"),
         ("a", b'{"Items": {}}', "needs at least one item"),
         ("a", b"{}", "missing required field `Items`"),
-        ("a.b", b'{"Items": {"k": "v"}}', "variable path 'a.b'"),
+        ("a$b", b'{"Items": {"k": "v"}}', "variable path 'a$b'"),
         ("nomad/mine", b'{"Items": {"k": "v"}}', "only 'nomad/jobs' is for users"),
         ("a", b'{"Path": "b", "Items": {"k": "v"}}', "its body for b"),
         ("a?cas=x", b'{"Items": {"k": "v"}}', "cas=x"),

@@ -117,3 +117,16 @@ def test_a_mistake_in_a_template_is_told_at_its_place() -> None:
     assert [str(problem) for problem in raised.value.details] == [
         "job file:15:16: template:1:6: function envv is unknown; did you mean env?"
     ]
+
+
+def test_a_variable_of_another_job_is_told_at_its_place() -> None:
+    checks = Checks(driver=lambda driver, config: [], constraint=lambda item: None, template=problems)
+    for path, is_wrong in (("nomad/jobs/web/x", False), ("nomad/jobs/other", True), ("app/db", True)):
+        text = TEXT.replace("{{ env `B` }}", "").replace(
+            'A={{ env "B" }}', f"A={{{{ with nomadVar `{path}` }}}}{{{{ end }}}}"
+        )
+        if is_wrong:
+            with pytest.raises(InvalidJobFile, match=f"template:1:20: variable {path} is not for this task"):
+                parse_job(text, checks=checks)
+        else:
+            parse_job(text, checks=checks)

@@ -6,8 +6,8 @@ import asyncio
 import time
 from typing import Any
 
-from swarmlet.errors import InvalidInput
 from swarmlet.ids import JobId, Namespace
+from swarmlet.model.variable import may_read
 from swarmlet.runtime.pace import Instance
 from swarmlet.runtime.template_source import Reader
 
@@ -17,7 +17,7 @@ class Seen:
 
     def __init__(self, source: Values, reader: Reader, environment: dict[str, str]) -> None:
         self.reader = reader
-        self.variables_seen = (source.version,)
+        self.variables_seen = (("", source.version),)
         self.version = source.version
         self._variables = {path: dict(items) for path, items in source.variables.items()}
         self._services = list(source.instances_of)
@@ -25,8 +25,8 @@ class Seen:
         self.has_asked_for_services = False
 
     def variable(self, path: str) -> dict[str, str] | None:
-        if path not in self.reader.paths():
-            raise InvalidInput(f"may not read {path}")
+        if not may_read(path, self.reader.job, self.reader.group, self.reader.task):
+            raise self.reader.refusal(path)
         return self._variables.get(path)
 
     def variable_paths(self, prefix: str) -> list[str]:

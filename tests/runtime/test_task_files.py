@@ -187,7 +187,9 @@ async def test_an_adopted_task_hears_of_what_changed_while_no_agent_looked(tmp_p
 async def test_a_mistake_in_a_template_fails_the_start_and_names_the_place(tmp_path: Path) -> None:
     world = World(tmp_path, with_template(data='\n{{ key "other/x" }}'), Values(password="one"))
     async with world.agent():
-        await world.told("template: local/app.conf:2:4: may not read other")
+        await world.told(
+            "template: local/app.conf:2:4: task server may not read variable other; it may read nomad/jobs"
+        )
         assert world.machine.specs == []
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from swarmlet.errors import InvalidInput
 from swarmlet.ids import Namespace
-from swarmlet.model.variable import VariableKey, check_items, check_path, own_paths
+from swarmlet.model.variable import VariableKey, check_items, check_path, may_read
 from swarmlet.state import apply_variables
 from swarmlet.state import command as commands
 from swarmlet.state.apply import StateMachine
@@ -153,13 +153,15 @@ def test_saved_and_loaded_is_the_same(replica: Replica) -> None:
     assert (state.variable_key_uses(1), state.variable_bytes, state.newest_variable_key()) == (2, 12, 2)
 
 
-@pytest.mark.parametrize("path", ["a", "nomad/jobs", "nomad/jobs/x", "a-b_c~d/E/9", "a" * 128])
+@pytest.mark.parametrize(
+    "path", ["a", "nomad/jobs", "nomad/jobs/x", "a-b_c~d/E/9", "a" * 128, "a.b", "nomad/jobs/x.y"]
+)
 def test_paths_that_may_be(path: str) -> None:
     check_path(path)
 
 
 @pytest.mark.parametrize(
-    "path", ["", "/a", "a/", "a//b", "a b", "a.b", "ä", "nomad", "nomad/x", "a" * 129, "a\n", "../a"]
+    "path", ["", "/a", "a/", "a//b", "a b", "a/./b", "..", "ä", "nomad", "nomad/x", "a" * 129, "a\n", "../a"]
 )
 def test_paths_that_may_not_be(path: str) -> None:
     with pytest.raises(InvalidInput):
@@ -173,5 +175,25 @@ def test_items_that_may_not_be_are_refused_without_their_values(items: dict[str,
     assert "vvv" not in str(raised.value)
 
 
-def test_a_task_reads_its_jobs_groups_and_own_path() -> None:
-    assert own_paths("j", "g", "t") == ("nomad/jobs", "nomad/jobs/j", "nomad/jobs/j/g", "nomad/jobs/j/g/t")
+@pytest.mark.parametrize(
+    ("path", "is_allowed"),
+    [
+        ("nomad/jobs", True),
+        ("nomad/jobs/j", True),
+        ("nomad/jobs/j/g", True),
+        ("nomad/jobs/j/g/t", True),
+        ("nomad/jobs/j/runtime", True),
+        ("nomad/jobs/j/runtime/deep", True),
+        ("nomad/jobs/j/g/shared", True),
+        ("nomad/jobs/j/g/t/deep", True),
+        ("nomad/jobs/j/g2", False),
+        ("nomad/jobs/j/g2/t", False),
+        ("nomad/jobs/j/g/t2", False),
+        ("nomad/jobs/j2", False),
+        ("nomad/jobs/j2/g", False),
+        ("other", False),
+        ("nomad", False),
+    ],
+)
+def test_a_task_reads_its_jobs_variables_but_not_another_groups_or_tasks(path: str, is_allowed: bool) -> None:
+    assert may_read(path, "j", "g", "t", groups=("g", "g2"), tasks=("t", "t2")) is is_allowed

@@ -174,6 +174,8 @@ def test_a_mistake_is_named_with_its_place(text: str, message: str) -> None:
         '{{ (key "nomad/jobs/shop/password").x }}',
         '{{ regexMatch (key "nomad/jobs/shop/password" | printf "(%s") "a" }}',
         '{{ (nomadVar "nomad/jobs/shop").password.none }}',
+        '{{ mustEnv (key "nomad/jobs/shop/password") }}',
+        '{{ nomadVar (key "nomad/jobs/shop/password" | printf "x@%s") }}',
     ],
 )
 def test_no_message_quotes_a_value(text: str) -> None:
@@ -219,6 +221,32 @@ def test_environment_files() -> None:
         environment_of(f"A=1\n{SECRET}\n")
     assert "line 2" in str(raised.value)
     assert SECRET not in str(raised.value)
+
+
+def test_environment_files_have_jsons_escapes_and_comments() -> None:
+    text = 'A="a\\u0026b" # c\nB=x#y # z\nC="\\q"\nD=a b\nE="x" rest'
+    assert environment_of(text) == {"A": "a&b", "B": "x#y", "C": "\\q", "D": "a b", "E": "x"}
+
+
+def test_a_template_tells_which_variables_it_names() -> None:
+    text = """{{ define "x" }}{{ secret "s" }}{{ end }}
+{{ if nomadVarExists "e" }}{{ range (nomadVar "a/b").Keys }}{{ key "k/p/item" | toLower }}{{ end }}{{ end }}
+{{ nomadVar (env "X") }}{{ with $x := ls "l/" }}{{ template "x" (tree "t") }}{{ end }}"""
+    assert sorted(parse(text).variables()) == ["a/b", "e", "k/p", "l", "s", "t"]
+
+
+@pytest.mark.parametrize(
+    ("text", "result"),
+    [
+        ('{{ "" | sprig_default "d" }}{{ sprig_ternary "y" "n" true }}{{ sprig_coalesce "" "c" }}', "dyc"),
+        ('{{ "abcdef" | sprig_trunc 3 }}{{ sprig_list 1 2 | sprig_join "-" }}{{ sprig_quote "a" 1 }}', 'abc1-2"a" "1"'),
+        ('{{ $l := sprig_list }}{{ $l = sprig_append $l "x" }}{{ sprig_first $l }}{{ sprig_dict "a" 1 | toJSON }}', 'x{"a":1}'),
+        ('{{ sprig_add 1 2 3 }}{{ sprig_sub 5 2 }}{{ sprig_div 9 2 }}{{ sprig_int "7x" }}{{ sprig_sortAlpha (sprig_list "b" "a") }}', "6340[a b]"),
+        ('{{ (nomadVar "nomad/jobs/shop").Parent.Items.user | sprig_upper }}', "BOB"),
+    ],
+)  # fmt: skip
+def test_sprigs_functions(text: str, result: str) -> None:
+    assert render(text) == result
 
 
 @given(st.text(st.sampled_from("{}- .$|()=:,\"`'/*\\abn01\n"), max_size=40))
