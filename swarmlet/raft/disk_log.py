@@ -100,6 +100,8 @@ class DiskLog:
         self._durable_batch = 0
         #: An open file of zeroes that becomes the next segment.
         self._spare: int | None = None
+        #: The last try to make one found the disk full.
+        self._is_full = False
 
     @classmethod
     def open(
@@ -448,11 +450,14 @@ class DiskLog:
         except OSError as error:
             if error.errno not in _FULL:
                 raise
+            self._is_full = True
+        else:
+            self._is_full = False
 
     @property
     def is_full(self) -> bool:
         """The disk has no room for a further segment: what is left is for what is under way. See `reserve`."""
-        return self._spare is None and bool(self._segments)
+        return self._is_full
 
     def has_room(self, size: int) -> bool:
         """Whether a snapshot of `size` bytes would fit now. Raises StorageError."""

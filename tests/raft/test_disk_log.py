@@ -421,6 +421,25 @@ def test_a_full_disk_is_known_a_segment_ahead_and_takes_what_is_under_way() -> N
     assert (was_full, log.is_full) == (True, False)
 
 
+def test_the_disk_is_not_called_full_while_the_next_segment_is_being_prepared(directory: Path) -> None:
+    """The leader's loop looks while the writer's thread is at it: it would refuse writes and offer its place."""
+    logs: list[DiskLog] = []
+    seen: list[bool] = []
+
+    class WatchedFiles(OsFiles):
+        def write_at(self, descriptor: int, data: bytes, offset: int) -> None:
+            seen.extend(log.is_full for log in logs)
+            super().write_at(descriptor, data, offset)
+
+    log = DiskLog.open(str(directory), CLUSTER, segment_bytes=SMALL, files=WatchedFiles(no_sync))
+    logs.append(log)
+    for index in range(1, 20):
+        log.append([entry(index, data=b"x" * 1000)], None)
+    log.close()
+    assert len(list(directory.glob("*.log"))) > 1
+    assert not any(seen)
+
+
 def test_a_snapshot_that_does_not_fit_changes_nothing_and_the_log_goes_on() -> None:
     files = SimulatedFiles(random.Random(1))
     log = DiskLog.open("/raft", CLUSTER, segment_bytes=SMALL, files=files)

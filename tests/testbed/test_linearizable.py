@@ -52,10 +52,13 @@ FAULT_SECONDS_MAX = 4.0
 QUIET_SECONDS_MAX = 2.0
 #: After the last fault every host answers within this time.
 RETURN_SECONDS_MAX = 60.0
-#: One host's log lives on a disk of this size: its two segments of 16 MiB, and not a third.
-SMALL_DISK_BYTES = 40 * 1024 * 1024
+#: One host's log lives on a disk of this size, which holds what is written meanwhile several times over.
+SMALL_DISK_BYTES = 512 * 1024 * 1024
 #: What the log keeps ready as its next segment.
 SPARE = "spare.new"
+#: How an agent's last words name it.
+NO_SPACE = "No space left on device"
+LOG_END_CHARACTERS = 1000
 #: Values of this size are written side by side until the log needs a further segment; at most for so long.
 BULK_BYTES = 60_000
 BULK_WRITERS = 3
@@ -294,7 +297,10 @@ class Faults:
         self._cluster.testbed.network.heal()
         for host in self._hosts:
             if not self._cluster.agent_runs(host):
-                self.ended.append(host.name)
+                if host is self._small and NO_SPACE in self._cluster.agent_log(host)[-LOG_END_CHARACTERS:]:
+                    self.counts["agent stopped by its full disk"] += 1
+                else:
+                    self.ended.append(host.name)
                 self._cluster.start_agent(host)
 
     def _leader(self) -> Host:
@@ -373,9 +379,6 @@ class Faults:
             self._endure()
         self.counts["disk found full"] += self._full_disks() > before
         self._small.run("rm", "-f", str(folder / "full"))
-        if not self._cluster.agent_runs(self._small):
-            self.counts["agent stopped by its full disk"] += 1
-            self._cluster.start_agent(self._small)
 
     def _full_disks(self) -> int:
         return self._cluster.agent_log(self._small).count("raft.disk_full")
