@@ -313,6 +313,7 @@ class Daemon:
         self.variables = Variables(
             self.replica, ClusterKey(self.identity.cluster, self.identity.cluster_key), os.urandom
         )
+        self.replica.watches.subscribe(self.places.on_changes)
         self.nodes = NodeService(self.replica)
         self.leader = LeaderService(
             replica=self.replica,

@@ -9,7 +9,8 @@ from swarmlet.config import MESH_PORT, parse_address
 from swarmlet.errors import InvalidInput
 from swarmlet.gossip.effect import Member, MemberState
 from swarmlet.ids import NodeId, PeerId, peer_id
-from swarmlet.state.view import Table, View
+from swarmlet.model.node import Node
+from swarmlet.state.view import WHOLE_STATE, Change, Table, View
 from swarmlet.transport.peer import Address
 
 
@@ -33,6 +34,18 @@ class NodeDirectory:
         """Gossip saw a change of this member."""
         self._seen[member.id] = member
         self._nodes[peer_id(member.id)] = member.id
+
+    def on_changes(self, view: View, changes: tuple[Change, ...]) -> None:
+        """Rows changed: what is known already follows node by node. Where that misses something, all is read again."""
+        keys = [change.key for change in changes if change.table is Table.NODES]
+        if self._registered_index < 0 or not keys or WHOLE_STATE in keys:
+            return
+        for node_id in map(NodeId, keys):
+            node = view.node(node_id)
+            if node is None:
+                return
+            self._take(node)
+        self._registered_index = view.table_index(Table.NODES)
 
     def address_of(self, node: NodeId) -> Address | None:
         """The mesh address of a node, or None."""
@@ -72,13 +85,17 @@ class NodeDirectory:
         self._registered_index = index
         self._registered = {}
         for node in view.nodes():
-            self._nodes[peer_id(node.id)] = node.id
-            if node.address:
-                with contextlib.suppress(InvalidInput):
-                    self._registered[node.id] = parse_address(node.address, MESH_PORT)
+            self._take(node)
         known = {member.id for member in self._members() if member.state is not MemberState.LEFT}
         known.update(node.id for node in view.nodes())
         for peer, node_id in [*self._nodes.items()]:
             if node_id not in known:
                 del self._nodes[peer]
                 self._seen.pop(node_id, None)
+
+    def _take(self, node: Node) -> None:
+        self._nodes[peer_id(node.id)] = node.id
+        self._registered.pop(node.id, None)
+        if node.address:
+            with contextlib.suppress(InvalidInput):
+                self._registered[node.id] = parse_address(node.address, MESH_PORT)
