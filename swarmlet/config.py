@@ -20,6 +20,16 @@ class HostVolume(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     read_only: bool = False
 
 
+class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Devices of one kind that this node offers to jobs."""
+
+    vendor: str
+    type: str
+    name: str
+    ids: tuple[str, ...]
+    attributes: dict[str, str] = {}
+
+
 class DriverSwitches(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which drivers this node offers, and what they may do."""
 
@@ -55,6 +65,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     disk_mib: int = 0
     reserved_memory_mib: int = -1
     host_volumes: dict[str, HostVolume] = {}
+    devices: tuple[DeviceConfig, ...] = ()
     drivers: DriverSwitches = DriverSwitches()
     #: An agent that announced a restart, or whose host still answers, is waited for this long.
     agent_restart_grace_seconds: float = 30.0

@@ -33,6 +33,7 @@ from swarmlet.model.job import (
     ChangeScript,
     Constraint,
     DelayFunction,
+    DeviceRequest,
     DisconnectStrategy,
     EphemeralDisk,
     HealthCheckKind,
@@ -465,6 +466,7 @@ def _task(data: _Object, group_restart: Fields) -> Task:
         resources=_resources(data.object("Resources")),
         constraints=_constraints(data),
         affinities=_affinities(data),
+        devices=_devices(data.object("Resources")),
         meta=data.text_map("Meta"),
         restart=restart_policy(group_restart | own_restart) if own_restart else None,
         services=_services(data, data.text("Name") or ""),
@@ -536,10 +538,22 @@ def _artifact(data: _Object) -> Artifact:
     )
 
 
+def _devices(data: _Object | None) -> tuple[DeviceRequest, ...]:
+    return tuple(
+        DeviceRequest(
+            name=item.text("Name") or "",
+            constraints=_constraints(item),
+            affinities=_affinities(item),
+            **present(count=item.integer("Count"), milli=item.integer("Milli")),
+        )
+        for item in (data.objects("Devices") if data is not None else [])
+    )
+
+
 def _resources(data: _Object | None) -> TaskResources:
     if data is None:
         return TaskResources(is_default=True)
-    data.refuse("Cores", "Devices", "NUMA", "Networks")
+    data.refuse("Cores", "NUMA", "Networks")
     memory = data.integer("MemoryMB")
     return TaskResources(
         is_default=memory is None or data.boolean("MemoryIsDefault") or False,

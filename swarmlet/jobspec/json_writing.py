@@ -246,6 +246,18 @@ def _task(task: Task) -> dict[str, Any]:
             # Ours: the job said nothing.
             "MemoryIsDefault": task.resources.is_default,
             "MemoryMaxMB": task.resources.memory_max,
+            "Devices": [
+                {
+                    "Name": item.name,
+                    "Count": item.count,
+                    "Constraints": _constraints(item.constraints),
+                    "Affinities": _affinities(item.affinities),
+                    # Ours: thousandths of a device.
+                    "Milli": item.milli,
+                }
+                for item in task.devices
+            ]
+            or None,
         },
         "RestartPolicy": _restart(task.restart),
         "Meta": dict(task.meta),

@@ -16,7 +16,7 @@ from swarmlet.jobspec.policy_section import (
 from swarmlet.jobspec.section import Section
 from swarmlet.jobspec.unsupported import RESOURCES_IGNORED, RESOURCES_REFUSED, SERVICE_REFUSED, TASK_REFUSED
 from swarmlet.model.check import CheckRestart
-from swarmlet.model.job import LogRotation, Service, Task, VolumeMount
+from swarmlet.model.job import DEVICE_WHOLE, DeviceRequest, LogRotation, Service, Task, VolumeMount
 from swarmlet.model.resources import TaskResources
 
 
@@ -33,6 +33,7 @@ def read_task(section: Section, group_restart: Fields, job_name: str, group_name
         resources=_resources(section),
         constraints=read_constraints(section),
         affinities=read_affinities(section),
+        devices=_devices(section),
         meta=section.text_map("meta"),
         restart=restart_policy(group_restart | own_restart) if own_restart else None,
         services=read_services(section, base, section.label),
@@ -53,6 +54,36 @@ def read_task(section: Section, group_restart: Fields, job_name: str, group_name
     return task
 
 
+def _devices(section: Section) -> tuple[DeviceRequest, ...]:
+    resources = section.block("resources")
+    found = []
+    for block in resources.blocks("device", is_labelled=True) if resources else []:
+        fraction = block.text("fraction")
+        found.append(
+            DeviceRequest(
+                name=block.label,
+                constraints=read_constraints(block),
+                affinities=read_affinities(block),
+                milli=DEVICE_WHOLE if fraction is None else _milli(block, fraction),
+                **present(count=block.integer("count")),
+            )
+        )
+        block.finish()
+    return tuple(found)
+
+
+def _milli(block: Section, fraction: str) -> int:
+    """Thousandths of a device, from a number between 0.001 and 1."""
+    try:
+        milli = round(float(fraction) * DEVICE_WHOLE)
+    except ValueError:
+        milli = 0
+    if not 1 <= milli <= DEVICE_WHOLE:
+        block.problem(block.place("fraction"), f'fraction: "{fraction[:40]}"; expected 0.001 to 1')
+        return DEVICE_WHOLE
+    return milli
+
+
 def _resources(section: Section) -> TaskResources:
     block = section.block("resources")
     if block is None:
@@ -63,6 +94,7 @@ def _resources(section: Section) -> TaskResources:
             cpu=block.integer("cpu"), memory=block.integer("memory"), memory_max=block.integer("memory_max")
         ),
     )
+    block.blocks("device", is_labelled=True)
     block.refuse(RESOURCES_REFUSED)
     block.ignore(RESOURCES_IGNORED)
     block.finish()

@@ -44,7 +44,6 @@ TASK_REFUSED = {
 }
 RESOURCES_REFUSED = {
     "cores": "whole cores cannot be reserved yet; use cpu in MHz",
-    "device": "devices cannot be reserved yet",
     "numa": "NUMA placement does not exist yet",
     "network": 'it moved to the group: network { port "http" { to = 80 } }',
 }

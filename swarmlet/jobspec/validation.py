@@ -18,6 +18,9 @@ from swarmlet.model.check import CHECKS_MAX, INTERVAL_NS_MIN, TIMEOUT_NS_MIN, Ch
 from swarmlet.model.job import (
     AFFINITIES_MAX,
     COUNT_MAX,
+    DEVICE_COUNT_MAX,
+    DEVICE_REQUESTS_MAX,
+    DEVICE_WHOLE,
     GROUPS_MAX,
     HOUR_NS,
     JOB_BYTES_MAX,
@@ -28,6 +31,7 @@ from swarmlet.model.job import (
     TASKS_MAX,
     Affinity,
     Constraint,
+    DeviceRequest,
     Job,
     RestartPolicy,
     Service,
@@ -137,6 +141,9 @@ def _checked(job: Job, checks: Checks) -> _Found:
         yield from _compiled(path, (*group.constraints, *map(matched, group.affinities)), checks)
         for task in group.tasks:
             here = (*path, "task", task.name)
+            for request in task.devices:
+                rules = (*request.constraints, *map(matched, request.affinities))
+                yield from _compiled((*here, "resources", "0", "device", request.name), rules, checks)
             yield from _compiled(here, (*task.constraints, *map(matched, task.affinities)), checks)
             for message in checks.driver(task.driver, task.config):
                 yield (*here, "config", "0", _key_in(message, task.config)), message
@@ -328,6 +335,24 @@ def _networks(path: tuple[str, ...], networks: tuple[Network, ...]) -> _Found:
             yield (*here, "to"), f"to {port.to} is out of range; expected 1 to {PORT_MAX}, or -1"
 
 
+def _devices(path: tuple[str, ...], devices: tuple[DeviceRequest, ...]) -> _Found:
+    if len(devices) > DEVICE_REQUESTS_MAX:
+        yield path, f"{len(devices)} devices; at most {DEVICE_REQUESTS_MAX} are possible in a task"
+    for request in devices:
+        here = (*path, "device", request.name)
+        if not 1 <= len(request.name.split("/")) <= 3 or not all(request.name.split("/")):
+            yield (
+                here,
+                f'"{request.name[:40]}" is no device; expected "type", "vendor/type" or "vendor/type/name"',
+            )
+        if not 1 <= request.count <= DEVICE_COUNT_MAX:
+            yield (*here, "count"), f"{request.count} devices; expected 1 to {DEVICE_COUNT_MAX}"
+        if not 1 <= request.milli <= DEVICE_WHOLE or (request.milli < DEVICE_WHOLE and request.count != 1):
+            yield (*here, "fraction"), "a fraction is of one device, between 0.001 and 1; expected count = 1"
+        yield from _constraints(here, request.constraints)
+        yield from _affinities(here, request.affinities)
+
+
 def _is_limit(text: str) -> bool:
     return not text or (text.isascii() and text.isdigit() and 0 < int(text[:10]) <= COUNT_MAX)
 
@@ -492,6 +517,7 @@ def _task(path: tuple[str, ...], task: Task, group: TaskGroup, labels: list[str]
             )
     yield from _constraints(path, task.constraints)
     yield from _affinities(path, task.affinities)
+    yield from _devices((*path, "resources", "0"), task.devices)
     if task.restart is not None:
         yield from _restart((*path, "restart", "0"), task.restart)
     yield from _services(path, task.services, labels)

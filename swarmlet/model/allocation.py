@@ -101,6 +101,15 @@ class DesiredTransition(Record):
     target: NodeId | None = None
 
 
+class AllocatedDevice(Record):
+    """Devices of one kind that a task holds, `milli` thousandths of each."""
+
+    task: str
+    device: str
+    ids: tuple[str, ...]
+    milli: int = 1000
+
+
 class Allocation(Record):
     """An allocation. Its name is `job.group[index]`; its id is derived from its plan and place in it."""
 
@@ -133,6 +142,7 @@ class Allocation(Record):
     alloc_modify_index: int = 0
     create_time_ns: int = 0
     modify_time_ns: int = 0
+    devices: tuple[AllocatedDevice, ...] = ()
 
     @property
     def name(self) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
-from swarmlet.model.allocation import Allocation
-from swarmlet.model.job import TaskGroup
+from swarmlet.model.allocation import AllocatedDevice, Allocation
+from swarmlet.model.job import DEVICE_WHOLE, DeviceRequest, TaskGroup
 from swarmlet.model.node import Node
 from swarmlet.model.resources import DYNAMIC_PORT_MAX, DYNAMIC_PORT_MIN, AllocatedPort, Port, Quantity
 
@@ -13,10 +13,16 @@ from swarmlet.model.resources import DYNAMIC_PORT_MAX, DYNAMIC_PORT_MIN, Allocat
 class Usage:
     """What is taken on one node: quantities and ports. Mutable scratch, built from its allocations."""
 
-    __slots__ = ("ports", "quantity")
+    __slots__ = ("devices", "ports", "quantity")
 
-    def __init__(self, quantity: Quantity | None = None, ports: Iterable[int] = ()) -> None:
-        """Start from what is taken already."""
+    def __init__(
+        self,
+        quantity: Quantity | None = None,
+        ports: Iterable[int] = (),
+        devices: Mapping[tuple[str, str], int] | None = None,
+    ) -> None:
+        """Start from what is taken already. `devices`: (kind, id) -> thousandths."""
+        self.devices: dict[tuple[str, str], int] = dict(devices or {})
         self.quantity = quantity or Quantity()
         self.ports: set[int] = set(ports)
 
@@ -33,11 +39,59 @@ class Usage:
         """Count one allocation."""
         self.quantity = self.quantity.plus(allocation.resources)
         self.ports.update(port.value for port in allocation.ports)
+        hold_devices(self.devices, allocation.devices, 1)
 
     def remove(self, allocation: Allocation) -> None:
         """Forget one allocation."""
         self.quantity = self.quantity.minus(allocation.resources)
         self.ports.difference_update(port.value for port in allocation.ports)
+        hold_devices(self.devices, allocation.devices, -1)
+
+
+def hold_devices(used: dict[tuple[str, str], int], devices: Iterable[AllocatedDevice], sign: int) -> None:
+    """Count devices in (1) or out (-1)."""
+    for held in devices:
+        for name in held.ids:
+            left = used.get((held.device, name), 0) + sign * held.milli
+            if left > 0:
+                used[held.device, name] = left
+            else:
+                used.pop((held.device, name), None)
+
+
+def assign_devices(
+    node: Node,
+    asked: Sequence[tuple[str, DeviceRequest]],
+    kinds: Sequence[str],
+    used: Mapping[tuple[str, str], int],
+) -> tuple[AllocatedDevice, ...] | str:
+    """Give each request devices of its kind, or say what is missing. Deterministic; `used` is not changed.
+
+    A fraction goes to the fullest device that has it, so that whole ones stay whole.
+    """
+    taken = dict(used)
+    given: list[AllocatedDevice] = []
+    by_key = {device.key: device for device in node.devices}
+    for (task, request), kind in zip(asked, kinds, strict=True):
+        device = by_key.get(kind)
+        if device is None:
+            return f"device {kind} missing"
+        fitting = sorted(
+            (DEVICE_WHOLE - taken.get((kind, name), 0), number, name)
+            for number, name in enumerate(device.ids)
+            if DEVICE_WHOLE - taken.get((kind, name), 0) >= request.milli
+        )
+        if len(fitting) < request.count:
+            return f"device {request.name} short by {request.count - len(fitting)}"
+        held = AllocatedDevice(
+            task=task,
+            device=kind,
+            ids=tuple(each[2] for each in fitting[: request.count]),
+            milli=request.milli,
+        )
+        hold_devices(taken, (held,), 1)
+        given.append(held)
+    return tuple(given)
 
 
 def shortages(node: Node, used: Quantity, demand: Quantity) -> dict[str, int]:

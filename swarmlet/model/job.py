@@ -90,6 +90,21 @@ class Affinity(Record):
     weight: int = 50
 
 
+class DeviceRequest(Record):
+    """Devices for a task: `name` is "type", "vendor/type" or "vendor/type/name". Attributes are `${device.…}`.
+
+    `milli`: thousandths of each; less than 1000 of one device only.
+    """
+
+    name: str
+    count: int = 1
+    milli: int = 1000
+    constraints: tuple[Constraint, ...] = ()
+    affinities: tuple[Affinity, ...] = ()
+
+
+#: Devices of one task and of one request: more than any machine has slots for.
+DEVICE_REQUESTS_MAX, DEVICE_COUNT_MAX, DEVICE_WHOLE = 16, 256, 1000
 #: Affinities of one group, its tasks and its job together: each is evaluated per class of nodes.
 AFFINITIES_MAX = 100
 
@@ -318,6 +333,7 @@ class Task(Record):
     is_leader: bool = False
     shutdown_delay_ns: int = 0
     affinities: tuple[Affinity, ...] = ()
+    devices: tuple[DeviceRequest, ...] = ()
     templates: tuple[Template, ...] = ()
     artifacts: tuple[Artifact, ...] = ()
 
@@ -352,6 +368,10 @@ class TaskGroup(Record):
             memory=sum(task.resources.memory for task in self.tasks),
             disk=self.ephemeral_disk.size,
         )
+
+    def device_requests(self) -> tuple[tuple[str, DeviceRequest], ...]:
+        """What its tasks ask of devices: (task, request), in order."""
+        return tuple((task.name, request) for task in self.tasks for request in task.devices)
 
     def is_bound_to_its_node(self) -> bool:
         """Whether its data lives on one node: it is then never started elsewhere because that node went silent."""

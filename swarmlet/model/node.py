@@ -48,6 +48,25 @@ class HostVolumeInfo(Record):
     is_read_only: bool = False
 
 
+class NodeDevice(Record):
+    """Devices of one kind. `ids` are what the task is told (for GPUs: their numbers or UUIDs)."""
+
+    vendor: str
+    type: str
+    name: str
+    ids: tuple[str, ...]
+    attributes: dict[str, str] = {}
+
+    @property
+    def key(self) -> str:
+        """`vendor/type/name`: one kind per node."""
+        return f"{self.vendor}/{self.type}/{self.name}"
+
+    def is_called(self, name: str) -> bool:
+        """Whether a request by `type`, `vendor/type` or `vendor/type/name` means it."""
+        return name in {self.type, f"{self.vendor}/{self.type}", self.key}
+
+
 class DrainStrategy(Record):
     """A drain under way. `force_at_ns` is wall time; 0 means no deadline."""
 
@@ -106,6 +125,8 @@ class Node(Record):
     events: tuple[NodeEvent, ...] = ()
     create_index: int = 0
     modify_index: int = 0
+    #: The node's own fact again.
+    devices: tuple[NodeDevice, ...] = ()
 
     def available(self) -> Quantity:
         """What jobs may use of it."""

@@ -24,6 +24,8 @@ class Run(Record):
     group: str
     node_id: NodeId
     count: int
+    #: The kind of device (`vendor/type/name`) that serves each of the group's device requests, in order.
+    devices: tuple[str, ...] = ()
 
 
 class Replacement(Record):

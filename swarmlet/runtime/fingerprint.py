@@ -14,7 +14,7 @@ import msgspec
 
 from swarmlet.config import NodeConfig
 from swarmlet.ids import NodeId, peer_id
-from swarmlet.model.node import DriverInfo, HostVolumeInfo, Node
+from swarmlet.model.node import DriverInfo, HostVolumeInfo, Node, NodeDevice
 from swarmlet.model.resources import Quantity
 from swarmlet.runtime.cgroup import ROOT, own_path
 from swarmlet.runtime.drivers.raw_exec import boot_id
@@ -61,6 +61,8 @@ def computed_class(node: Node) -> str:
         parts += [f"{key}={facts[key]}" for key in sorted(facts) if not key.startswith(UNIQUE)]
         parts.append("")
     parts += [f"{name}:{info.is_healthy}" for name, info in sorted(node.drivers.items())]
+    for device in node.devices:
+        parts += [device.key, *(f"{key}={value}" for key, value in sorted(device.attributes.items()))]
     return hashlib.blake2b("\x1f".join(parts).encode(), digest_size=8).hexdigest()
 
 
@@ -122,6 +124,12 @@ def fingerprint(
             name: HostVolumeInfo(path=volume.path, is_read_only=volume.read_only)
             for name, volume in config.host_volumes.items()
         },
+        devices=tuple(
+            NodeDevice(
+                vendor=each.vendor, type=each.type, name=each.name, ids=each.ids, attributes=each.attributes
+            )
+            for each in config.devices
+        ),
         boot_id=boot_id(),
         peer=peer_id(node_id),
         is_voter_allowed=config.voter != "never",

@@ -18,7 +18,7 @@ import immutables
 import msgspec
 
 from swarmlet.ids import AllocationId, JobId, Namespace, NodeId
-from swarmlet.model.allocation import Allocation
+from swarmlet.model.allocation import AllocatedDevice, Allocation
 from swarmlet.model.fit import Usage
 from swarmlet.model.node import Node
 from swarmlet.model.resources import AllocatedPort, Quantity, times
@@ -34,6 +34,8 @@ class NodeUsage(msgspec.Struct, frozen=True, gc=False):
     quantity: Quantity = Quantity()
     holders: immutables.Map[int, int] = immutables.Map()
     count: int = 0
+    #: (kind, id) -> thousandths of a device that are held.
+    devices: immutables.Map[tuple[str, str], int] = immutables.Map()
 
     def changed(self, allocation: Allocation, by: int) -> NodeUsage:
         """With `allocation` counted once more (`by` 1) or once less (-1)."""
@@ -43,11 +45,19 @@ class NodeUsage(msgspec.Struct, frozen=True, gc=False):
             holders = holders.set(port.value, left) if left else holders.delete(port.value)
         taken = allocation.resources
         quantity = self.quantity.plus(taken) if by > 0 else self.quantity.minus(taken)
-        return NodeUsage(quantity, holders, self.count + by)
+        devices = self.devices
+        for held in allocation.devices:
+            for name in held.ids:
+                rest = devices.get((held.device, name), 0) + by * held.milli
+                key = (held.device, name)
+                devices = devices.set(key, rest) if rest > 0 else devices.delete(key)
+        return NodeUsage(quantity, holders, self.count + by, devices)
 
     def with_many(self, each: Quantity, count: int) -> NodeUsage:
         """With `count` allocations more that hold no ports."""
-        return NodeUsage(self.quantity.plus(times(each, count)), self.holders, self.count + count)
+        return NodeUsage(
+            self.quantity.plus(times(each, count)), self.holders, self.count + count, self.devices
+        )
 
 
 NOTHING = NodeUsage()
@@ -61,12 +71,15 @@ class AllocationRun(msgspec.Struct, frozen=True, gc=False):
     members: tuple[tuple[AllocationId, int], ...]
     #: The ports of each; as long as `members`.
     ports: tuple[tuple[AllocatedPort, ...], ...]
+    #: The devices of each; empty where none are asked for.
+    devices: tuple[tuple[AllocatedDevice, ...], ...] = ()
 
     def allocations(self) -> Iterator[Allocation]:
         """Each as a row of its own."""
         replace = msgspec.structs.replace
-        for (key, index), ports in zip(self.members, self.ports, strict=True):
-            yield replace(self.template, id=key, index=index, ports=ports)
+        devices = self.devices or ((),) * len(self.members)
+        for (key, index), ports, held in zip(self.members, self.ports, devices, strict=True):
+            yield replace(self.template, id=key, index=index, ports=ports, devices=held)
 
 
 class AllocationTable:
@@ -273,7 +286,7 @@ class AllocationTable:
     def usage(self, node: Node) -> Usage:
         """A fresh scratch copy of what is taken on a node, its reserved ports included."""
         held = self._usage.get(node.id, NOTHING)
-        return Usage(held.quantity, (*node.reserved_ports, *held.holders))
+        return Usage(held.quantity, (*node.reserved_ports, *held.holders), held.devices)
 
     def port_cursor(self, node_id: NodeId) -> int:
         """Where the search for a free dynamic port begins."""

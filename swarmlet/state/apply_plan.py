@@ -16,11 +16,17 @@ import msgspec
 
 from swarmlet.errors import InvalidInput, Overloaded, PlanRejected
 from swarmlet.ids import AllocationId, NodeId, derive
-from swarmlet.model.allocation import RESCHEDULE_EVENTS_MAX, Allocation, ClientStatus, DesiredStatus
+from swarmlet.model.allocation import (
+    RESCHEDULE_EVENTS_MAX,
+    AllocatedDevice,
+    Allocation,
+    ClientStatus,
+    DesiredStatus,
+)
 from swarmlet.model.deployment import Deployment, DeploymentGroup, DeploymentStatus
 from swarmlet.model.evaluation import Evaluation, EvaluationStatus
-from swarmlet.model.fit import asked_ports, assign_ports
-from swarmlet.model.job import COUNT_MAX, Job
+from swarmlet.model.fit import asked_ports, assign_devices, assign_ports, hold_devices
+from swarmlet.model.job import COUNT_MAX, DeviceRequest, Job
 from swarmlet.model.node import Node, NodeStatus
 from swarmlet.model.plan import GroupPlacement, IndexRange, InPlaceUpdate, Mark, Plan, Replacement, Run, Stop
 from swarmlet.model.resources import (
@@ -131,6 +137,7 @@ class _Ask(NamedTuple):
     group: str
     demand: Quantity
     ports: tuple[Port, ...]
+    devices: tuple[tuple[str, DeviceRequest], ...] = ()
 
 
 class _Room:
@@ -142,17 +149,38 @@ class _Room:
         taken: dict[NodeId, Quantity] | None = None,
         ports: dict[NodeId, set[int]] | None = None,
         cursors: dict[NodeId, int] | None = None,
+        devices: dict[NodeId, dict[tuple[str, str], int]] | None = None,
     ) -> None:
         self._store = store
         self._taken = taken or {}
         #: Only of nodes where ports were asked for.
         self._ports = ports or {}
         self._cursors = cursors or {}
+        #: Only of nodes where devices were asked for.
+        self._devices = devices or {}
 
     def fork(self) -> _Room:
         """A copy to try a gang on."""
         ports = {key: set(values) for key, values in self._ports.items()}
-        return _Room(self._store, dict(self._taken), ports, dict(self._cursors))
+        devices = {key: dict(held) for key, held in self._devices.items()}
+        return _Room(self._store, dict(self._taken), ports, dict(self._cursors), devices)
+
+    def take_devices(
+        self, node: Node, ask: _Ask, kinds: tuple[str, ...], wanted: int
+    ) -> list[tuple[AllocatedDevice, ...]]:
+        """Take devices for up to `wanted` allocations that fit otherwise: those of each."""
+        taken: list[tuple[AllocatedDevice, ...]] = []
+        held = self._devices.get(node.id)
+        if held is None:
+            held = self._devices[node.id] = self._store.usage(node).devices
+        if len(kinds) == len(ask.devices):
+            for _ in range(_fitting(node, self._taken_on(node), ask.demand, wanted)):
+                given = assign_devices(node, ask.devices, kinds, held)
+                if isinstance(given, str):
+                    break
+                hold_devices(held, given, 1)
+                taken.append(given)
+        return taken
 
     def take(self, node: Node, ask: _Ask, wanted: int) -> list[tuple[AllocatedPort, ...]]:
         """Take room for up to `wanted` allocations: the ports of each that fits."""
@@ -358,10 +386,11 @@ class _Application:
         if group is None:
             raise InvalidInput(f'the plan places group "{placement.group}", which the job does not have')
         trial = room.fork() if placement.is_gang else room
-        ask = _Ask(group.name, group.demand(), asked_ports(group))
+        ask = _Ask(group.name, group.demand(), asked_ports(group), group.device_requests())
         asked = sum(run.count for run in placement.runs)
         block: AllocationBlock | None = None
-        if asked >= allocation_block.BLOCK_MIN and not ask.ports and self._is_only_placement(placement):
+        is_plain = not ask.ports and not ask.devices
+        if asked >= allocation_block.BLOCK_MIN and is_plain and self._is_only_placement(placement):
             runs: list[AllocationRun] = []
             block = self._block(trial, ask, placement)
             taken = block.count() if block else 0
@@ -416,9 +445,14 @@ class _Application:
 
     def _place_run(self, room: _Room, ask: _Ask, run: Run, indexes: list[int]) -> AllocationRun:
         node = self.store.node(run.node_id)
-        ports = room.take(node, ask, run.count) if node is not None and node.is_placeable() else []
+        wanted, devices = run.count, list[tuple[AllocatedDevice, ...]]()
+        if ask.devices and node is not None and node.is_placeable():
+            devices = room.take_devices(node, ask, run.devices, wanted)
+            wanted = len(devices)
+        ports = room.take(node, ask, wanted) if node is not None and node.is_placeable() else []
         members = tuple((self._id(ask.group, index), index) for index in indexes[: len(ports)])
-        return AllocationRun(self._template(ask, run.node_id), members, tuple(ports))
+        given = tuple(devices[: len(ports)])
+        return AllocationRun(self._template(ask, run.node_id), members, tuple(ports), given)
 
     def _id(self, group: str, index: int) -> AllocationId:
         reader = self.readers.get(group)
