@@ -16,6 +16,8 @@ from swarmlet.model.job import Affinity, Algorithm, Spread
 from swarmlet.placement.cluster import Cluster
 from swarmlet.placement.columns import Columns, Demand, Ints, Mask
 from swarmlet.placement.constraint import resolve
+from swarmlet.placement.device import NEVER, DeviceAsk, DeviceNode, DevicePacker
+from swarmlet.placement.device_choice import RANK_UNIT, ask_of, choose, free_of
 from swarmlet.placement.feasibility import Ask, DistinctProperty, dynamic_ports_free
 from swarmlet.placement.group import DEFAULT_ORDER, Order, Request, place_group
 from swarmlet.placement.spread import Level, place_spread
@@ -27,7 +29,10 @@ LEVELS_MAX = 100
 #: Changes of nodes remembered; a mask that is further behind is made anew, which costs about as much.
 CHANGES_MAX = 10_000
 #: Above any sum of weights, so that a node to avoid comes after all others.
-AVOID_RANK = 1_000_000
+AVOID_RANK = 10**16
+#: A unit of affinity comes before any fragmentation of devices.
+AFFINITY_RANK = 10**11
+DEVICE_RANK_MAX = 10**10
 EMPTIEST_FIRST = Order(is_emptiest=True)
 
 
@@ -146,6 +151,7 @@ def runs_of(
     avoid: frozenset[NodeId] = frozenset(),
     only: NodeId | None = None,
     order: Order | None = None,
+    devices: DeviceRanks | None = None,
 ) -> tuple[tuple[int, int], ...]:
     """(slot, how many), by slot: where `count` identical allocations go. Takes nothing.
 
@@ -160,6 +166,9 @@ def runs_of(
     if only is not None:
         fits &= arrays.columns.slots == cluster.slots.get(only, -1)
     bound = _bound(cluster, arrays, ask)
+    if ask.devices:
+        devices = devices or DeviceRanks(cluster, ask)
+        bound = devices.fits if bound is None else np.minimum(bound, devices.fits)
     if bound is not None:
         fits &= bound > 0
     request = Request(
@@ -169,7 +178,7 @@ def runs_of(
         order=order or order_of(ask),
         held=_held(cluster, ask),
         bound=bound,
-        rank=_rank(cluster, arrays, ask, avoid),
+        rank=rank_of(cluster, arrays, ask, avoid, devices),
     )
     levels = arrays.levels(cluster, ask)
     if ask.distinct_properties:
@@ -183,13 +192,92 @@ def order_of(ask: Ask) -> Order:
     return EMPTIEST_FIRST if ask.algorithm is Algorithm.SPREAD else DEFAULT_ORDER
 
 
-def _rank(cluster: Cluster, arrays: ArrayView, ask: Ask, avoid: frozenset[NodeId]) -> Ints | None:
-    """Nodes to avoid last, then by affinity; None: all alike."""
-    rank: Ints | None = -arrays.preference(cluster, ask) if ask.affinities else None
+def rank_of(
+    cluster: Cluster,
+    arrays: ArrayView,
+    ask: Ask,
+    avoid: frozenset[NodeId],
+    devices: DeviceRanks | None = None,
+) -> Ints | None:
+    """Nodes to avoid last, then by affinity, then by what becomes of devices; None: all alike."""
+    rank: Ints = np.zeros(len(cluster.nodes), dtype=np.int64)
+    if ask.affinities:
+        rank -= arrays.preference(cluster, ask) * AFFINITY_RANK
     if avoid:
-        last = _slots_mask(cluster, avoid) * AVOID_RANK
-        rank = last if rank is None else rank + last
-    return rank
+        rank += _slots_mask(cluster, avoid) * AVOID_RANK
+    if ask.devices and devices is not None:
+        rank += devices.rank
+    elif cluster.device_slots and not ask.devices:
+        # Nodes with devices are kept for those that ask for devices.
+        rank[sorted(cluster.device_slots)] += 1
+    return rank if rank.any() else None
+
+
+class DeviceRanks:
+    """Of every node, for one ask: whether it has the devices, and how much of them would be of no use then.
+
+    Several requests together have no order of their own: only whether they fit counts.
+    """
+
+    def __init__(self, cluster: Cluster, ask: Ask) -> None:
+        """Looks at the nodes that have devices."""
+        self._cluster, self._ask = cluster, ask
+        self.fits: Ints = np.zeros(len(cluster.nodes), dtype=np.int64)
+        self.rank: Ints = np.zeros(len(cluster.nodes), dtype=np.int64)
+        #: One row per node and kind of device.
+        self._rows = [
+            (slot, device) for slot in sorted(cluster.device_slots) for device in cluster.nodes[slot].devices
+        ]
+        self._packer: DevicePacker | None = None
+        self._kind: DeviceAsk | None = None
+        if len(ask.devices) == 1 and self._rows:
+            self._kind = ask_of(
+                ask.devices[0],
+                ask.demand.cpu,
+                ask.demand.memory,
+                {device.key: (device, cluster.nodes[slot]) for slot, device in self._rows},
+            )
+            nodes = [
+                DeviceNode(cluster.free_cpu[slot], cluster.free_memory[slot], len(device.ids), device.key)
+                for slot, device in self._rows
+            ]
+            mix = cluster.device_mix or [(self._kind, 1.0)]
+            free = [free_of(device, cluster.devices[slot]) for slot, device in self._rows]
+            self._packer = DevicePacker(nodes, mix, free)
+        for slot in sorted(cluster.device_slots):
+            self._look_at(slot)
+        self._score()
+
+    def refresh(self, slot: int) -> None:
+        """Something was taken on the node."""
+        self._look_at(slot)
+        if self._packer is not None:
+            for row, (other, device) in enumerate(self._rows):
+                if other == slot:
+                    self._packer.set_free(
+                        row,
+                        self._cluster.free_cpu[slot],
+                        self._cluster.free_memory[slot],
+                        free_of(device, self._cluster.devices[slot]),
+                    )
+        self._score()
+
+    def _look_at(self, slot: int) -> None:
+        cluster = self._cluster
+        chosen = choose(self._ask.devices, cluster.nodes[slot], cluster.devices[slot])
+        self.fits[slot] = not isinstance(chosen, str)
+
+    def _score(self) -> None:
+        if self._packer is None or self._kind is None:
+            return
+        scores = self._packer.scores(self._kind)
+        costs = np.where(scores > NEVER, -scores * RANK_UNIT, DEVICE_RANK_MAX).astype(np.int64)
+        self.rank[:] = 0
+        best: dict[int, int] = {}
+        for (slot, _), cost in zip(self._rows, costs.tolist(), strict=True):
+            best[slot] = min(best.get(slot, DEVICE_RANK_MAX), cost)
+        for slot, cost in best.items():
+            self.rank[slot] = cost
 
 
 def _one_by_one(

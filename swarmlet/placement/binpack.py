@@ -20,6 +20,7 @@ from swarmlet.model.node import Node
 from swarmlet.model.resources import DIMENSIONS, Quantity
 from swarmlet.placement.cluster import Cluster
 from swarmlet.placement.constraint import resolve
+from swarmlet.placement.device_choice import choose
 from swarmlet.placement.feasibility import Ask, dynamic_ports_free, unready
 from swarmlet.placement.score import UNBOUNDED, emptiness
 
@@ -35,6 +36,8 @@ class Placed:
 
     runs: tuple[tuple[int, int], ...]
     failure: PlacementFailure | None = None
+    #: Of each run: the kind of device for each request; empty where no devices are asked for.
+    devices: tuple[tuple[str, ...], ...] = ()
 
     @property
     def count(self) -> int:
@@ -55,7 +58,9 @@ def place(
 
     `avoid`: nodes taken only if nothing else is left. `only`: the one node that is allowed.
     """
-    if ask.is_intricate or len(cluster.nodes) >= numpy_nodes:
+    if ask.devices:
+        return _place_devices(cluster, ask, count, avoid, only)
+    if ask.is_intricate or cluster.device_slots or len(cluster.nodes) >= numpy_nodes:
         from swarmlet.placement.array import runs_of
 
         runs = runs_of(cluster, ask, count, avoid=avoid, only=only)
@@ -71,6 +76,32 @@ def place(
     return Placed(runs, explain(cluster, ask, missing, only=only) if missing else None)
 
 
+def _place_devices(
+    cluster: Cluster, ask: Ask, count: int, avoid: frozenset[NodeId], only: NodeId | None
+) -> Placed:
+    """One after the other: each changes what the next would waste."""
+    from swarmlet.placement.array import DeviceRanks, runs_of
+
+    demand = (ask.demand.cpu, ask.demand.memory, ask.demand.disk)
+    ranks = DeviceRanks(cluster, ask)
+    runs: list[tuple[int, int]] = []
+    kinds: list[tuple[str, ...]] = []
+    for _ in range(count):
+        found = runs_of(cluster, ask, 1, avoid=avoid, only=only, devices=ranks)
+        if not found:
+            break
+        slot = found[0][0]
+        chosen = choose(ask.devices, cluster.nodes[slot], cluster.devices[slot])
+        assert not isinstance(chosen, str), "only nodes that can are asked"
+        cluster.take(ask.group, slot, 1, demand, ask.static_ports, ask.dynamic_ports, chosen[1])
+        ranks.refresh(slot)
+        runs.append((slot, 1))
+        kinds.append(chosen[0])
+    missing = count - len(runs)
+    failure = explain(cluster, ask, missing, only=only) if missing else None
+    return Placed(tuple(runs), failure, tuple(kinds))
+
+
 def place_each(
     cluster: Cluster, ask: Ask, nodes: Sequence[NodeId]
 ) -> tuple[frozenset[int], PlacementFailure | None]:
@@ -84,7 +115,9 @@ def place_each(
             continue
         if _room(cluster, ask, slot, None) > 0:
             taken.add(slot)
-            cluster.take(ask.group, slot, 1, demand, ask.static_ports, ask.dynamic_ports)
+            chosen = choose(ask.devices, cluster.nodes[slot], cluster.devices[slot])
+            devices = () if isinstance(chosen, str) else chosen[1]
+            cluster.take(ask.group, slot, 1, demand, ask.static_ports, ask.dynamic_ports, devices)
         else:
             missed.add(slot)
     failure = explain(cluster, ask, len(missed), among=sorted(missed)) if missed else None
@@ -122,6 +155,9 @@ def _room(cluster: Cluster, ask: Ask, slot: int, only: NodeId | None) -> int:
     if ask.dynamic_ports:
         free = dynamic_ports_free(cluster.ports[slot]) - cluster.ports_promised[slot]
         room = min(room, _times(free, ask.dynamic_ports))
+    if ask.devices and room > 0:
+        has_devices = not isinstance(choose(ask.devices, node, cluster.devices[slot]), str)
+        room = min(room, 1 if has_devices else 0)
     if ask.distinct_in_job:
         room = min(room, 0 if cluster.of_job.get(slot, 0) else 1)
     if ask.distinct_in_group:
@@ -310,4 +346,8 @@ def _short(cluster: Cluster, ask: Ask, slot: int) -> list[tuple[str, int, str]]:
     free_ports = dynamic_ports_free(cluster.ports[slot]) - cluster.ports_promised[slot]
     if free_ports < ask.dynamic_ports:
         short.append(("ports", 0, "no dynamic port is free"))
+    if ask.devices:
+        chosen = choose(ask.devices, cluster.nodes[slot], cluster.devices[slot])
+        if isinstance(chosen, str):
+            short.append(("devices", 0, chosen))
     return short

@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from swarmlet.ids import JobId, Namespace, NodeId
-from swarmlet.model.allocation import Allocation
-from swarmlet.model.fit import Usage
+from swarmlet.model.allocation import AllocatedDevice, Allocation
+from swarmlet.model.fit import Usage, hold_devices
 from swarmlet.model.node import Node
 from swarmlet.model.resources import Quantity
 from swarmlet.placement.feasibility import dynamic_ports_free
 
 if TYPE_CHECKING:
     from swarmlet.placement.array import ArrayView
+    from swarmlet.placement.device import DeviceAsk
 
 
 class Holding(Protocol):
@@ -69,12 +70,17 @@ class Cluster:
 
     #: The same as NumPy columns, masks and all, once a packing asked for it (`array.ArrayView`).
     arrays: ArrayView | None = None
+    #: Per slot: (kind, id) of a device -> thousandths taken. Slots of nodes that have devices.
+    devices: list[dict[tuple[str, str], int]] = field(default_factory=list)
+    device_slots: set[int] = field(default_factory=set)
+    #: The kinds of tasks with devices that are expected, with weights; set where such a task is placed.
+    device_mix: list[tuple[DeviceAsk, float]] = field(default_factory=list)
     #: Slots that `take` changed, and those where it took static ports.
     taken: set[int] = field(default_factory=set)
     #: What `take` was told since the cluster was read, so that it can be undone.
-    journal: list[tuple[str, int, int, tuple[int, int, int], tuple[int, ...], int]] = field(
-        default_factory=list
-    )
+    journal: list[
+        tuple[str, int, int, tuple[int, int, int], tuple[int, ...], int, tuple[AllocatedDevice, ...]]
+    ] = field(default_factory=list)
     taken_ports: set[int] = field(default_factory=set)
     #: Slot -> `Holding.holders` when the node was last read.
     holders: dict[int, object] = field(default_factory=dict)
@@ -109,6 +115,8 @@ class Cluster:
             free_disk=[each.disk for each in free],
             ports=[usage.ports for usage in usages],
             ports_promised=[0] * len(nodes),
+            devices=[usage.devices for usage in usages],
+            device_slots={slot for slot, node in enumerate(nodes) if node.devices},
         )
 
     def is_as(self, slot: int, node: Node, holding: Holding) -> bool:
@@ -134,6 +142,8 @@ class Cluster:
         self.free_cpu[slot], self.free_memory[slot] = free.cpu, free.memory
         self.free_disk[slot] = free.disk
         self.ports[slot], self.ports_promised[slot] = usage.ports, 0
+        self.devices[slot] = usage.devices
+        (self.device_slots.add if node.devices else self.device_slots.discard)(slot)
         self.taken_ports.discard(slot)
         if self.arrays is not None:
             self.arrays.refresh(self, slot, is_changed=is_changed)
@@ -159,9 +169,11 @@ class Cluster:
         demand: tuple[int, int, int],
         ports: tuple[int, ...],
         dynamic: int = 0,
+        devices: tuple[AllocatedDevice, ...] = (),
     ) -> None:
         """Count `count` new allocations of `group` on `slot`; `ports` are static, `dynamic` ones of each."""
-        self.journal.append((group, slot, count, demand, ports, dynamic))
+        self.journal.append((group, slot, count, demand, ports, dynamic, devices))
+        hold_devices(self.devices[slot], devices, 1)
         self.ports[slot].update(ports)
         self.taken.add(slot)
         if ports:
@@ -194,11 +206,18 @@ class Cluster:
         self.free_memory[slot] += held.memory
         self.free_disk[slot] += held.disk
         self.ports[slot].difference_update(port.value for port in allocation.ports)
+        hold_devices(self.devices[slot], allocation.devices, -1)
+
+    def kinds_taken(self, slot: int) -> tuple[tuple[str, ...], ...]:
+        """The kinds of devices that were last taken on a node."""
+        last = next((entry for entry in reversed(self.journal) if entry[1] == slot), None)
+        return (tuple(each.device for each in last[6]),) if last is not None else ()
 
     def undo(self, mark: int) -> None:
         """Give back everything taken since the journal was `mark` long."""
         while len(self.journal) > mark:
-            group, slot, count, demand, ports, dynamic = self.journal.pop()
+            group, slot, count, demand, ports, dynamic, devices = self.journal.pop()
+            hold_devices(self.devices[slot], devices, -1)
             self.ports[slot].difference_update(ports)
             self._add(group, slot, -count, demand, dynamic)
 
@@ -212,7 +231,7 @@ class Cluster:
             self.of_job,
         )
         of_group = self.of_group.setdefault(group, {})
-        self.journal.extend((group, slot, count, demand, (), 0) for slot, count in runs)
+        self.journal.extend((group, slot, count, demand, (), 0, ()) for slot, count in runs)
         for slot, count in runs:
             free_cpu[slot] -= count * cpu
             free_memory[slot] -= count * memory

@@ -68,8 +68,15 @@ class _Kind:
 class DevicePacker:
     """Places tasks on nodes with devices, one at a time."""
 
-    def __init__(self, nodes: Sequence[DeviceNode], mix: Sequence[tuple[DeviceAsk, float]]) -> None:
-        """`mix`: the kinds of tasks that are expected, with their weights."""
+    def __init__(
+        self,
+        nodes: Sequence[DeviceNode],
+        mix: Sequence[tuple[DeviceAsk, float]],
+        free: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        """`mix`: the kinds of tasks that are expected, with their weights. `free`: thousandths left per node and
+        device; all of them unless given.
+        """
         self.nodes = list(nodes)
         width = max((node.devices for node in nodes), default=0) or 1
         self.free_cpu: Ints = np.array([node.cpu for node in nodes], dtype=np.int64)
@@ -83,6 +90,8 @@ class DevicePacker:
             max(int(self.free_memory.max()), 1),
             max(int(self.free.sum(axis=1).max()), 1),
         )
+        for slot, left in enumerate(free or ()):
+            self.free[slot, : len(left)] = left
         self._log: list[int] = []
         self._kinds: dict[DeviceAsk, _Kind] = {}
         self._set_mix([(ask, weight) for ask, weight in mix if ask.count and weight > 0])
@@ -123,6 +132,16 @@ class DevicePacker:
         self._change(slot, ask, devices, -1)
         return slot, devices
 
+    def scores(self, ask: DeviceAsk) -> Floats:
+        """Of every node, greater being better; `NEVER` where it does not fit. Not to be changed."""
+        return self._caught_up(ask).score
+
+    def set_free(self, slot: int, cpu: int, memory: int, free: Sequence[int]) -> None:
+        """Replace what is known of a node."""
+        self.free_cpu[slot], self.free_memory[slot] = cpu, memory
+        self.free[slot, : len(free)] = free
+        self._note(slot)
+
     def release(self, ask: DeviceAsk, slot: int, devices: Sequence[int]) -> None:
         """Give back what `place` took."""
         self._change(slot, ask, devices, 1)
@@ -132,6 +151,9 @@ class DevicePacker:
         self.free_memory[slot] += sign * ask.memory
         for device in devices:
             self.free[slot, device] += sign * ask.milli
+        self._note(slot)
+
+    def _note(self, slot: int) -> None:
         self._log.append(slot)
         if len(self._log) > CHANGES_MAX:
             self._log.clear()

@@ -13,6 +13,7 @@ from swarmlet.model.job import Algorithm, Spread
 from swarmlet.placement.binpack import Refuser
 from swarmlet.placement.cluster import Cluster
 from swarmlet.placement.constraint import resolve
+from swarmlet.placement.device_choice import RANK_UNIT
 from swarmlet.placement.feasibility import Ask
 from swarmlet.placement.score import EMPTINESS_MAX, EMPTINESS_MIN, emptiness
 
@@ -39,6 +40,7 @@ def candidates(
     out: list[Candidate] = []
     order: list[tuple[tuple[float, ...], int]] = []
     spreads = [_Shares(cluster, ask, each) for each in ask.spreads]
+    waste = _device_ranks(cluster, ask)
     for slot, node in enumerate(cluster.nodes):
         reason = refuser.reason(slot)
         if not reason and only is not None and node.id != only:
@@ -46,9 +48,9 @@ def candidates(
         if reason:
             out.append(Candidate(node.id, node.name, reason=reason))
         else:
-            order.append((_scores(cluster, ask, slot, spreads, avoid), slot))
+            order.append((_scores(cluster, ask, slot, spreads, avoid, waste), slot))
     order.sort(key=lambda each: (tuple(-score for score in each[0]), each[1]))
-    names = _names(ask, avoid)
+    names = _names(cluster, ask, avoid)
     ranked = [
         Candidate(
             cluster.nodes[slot].id,
@@ -61,17 +63,34 @@ def candidates(
     return ranked + sorted(out, key=lambda each: (each.node_name, each.node_id))
 
 
-def _names(ask: Ask, avoid: frozenset[NodeId]) -> list[str]:
+def _device_ranks(cluster: Cluster, ask: Ask) -> list[int]:
+    if not ask.devices:
+        return []
+    from swarmlet.placement.array import DeviceRanks
+
+    return [int(each) for each in DeviceRanks(cluster, ask).rank]
+
+
+def _names(cluster: Cluster, ask: Ask, avoid: frozenset[NodeId]) -> list[str]:
     names = [f"spread {each.attribute}" for each in ask.spreads]
     if avoid:
         names.append("node-reschedule-penalty")
     if ask.affinities:
         names.append("node-affinity")
+    if ask.devices:
+        names.append("device-fragmentation")
+    elif cluster.device_slots:
+        names.append("keeps-devices-free")
     return [*names, "job-anti-affinity", ask.algorithm.value]
 
 
 def _scores(
-    cluster: Cluster, ask: Ask, slot: int, spreads: list[_Shares], avoid: frozenset[NodeId]
+    cluster: Cluster,
+    ask: Ask,
+    slot: int,
+    spreads: list[_Shares],
+    avoid: frozenset[NodeId],
+    waste: list[int],
 ) -> tuple[float, ...]:
     scores = [each.score(slot) for each in spreads]
     node = cluster.nodes[slot]
@@ -79,6 +98,10 @@ def _scores(
         scores.append(-1.0 if node.id in avoid else 0.0)
     if ask.affinities:
         scores.append(float(ask.preference(node)))
+    if ask.devices:
+        scores.append(-waste[slot] / RANK_UNIT)
+    elif cluster.device_slots:
+        scores.append(-1.0 if slot in cluster.device_slots else 0.0)
     scores.append(-float(cluster.of_group.get(ask.group, {}).get(slot, 0)))
     cost = emptiness(
         cluster.free_cpu[slot] - ask.demand.cpu,

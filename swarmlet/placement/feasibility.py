@@ -17,6 +17,7 @@ from swarmlet.placement.constraint import (
     is_distinct_hosts,
     limit_of,
 )
+from swarmlet.placement.device_choice import DeviceRule
 
 #: Jobs of this pool name run in any pool.
 ANY_POOL = "all"
@@ -52,6 +53,7 @@ class Ask:
     affinities: tuple[CompiledAffinity, ...] = ()
     distinct_properties: tuple[DistinctProperty, ...] = ()
     algorithm: Algorithm = Algorithm.BINPACK
+    devices: tuple[DeviceRule, ...] = ()
     _datacenter_pattern: re.Pattern[str] = field(init=False, repr=False)
     _class_refusals: dict[str, str] = field(init=False, repr=False, default_factory=dict)
 
@@ -97,6 +99,7 @@ class Ask:
                 if each.operand == DISTINCT_PROPERTY
             ),
             algorithm=job.algorithm or algorithm,
+            devices=tuple(DeviceRule(*each) for each in group.device_requests()),
         )
 
     @property
@@ -108,13 +111,18 @@ class Ask:
     def is_intricate(self) -> bool:
         """Whether more than counts and fullness orders the nodes: then only the array engines do."""
         return bool(
-            self.spreads or self.affinities or self.distinct_properties or self.algorithm is Algorithm.SPREAD
+            self.spreads
+            or self.affinities
+            or self.distinct_properties
+            or self.devices
+            or self.algorithm is Algorithm.SPREAD
         )
 
     @property
     def places_key(self) -> tuple[object, ...]:
         """The same for asks that the same nodes may take, quantities and ports aside."""
-        return (self.node_pool, self.datacenters, self.drivers, self.volumes, self._sources)
+        devices = tuple(each.request for each in self.devices)
+        return (self.node_pool, self.datacenters, self.drivers, self.volumes, self._sources, devices)
 
     @property
     def _sources(self) -> tuple[Constraint, ...]:
@@ -146,6 +154,9 @@ class Ask:
         return unready(node) or self.never_here(node) or self._missing(node)
 
     def _missing(self, node: Node) -> str:
+        for rule in self.devices:
+            if not rule.kinds(node):
+                return f"device {rule.request.name} missing"
         for name in self.drivers:
             driver = node.drivers.get(name)
             if driver is None or not driver.is_detected:

@@ -70,6 +70,9 @@ def facts(
             f"HOST_ADDR_{label}": f"{shown}:{port.value}",
             f"ALLOC_PORT_{label}": str(inside),
         }
+    mine = [held for held in allocation.devices if held.task == task.name]
+    if mine:
+        values["DEVICES"] = ",".join(f"{held.device}:{name}" for held in mine for name in held.ids)
     # The narrower one wins.
     meta = {**job.meta, **group.meta, **task.meta}
     for key, value in meta.items():
@@ -118,6 +121,10 @@ class Interpolation:
 def build(task: Task, values: dict[str, str], node: Node) -> tuple[dict[str, str], Interpolation]:
     """The task's environment, and what its config is interpolated with. The task's own `env` wins."""
     given = {prefix + name: value for name, value in values.items() for prefix in PREFIXES}
+    nvidia = [each for each in values.get("DEVICES", "").split(",") if each.startswith("nvidia/")]
+    if nvidia:
+        # What NVIDIA's container runtime goes by.
+        given["NVIDIA_VISIBLE_DEVICES"] = ",".join(each.rpartition(":")[2] for each in nvidia)
     known = {**node_values(node), **given, **{f"env.{name}": value for name, value in given.items()}}
     interpolation = Interpolation(known)
     own = {key: interpolation.text(value) for key, value in task.env.items()}

@@ -17,6 +17,7 @@ from swarmlet.model.plan import GroupPlacement, IndexRange, Mark, Plan, Replacem
 from swarmlet.model.resources import Quantity
 from swarmlet.placement.binpack import place, place_each
 from swarmlet.placement.cluster import Cluster, Fleet
+from swarmlet.placement.device_choice import expected
 from swarmlet.placement.feasibility import Ask
 from swarmlet.scheduler.making_way import MakingWay
 from swarmlet.scheduler.reconcile import follow_ups_pending, reconcile
@@ -134,6 +135,8 @@ class _Placement:
             self.view.allocations_of_job(job.namespace, job.id),
             self.difference.leaving,
         )
+        if any(group.device_requests() for group in job.groups):
+            cluster.device_mix = expected(self.view.jobs(), cluster.nodes)
         mark = len(cluster.journal)
         for group in job.groups:
             requests = self.difference.requests.get(group.name, [])
@@ -166,7 +169,7 @@ class _Placement:
             for request in requests:
                 slot = cluster.slots.get(request.only) if request.only is not None else None
                 if slot is not None and slot in slots:
-                    chosen.add([request], ((slot, 1),))
+                    chosen.add([request], ((slot, 1),), cluster.kinds_taken(slot) if ask.devices else ())
                 else:
                     missed.append(request)
             requests = []
@@ -175,7 +178,7 @@ class _Placement:
         for request in particular:
             avoid: frozenset[NodeId] = frozenset({request.avoid}) if request.avoid else frozenset()
             placed = place(cluster, ask, 1, avoid=avoid, only=request.only or request.prefer)
-            chosen.add([request], placed.runs)
+            chosen.add([request], placed.runs, placed.devices)
             if request.prefer is not None:
                 continue
             if placed.failure is not None:
@@ -183,7 +186,7 @@ class _Placement:
                 missed.append(request)
         if alike:
             placed = place(cluster, ask, len(alike))
-            chosen.add(alike[: placed.count], placed.runs)
+            chosen.add(alike[: placed.count], placed.runs, placed.devices)
             failure = failure or placed.failure
             missed += alike[placed.count :]
         if group.is_gang and missed and chosen.runs:
@@ -253,8 +256,13 @@ class _Chosen:
     runs: list[Run] = field(default_factory=list)
     replacements: list[Replacement] = field(default_factory=list)
 
-    def add(self, requests: list[PlaceRequest], runs: tuple[tuple[int, int], ...]) -> None:
-        """`runs` cover `requests` in order."""
+    def add(
+        self,
+        requests: list[PlaceRequest],
+        runs: tuple[tuple[int, int], ...],
+        devices: tuple[tuple[str, ...], ...] = (),
+    ) -> None:
+        """`runs` cover `requests` in order; `devices`: the kinds of devices of each run."""
         if not runs:
             return
         for request in requests:
@@ -272,8 +280,10 @@ class _Chosen:
                         reschedule_events=request.reschedule_events,
                     )
                 )
+        kinds = devices or ((),) * len(runs)
         self.runs += [
-            Run(group=self.group, node_id=self.cluster.nodes[slot].id, count=count) for slot, count in runs
+            Run(group=self.group, node_id=self.cluster.nodes[slot].id, count=count, devices=each)
+            for (slot, count), each in zip(runs, kinds, strict=True)
         ]
 
     def placement(self, *, is_gang: bool = False) -> GroupPlacement:

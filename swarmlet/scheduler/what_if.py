@@ -29,6 +29,7 @@ from swarmlet.state.command import (
     ApplyPlan,
     Body,
     Command,
+    DeregisterJob,
     EvaluateJob,
     InitializeCluster,
     RegisterJob,
@@ -94,6 +95,10 @@ class WhatIf:
         """Register jobs, in this order. Raises InvalidInput for one that is refused."""
         for job in jobs:
             self._submit(RegisterJob(job=job))
+
+    def stop(self, namespace: Namespace, job_id: JobId) -> None:
+        """Stop a job."""
+        self._submit(DeregisterJob(namespace=namespace, job_id=job_id))
 
     def lose(self, nodes: Iterable[NodeId]) -> None:
         """Nodes die, all at once."""

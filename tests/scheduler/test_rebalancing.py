@@ -164,7 +164,7 @@ def test_every_prefix_is_feasible_and_no_constraint_is_broken(
         trial.settle()
         trial.submit([a_job(replace(group, migrate=MigrateStrategy(max_parallel=2)), name=f"job{number}")])
         trial.settle()
-        trial.submit([replace(blocker, is_stopped=True)])
+        trial.stop(blocker.namespace, blocker.id)
         trial.settle()
     trial.now_ns += MINUTE
     view = trial.view
