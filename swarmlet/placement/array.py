@@ -13,6 +13,7 @@ import numpy as np
 
 from swarmlet.ids import NodeId
 from swarmlet.model.job import Affinity, Algorithm, Spread
+from swarmlet.placement.bitmap import BitmapIndex
 from swarmlet.placement.cluster import Cluster
 from swarmlet.placement.columns import Columns, Demand, Ints, Mask
 from swarmlet.placement.constraint import resolve
@@ -28,6 +29,10 @@ MASKS_MAX = 1_000
 LEVELS_MAX = 100
 #: Changes of nodes remembered; a mask that is further behind is made anew, which costs about as much.
 CHANGES_MAX = 10_000
+#: From this many nodes on single allocations are placed by the index.
+INDEX_NODES = 2_000
+#: More stale nodes than one in so many: the index is made anew.
+STALE_SHARE = 4
 #: Above any sum of weights, so that a node to avoid comes after all others.
 AVOID_RANK = 10**16
 #: A unit of affinity comes before any fragmentation of devices.
@@ -62,6 +67,11 @@ class ArrayView:
         self._levels: dict[Spread, tuple[Level, int]] = {}
         #: Affinities -> (weights that match, position in the log).
         self._preferences: dict[tuple[Affinity, ...], tuple[Ints, int]] = {}
+        #: For single allocations, once one was placed; and the slots it has not caught up with.
+        self._index: BitmapIndex | None = None
+        self._stale: set[int] = set()
+        #: What is asked of places -> (mask it was made from, the same as a set).
+        self._sets: dict[tuple[object, ...], tuple[Mask, int, int]] = {}
 
     def refresh(self, cluster: Cluster, slot: int, *, is_changed: bool) -> None:
         """One slot was read again; `is_changed`: its node too, not only what is taken there."""
@@ -72,6 +82,7 @@ class ArrayView:
             (cluster.free_cpu[slot], cluster.free_memory[slot], cluster.free_disk[slot]),
         )
         self.dynamic_free[slot] = dynamic_ports_free(cluster.ports[slot])
+        self._stale.add(slot)
         if is_changed:
             self._changes.append(slot)
             if len(self._changes) > 2 * CHANGES_MAX:
@@ -80,6 +91,7 @@ class ArrayView:
 
     def take(self, cluster: Cluster, slot: int, count: int, demand: Demand) -> None:
         """`count` allocations were placed on `slot`."""
+        self._stale.add(slot)
         for dimension, each in enumerate(demand):
             self.columns.free[dimension, slot] -= count * each
         self.dynamic_free[slot] = dynamic_ports_free(cluster.ports[slot]) - cluster.ports_promised[slot]
@@ -88,9 +100,41 @@ class ArrayView:
         """Allocations without ports were placed: (slot, how many) each, no slot twice."""
         if not runs:
             return
+        self._stale.update(slot for slot, _ in runs)
         slots, counts = np.array(runs, dtype=np.int64).T
         for dimension, each in enumerate(demand):
             self.columns.free[dimension, slots] -= counts * each
+
+    def best(self, cluster: Cluster, ask: Ask) -> int:
+        """The fullest node that takes one of `ask`, to within one bucket of fullness; -1: none does.
+
+        For asks that nothing else orders. Costs what few changes cost, not what many nodes cost.
+        """
+        index = self._index
+        if index is None or len(self._stale) > len(cluster.nodes) // STALE_SHARE:
+            index = BitmapIndex(
+                self.columns.capacity.T.astype(np.int64).tolist(),
+                self.columns.free.T.astype(np.int64).tolist(),
+            )
+            self._index = index
+        else:
+            for slot in self._stale:
+                index.capacity[slot] = tuple(map(int, self.columns.capacity[:, slot]))
+                index.set_free(slot, [int(each) for each in self.columns.free[:, slot]])
+        self._stale.clear()
+        demand = (ask.demand.cpu, ask.demand.memory, ask.demand.disk)
+        return index.best(demand, self._set_of(cluster, ask))
+
+    def _set_of(self, cluster: Cluster, ask: Ask) -> int:
+        key, now = ask.places_key, self._dropped + len(self._changes)
+        mask = self.mask(cluster, ask)
+        known, places, seen = self._sets.pop(key, (None, 0, -1))
+        if known is not mask or seen != now:
+            places = int.from_bytes(np.packbits(mask, bitorder="little").tobytes(), "little")
+        while len(self._sets) >= MASKS_MAX:
+            del self._sets[next(iter(self._sets))]
+        self._sets[key] = (mask, places, now)
+        return places
 
     def levels(self, cluster: Cluster, ask: Ask) -> tuple[Level, ...]:
         """What the group is spread over, the outermost first."""
@@ -160,6 +204,9 @@ def runs_of(
     if cluster.arrays is None:
         cluster.arrays = ArrayView(cluster)
     arrays = cluster.arrays
+    if count == 1 and not avoid and only is None and order is None and _is_plain(cluster, ask):
+        slot = arrays.best(cluster, ask)
+        return ((slot, 1),) if slot >= 0 else ()
     demand = (ask.demand.cpu, ask.demand.memory, ask.demand.disk)
     fits = arrays.columns.fitting(demand)
     fits &= arrays.mask(cluster, ask)
@@ -185,6 +232,19 @@ def runs_of(
         return _one_by_one(cluster, arrays, ask, request, levels)
     place = place_spread(arrays.columns, request, levels) if levels else place_group(arrays.columns, request)
     return tuple(zip(place[0].tolist(), place[1].tolist(), strict=True))
+
+
+def _is_plain(cluster: Cluster, ask: Ask) -> bool:
+    """Whether fullness alone orders the nodes, of which there are so many that the index pays."""
+    return (
+        len(cluster.nodes) >= INDEX_NODES
+        and not ask.is_intricate
+        and not ask.static_ports
+        and not ask.dynamic_ports
+        and not cluster.of_group.get(ask.group)
+        and not (ask.distinct_in_job and cluster.of_job)
+        and not cluster.device_slots
+    )
 
 
 def order_of(ask: Ask) -> Order:

@@ -124,7 +124,7 @@ def build(task: Task, values: dict[str, str], node: Node) -> tuple[dict[str, str
     nvidia = [each for each in values.get("DEVICES", "").split(",") if each.startswith("nvidia/")]
     if nvidia:
         # What NVIDIA's container runtime goes by.
-        given["NVIDIA_VISIBLE_DEVICES"] = ",".join(each.rpartition(":")[2] for each in nvidia)
+        given["NVIDIA_VISIBLE_DEVICES"] = ",".join(each.partition(":")[2] for each in nvidia)
     known = {**node_values(node), **given, **{f"env.{name}": value for name, value in given.items()}}
     interpolation = Interpolation(known)
     own = {key: interpolation.text(value) for key, value in task.env.items()}
