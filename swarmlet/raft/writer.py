@@ -77,7 +77,7 @@ class LogWriter:
         self._queue: deque[_Work] = deque()
         self._condition = threading.Condition()
         self._is_closing = False
-        self._has_failed = False
+        self._failure: StorageError | None = None
         self._thread = threading.Thread(target=self._run, name="raft-log-writer", daemon=True)
         self._thread.start()
 
@@ -110,8 +110,11 @@ class LogWriter:
 
     def _put(self, work: _Work) -> None:
         with self._condition:
-            if self._has_failed or self._is_closing:
-                raise StorageError("the Raft log takes no more writes")
+            if self._failure is not None:
+                # Named again: whoever asks first may be heard before the thread's own report.
+                raise StorageError(str(self._failure)) from self._failure
+            if self._is_closing:
+                raise StorageError("the Raft log takes no more writes: it is being closed")
             if self.is_full:
                 raise Overloaded(f"{QUEUE_MAX} writes wait for the disk; it is stalled or too slow")
             self._queue.append(work)
@@ -138,7 +141,7 @@ class LogWriter:
 
     def _fail(self, error: StorageError) -> None:
         with self._condition:
-            self._has_failed = True
+            self._failure = error
             self._queue.clear()
         self._on_failure(error)
 

@@ -126,7 +126,7 @@ def test_the_first_failure_ends_the_writer_and_nothing_is_called_durable() -> No
     log_writer.submit(1, [entry(1)], None, None, must_sync=True)
     outcome.wait_failed()
     log.fault = None
-    with pytest.raises(StorageError):
+    with pytest.raises(StorageError, match="the disk is gone"):
         log_writer.submit(2, [entry(1)], None, None, must_sync=True)
     log_writer.close()
     assert outcome.durable == []

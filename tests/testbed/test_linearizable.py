@@ -295,6 +295,10 @@ class Faults:
 
     def _mend(self) -> None:
         self._cluster.testbed.network.heal()
+        self.restart_ended()
+
+    def restart_ended(self) -> None:
+        """As a service manager does; only a full disk excuses an end."""
         for host in self._hosts:
             if not self._cluster.agent_runs(host):
                 if host is self._small and NO_SPACE in self._cluster.agent_log(host)[-LOG_END_CHARACTERS:]:
@@ -418,11 +422,12 @@ def _violation(history: list[Operation]) -> Counterexample | None:
     return check(history) if check(likely) is not None else None
 
 
-def _expect_answers(cluster: Cluster, registers: Registers) -> None:
+def _expect_answers(cluster: Cluster, registers: Registers, faults: Faults) -> None:
     """Every host takes a write again."""
     for number, host in enumerate(cluster.testbed):
 
         def writes(host: Host = host, number: int = number) -> bool:
+            faults.restart_ended()
             try:
                 return registers.write(host, f"end/{number}", 1, None, str(uuid.uuid4()), 5.0) is not None
             except (unix_http.NoAnswer, unix_http.Refused):
@@ -442,7 +447,7 @@ def test_the_history_of_registers_under_every_fault_is_linearizable_and_nothing_
         time.sleep(1.0)
         while history.now() < SECONDS:
             faults.one()
-    _expect_answers(five, registers)
+    _expect_answers(five, registers, faults)
     reader = Client(0, hosts, registers, history)
     for key in sorted({str(operation.key) for operation in history.operations}):
         if key.startswith("r/"):
