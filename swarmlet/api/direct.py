@@ -283,11 +283,20 @@ class DirectConnection(asyncio.Protocol):
             self._answer(outcome)
         elif isinstance(outcome, Overloaded) or not isinstance(outcome, Unavailable):
             self._refuse(outcome)
-        elif self._server.group is not None:
-            # The lead moved: the same request goes to whoever leads now, and takes effect once.
-            self._server.group.create_task(self._retry(*self._pending))
         else:
-            self._refuse(outcome)
+            self._submit_again(*self._pending, outcome)
+
+    def _submit_again(self, number: RequestId, write: Write, identity: Identity, why: SwarmletError) -> None:
+        """The lead moved: the same request goes to whoever leads now, and takes effect once."""
+        retry = self._retry(number, write, identity)
+        try:
+            if self._server.group is None:
+                raise RuntimeError("the API does not run")
+            self._server.group.create_task(retry)
+        except RuntimeError:
+            # This node is stopping.
+            retry.close()
+            self._refuse(why)
 
     async def _retry(self, number: RequestId, write: Write, identity: Identity) -> None:
         try:

@@ -13,7 +13,7 @@ import heapq
 import io
 import itertools
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -575,8 +575,7 @@ class Replica:
         self._view = self._machine.snapshot()
         self._note_applied(last.index, last.term)
         for applied, answers in done.answers:
-            for answer in answers:
-                answer(applied)
+            _tell(answers, applied)
         if done.changes:
             self.watches.notify(self._view, tuple(done.changes))
         if self._is_snapshot_due():
@@ -656,8 +655,7 @@ class Replica:
     def _lose_proposals(self, reason: UnknownOutcome) -> None:
         lost, self._proposals = self._proposals, {}
         for answers in lost.values():
-            for answer in answers:
-                answer(reason)
+            _tell(answers, reason)
 
     def _leader_or_other(self, attempt: int) -> NodeId | None:
         """The leader; where it is not known (a machine that just joined), each live node in turn."""
@@ -750,8 +748,7 @@ class Replica:
         """The core did not take a proposal."""
         if isinstance(error, NotLeader):
             error = NotLeader(self._node_named(error.hint))
-        for answer in self._proposals.pop(request, ()):
-            answer(error)
+        _tell(self._proposals.pop(request, ()), error)
 
     def _node_named(self, hint: str | None) -> NodeId | None:
         """The core knows peers; the world knows nodes."""
@@ -848,6 +845,15 @@ def _call_soon(loop: asyncio.AbstractEventLoop, function: Callable[..., object],
     """From the writer's thread; a loop that has closed meanwhile has no use for it."""
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(function, *arguments)
+
+
+def _tell(answers: Iterable[Answer], outcome: Applied | SwarmletError) -> None:
+    for answer in answers:
+        try:
+            answer(outcome)
+        except Exception:
+            # Whoever waits has a bug; the state has moved all the same, and the others hear of it.
+            log.exception("replica.answer_failed")
 
 
 async def _settled(future: asyncio.Future[Applied], timeout_seconds: float) -> Applied:

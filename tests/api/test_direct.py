@@ -231,6 +231,14 @@ async def test_a_lost_lead_is_no_answer_the_same_request_is_submitted_to_the_nex
     line.connection.connection_lost(None)
 
 
+async def test_a_lost_lead_of_a_node_that_stops_is_said() -> None:
+    line = Line()
+    line.put()
+    line.backend.proposed[0][1](UnknownOutcome("this node stopped"))
+    assert line.said() == (504, "this node stopped")
+    line.connection.connection_lost(None)
+
+
 async def test_what_is_sent_ahead_waits_its_turn_within_a_bound() -> None:
     line = Line()
     line.put()

@@ -98,6 +98,22 @@ def test_commands_of_one_turn_of_the_loop_share_their_packets() -> None:
     run(main())
 
 
+def test_an_answer_that_fails_harms_neither_the_replica_nor_other_answers() -> None:
+    async def main() -> None:
+        async with Cluster(1).running() as cluster:
+            leader = await cluster.leader()
+
+            def broken(outcome: object) -> None:
+                raise RuntimeError("a bug")
+
+            leader.propose(RequestId("a"), naming("a"), "local", broken)
+            applied = await leader.submit(naming("b"), "local")
+            assert applied.index == leader.consensus.core.commit
+            assert {row.name for row in leader.view.namespaces()} >= {"a", "b"}
+
+    run(main())
+
+
 def test_a_dead_leader_does_not_hold_up_a_command_longer_than_the_election() -> None:
     async def main() -> None:
         async with Cluster(3).running() as cluster:
