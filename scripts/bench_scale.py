@@ -437,6 +437,8 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
+    # A benchmark that is ended ends what it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     folder = Path(tempfile.mkdtemp(prefix="scale-", dir=options.directory))
     try:
         with cluster(folder, options.nodes, options.fleet_processes) as (voters, fleet):
