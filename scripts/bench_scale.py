@@ -45,6 +45,10 @@ ROOT = Path(__file__).resolve().parent.parent
 VOTERS = 3
 #: Submissions under way at once.
 SUBMITTERS = 12
+#: What one allocation asks for (MHz, MiB, MiB), and the room of all nodes in percent of what is asked: they are packed, so
+#: that with more room fewer of them would be used.
+CPU, MEMORY, DISK = 20, 16, 10
+SPARE_PERCENT = 115
 START_SECONDS_MAX = 60.0
 REGISTER_SECONDS_MAX = 600.0
 POLL_SECONDS = 0.1
@@ -125,8 +129,9 @@ class Fleet:
     """The processes of the simulated nodes."""
 
     def __init__(
-        self, folder: Path, founded: Founded, voters: list[Voter], nodes: int, processes: int
+        self, folder: Path, founded: Founded, voters: list[Voter], nodes: int, processes: int, room: int
     ) -> None:
+        """`room`: allocations that fit on each node."""
         self._logs: list[Path] = []
         self.processes: list[subprocess.Popen[bytes]] = []
         settings, identity = founded.settings, founded.identity
@@ -141,6 +146,7 @@ class Fleet:
                 "first": first + 1,
                 "count": last - first,
                 "nice": FLEET_NICE,
+                "resources": [room * CPU, room * MEMORY, room * DISK],
             }
             path = folder / f"fleet{number}.json"
             path.write_text(json.dumps(told))
@@ -214,9 +220,9 @@ def job(number: int, count: int, kind: str) -> dict[str, Any]:
         "Name": "task",
         "Driver": "raw_exec",
         "Config": {"command": "/bin/sleep", "args": ["infinity"]},
-        "Resources": {"CPU": 20, "MemoryMB": 16},
+        "Resources": {"CPU": CPU, "MemoryMB": MEMORY},
     }
-    group = {"Name": "group", "Count": count, "EphemeralDisk": {"SizeMB": 10}, "Tasks": [task]}
+    group = {"Name": "group", "Count": count, "EphemeralDisk": {"SizeMB": DISK}, "Tasks": [task]}
     return {
         "Job": {
             "ID": f"job-{number:04}",
@@ -262,7 +268,7 @@ def _has_three_voters(voters: list[Voter]) -> bool:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, nodes: int, processes: int) -> Iterator[tuple[list[Voter], Fleet]]:
+def cluster(folder: Path, nodes: int, processes: int, room: int) -> Iterator[tuple[list[Voter], Fleet]]:
     """Three voters and the fleet, all registered. Ends what it started."""
     founded = found("voter1", "127.0.0.1", now=time.time_ns() / 1e9, random_bytes=os.urandom)
     port = free_mesh_port()
@@ -281,7 +287,7 @@ def cluster(folder: Path, nodes: int, processes: int) -> Iterator[tuple[list[Vot
                 wait("the first voter", START_SECONDS_MAX, lambda: _answers(voters[0]))
         wait("three voters", START_SECONDS_MAX, lambda: _has_three_voters(voters))
         begun = time.monotonic()
-        fleet = Fleet(folder, founded, voters, nodes, processes)
+        fleet = Fleet(folder, founded, voters, nodes, processes, room)
         started += fleet.processes
         wait("registration", REGISTER_SECONDS_MAX, lambda: fleet.counts().get("registered", 0) == nodes)
         spent = ", ".join(f"{each:.1f}" for each in _cpu_of_all(voters, fleet))
@@ -389,7 +395,8 @@ def show(result: dict[str, Any], options: argparse.Namespace) -> list[dict[str, 
         parts = ", ".join(f"{name} {value}" for name, value in each["parts"].items() if value >= 0.01)
         print(f"     voter {number} {role} {result['cpu'][number - 1]:.1f} CPU s: {parts}")
         if options.stalls:
-            print(f"       stalls: {each['stalls'][:8]}")
+            print(f"       stalls (at, seconds, then): {each['stalls'][:8]}")
+            print(f"       turns (CPU seconds, at their end): {each['turns'][:8]}")
     fleets = ", ".join(f"{each:.1f}" for each in result["cpu"][VOTERS:])
     total = sum(result["cpu"])
     print(f"     fleet {fleets} CPU s; all processes {total:.1f} CPU s, {total / seconds:.2f} at a time")
@@ -437,9 +444,12 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
+    # A benchmark that is ended ends what it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     folder = Path(tempfile.mkdtemp(prefix="scale-", dir=options.directory))
     try:
-        with cluster(folder, options.nodes, options.fleet_processes) as (voters, fleet):
+        room = -(-options.allocations * SPARE_PERCENT // 100 // options.nodes)
+        with cluster(folder, options.nodes, options.fleet_processes, room) as (voters, fleet):
             result = measure(voters, fleet, options)
             rows = show(result, options)
             if result["counts"]["acknowledged"] < options.allocations:

@@ -51,7 +51,6 @@ TELL_SECONDS = 0.25
 #: A verdict on health that is due waits this long for another report to travel with.
 HEALTHY_SECONDS = 3.0
 DRIVER = "raw_exec"
-CPU_MHZ, MEMORY_MIB, DISK_MIB = 64_000, 262_144, 1_000_000
 
 
 @dataclass
@@ -113,8 +112,15 @@ class SimulatedNode:
     """One node."""
 
     def __init__(
-        self, number: int, node_id: NodeId, link: NodeLink, counts: Counts, definitions: Definitions
+        self,
+        number: int,
+        node_id: NodeId,
+        link: NodeLink,
+        resources: Quantity,
+        counts: Counts,
+        definitions: Definitions,
     ) -> None:
+        self.resources = resources
         self.number, self.node_id, self.link = number, node_id, link
         self.counts, self.definitions = counts, definitions
         #: What runs here: (block, index).
@@ -132,7 +138,7 @@ class SimulatedNode:
             node_pool=FLEET_POOL,
             zone=f"zone-{self.number % 5}",
             attributes={"kernel.name": "linux", "unique.hostname": f"fleet-{self.number:05}"},
-            resources=Quantity(cpu=CPU_MHZ, memory=MEMORY_MIB, disk=DISK_MIB),
+            resources=self.resources,
             drivers={DRIVER: DriverInfo(is_detected=True, is_healthy=True)},
             boot_id=f"boot-{self.number}",
             feature_level=FEATURE_LEVEL,
@@ -230,6 +236,8 @@ def make_nodes(told: dict[str, Any], counts: Counts) -> list[SimulatedNode]:
     ]
     rng = random.Random(told["first"])
     definitions = Definitions()
+    cpu, memory, disk = told["resources"]
+    resources = Quantity(cpu=cpu, memory=memory, disk=disk)
     # Keepalive is rarer than in a node: half a second of everybody's time at this size.
     limits = Limits(keepalive_seconds=30.0)
     nodes = []
@@ -244,7 +252,7 @@ def make_nodes(told: dict[str, Any], counts: Counts) -> list[SimulatedNode]:
             mesh = MeshClient(context, authority.cluster, node_id, rng=rng, limits=limits)
             turn = number % len(voters)
             link = NodeLink(node_id, mesh, voters[turn:] + voters[:turn], lambda: str(uuid.uuid4()))
-            nodes.append(SimulatedNode(number, node_id, link, counts, definitions))
+            nodes.append(SimulatedNode(number, node_id, link, resources, counts, definitions))
     return nodes
 
 

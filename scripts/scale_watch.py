@@ -1,7 +1,7 @@
 """What a process spends its time on, seen from inside: stalls of its event loop, and which part of the code runs.
 
 The loop is asked every few milliseconds whether it is there; how late it answers is a stall, whatever the cause. A
-thread looks a hundred times a second where the loop's thread is, and charges the processor time since then to that part.
+thread looks a fifty times a second where the loop's thread is, and charges the processor time since then to that part.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from types import FrameType
 from typing import Any
 
 #: The loop is asked this often.
-ASK_SECONDS = 0.005
-SAMPLE_SECONDS = 0.01
+ASK_SECONDS = 0.01
+SAMPLE_SECONDS = 0.02
 FRAMES_MAX = 40
+#: Less than this of all other threads is mostly the watch itself.
+BUSY_SECONDS = 0.0005
 #: Innermost first: the first function of a stack that is named here says what the time was for.
 PARTS = {
     ("snapshot_bytes.py", "save"): "snapshot",
@@ -56,6 +58,7 @@ class Watch:
         self.stall_seconds = 0.0
         #: Processor time of the loop's thread between two questions: stalls that no other process causes.
         self.turn_seconds = 0.0
+        self.turns: list[tuple[float, str]] = []
         self.stalls: list[tuple[float, float, str]] = []
         self.parts: dict[str, float] = {}
         self.pause_seconds = 0.0
@@ -70,7 +73,7 @@ class Watch:
     def reset(self) -> None:
         """Begin to measure now."""
         self.stall_seconds = self.turn_seconds = self.pause_seconds = 0.0
-        self.stalls, self.parts = [], {}
+        self.stalls, self.turns, self.parts = [], [], {}
 
     async def run(self) -> None:
         """Ask the loop whether it is there, until cancelled."""
@@ -81,7 +84,11 @@ class Watch:
                 asked, spent = time.monotonic(), time.thread_time()
                 await asyncio.sleep(ASK_SECONDS)
                 late = time.monotonic() - asked - ASK_SECONDS
-                self.turn_seconds = max(self.turn_seconds, time.thread_time() - spent - ASK_SECONDS)
+                spent = time.thread_time() - spent
+                if spent > 0.04:
+                    self.turns.append((round(spent, 3), self._part))
+                    self.turns = sorted(self.turns, reverse=True)[:12]
+                self.turn_seconds = max(self.turn_seconds, spent)
                 if late > 0.02:
                     self.stalls.append((round(asked, 3), round(late, 4), self._part))
                     self.stalls = sorted(self.stalls, key=lambda each: -each[1])[:20]
@@ -97,6 +104,7 @@ class Watch:
             "longest_turn_cpu_ms": round(self.turn_seconds * 1000, 1),
             "longest_collection_ms": round(self.pause_seconds * 1000, 1),
             "stalls": self.stalls,
+            "turns": self.turns,
             "peak_rss_mib": round(usage.ru_maxrss / 1024, 1),
             "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
             "parts": {
@@ -120,13 +128,14 @@ class Watch:
             all_others = time.process_time() - now
             self._part = _part_of(frames.get(self._thread), LOOP)
             self.parts[self._part] = self.parts.get(self._part, 0.0) + now - main
-            busy = {
-                _part_of(frame, "")
-                for thread, frame in frames.items()
-                if thread not in {self._thread, threading.get_ident()}
-            } - {""}
-            name = "thread: " + (" + ".join(sorted(busy)) or REST)
-            self.parts[name] = self.parts.get(name, 0.0) + all_others - others
+            if all_others - others > BUSY_SECONDS:
+                busy = {
+                    _part_of(frame, "")
+                    for thread, frame in frames.items()
+                    if thread not in {self._thread, threading.get_ident()}
+                } - {""}
+                name = "thread: " + (" + ".join(sorted(busy)) or REST)
+                self.parts[name] = self.parts.get(name, 0.0) + all_others - others
             main, others = now, all_others
 
 

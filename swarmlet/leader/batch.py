@@ -43,6 +43,7 @@ def schedule_batch(
     fleet = fleet or Fleet()
     fleet.doubt(changed)
     tried: list[NodeId] = []
+    untried: list[Plan] = []
     outcomes: list[Plan | Exception | None] = []
     placed = 0
     for position, evaluation in enumerate(evaluations):
@@ -54,8 +55,11 @@ def schedule_batch(
             if _is_plain(machine, evaluation, plan):
                 # The fleet knows already what it takes, and other jobs are not concerned.
                 tried += fleet.keep()
+                untried.append(plan)
             elif position + 1 < len(evaluations):
-                touched = _try(machine, plan, now_ns)
+                # Nodes that are read anew from the fork must show everything that was planned until now.
+                touched = [node_id for each in (*untried, plan) for node_id in _try(machine, each, now_ns)]
+                untried.clear()
                 tried += touched
                 fleet.doubt(touched)
         except Exception as error:  # noqa: BLE001 - one job that cannot be planned must not stop the others

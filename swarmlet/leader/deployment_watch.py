@@ -6,6 +6,7 @@ only spares the log repeated commands.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from swarmlet.ids import AllocationId, DeploymentId
@@ -15,7 +16,7 @@ from swarmlet.model.job import HealthCheckKind, Job, UpdateStrategy
 from swarmlet.scheduler.health import is_running_well, running_since_ns
 from swarmlet.scheduler.reconcile import joined_in_place, update_strategy
 from swarmlet.state.command import Body, EvaluateJob, SetAllocationHealth, UpdateDeployment
-from swarmlet.state.view import View
+from swarmlet.state.view import View, job_scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +33,27 @@ class DeploymentWatch:
     def __init__(self) -> None:
         """Nothing seen yet: the first look evaluates each active deployment's job once."""
         self._progress: dict[DeploymentId, tuple[AllocationId, ...] | None] = {}
+        #: Job's scope -> a deployment of which nothing is to be done before then (wall ns) unless something changes.
+        self._quiet: dict[str, tuple[Deployment, int]] = {}
+
+    def on_change(self, scopes: Iterable[str]) -> None:
+        """Something of these scopes changed, beside the deployment's own row."""
+        for scope in scopes:
+            self._quiet.pop(scope, None)
 
     def look(self, view: View, now_ns: int) -> Outcome:
         """What is to be done about every active deployment."""
         commands: list[Body] = []
         wakes: list[int] = []
         progress: dict[DeploymentId, tuple[AllocationId, ...] | None] = {}
+        quiet, self._quiet = self._quiet, {}
         for deployment in view.active_deployments():
+            scope = job_scope(deployment.namespace, deployment.job_id)
+            known = quiet.get(scope)
+            if known is not None and known[0] is deployment and now_ns < known[1]:
+                self._quiet[scope] = known
+                wakes.append(known[1])
+                continue
             job = view.job_version(deployment.namespace, deployment.job_id, deployment.job_version)
             if job is None or deployment.status is not DeploymentStatus.RUNNING:
                 continue
@@ -48,6 +63,8 @@ class DeploymentWatch:
             commands += watched.look()
             wakes += watched.wakes
             progress[deployment.id] = watched.healthy_ids
+            if isinstance(watched, _WatchedBlocks) and not watched.is_over:
+                self._quiet[scope] = (deployment, min(watched.wakes))
             if watched.is_over:
                 continue
             if watched.healthy_ids is not None and self._progress.get(deployment.id) != watched.healthy_ids:

@@ -85,6 +85,7 @@ class LeaderService:
         self._work = asyncio.Event()
         self._look = asyncio.Event()
         self._are_nodes_changed = True
+        self._deployments = DeploymentWatch()
         self._outbox: deque[Body] = deque()
         self._outbox_wake = asyncio.Event()
         #: The cluster as the scheduler's thread keeps it, and the nodes that changed since it looked (in order).
@@ -211,6 +212,7 @@ class LeaderService:
                 if change.is_report:
                     continue  # where that matters to a deployment, its row has changed too
                 self._look.set()
+                self._deployments.on_change(change.scopes)
                 self._changed_nodes.update(dict.fromkeys(change.concerned_nodes()))
                 allocation = view.allocation(change.key)  # type: ignore[arg-type]
                 if allocation is not None and allocation.is_client_terminal():
@@ -223,6 +225,8 @@ class LeaderService:
                 if node is not None and node.is_placeable():
                     freed.add(node.computed_class)
             elif change.table in {Table.DEPLOYMENTS, Table.JOBS}:
+                if change.table is Table.JOBS:
+                    self._deployments.on_change(change.scopes)
                 self._look.set()
         if freed:
             self._post(self._broker.capacity_changed(sorted(freed), view.index))
@@ -318,7 +322,7 @@ class LeaderService:
         now = self._clock.wall_ns()
         is_cold = self._clock.boot_seconds() - self._started_at < COLD_START_SECONDS
         failures = self._node_failures = NodeFailures(now, is_cold_start=is_cold)
-        deployments = DeploymentWatch()
+        deployments = self._deployments = DeploymentWatch()
         garbage = Garbage(now)
         autopilot = self._autopilot = Autopilot(peer_id(self._replica.node_id))
         reach = Reach(peer_id(self._replica.node_id), self._clock.boot_seconds())

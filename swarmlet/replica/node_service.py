@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
-from swarmlet.errors import InvalidInput, Unauthorized
+from swarmlet.errors import InvalidInput, Unauthorized, UnknownOutcome
 from swarmlet.ids import NodeId
 from swarmlet.replica.node_feed import NodeFeed
 from swarmlet.replica.node_message import (
@@ -56,8 +56,11 @@ class NodeService:
             applied = await self._replica.submit(update, f"node:{peer.node}", timeout_seconds=SUBMIT_SECONDS)
             index = applied.index
         if says.said:
-            async with asyncio.timeout(SUBMIT_SECONDS):
-                index = await self._gathering.report(NodeId(peer.node), says)
+            try:
+                async with asyncio.timeout(SUBMIT_SECONDS):
+                    index = await self._gathering.report(NodeId(peer.node), says)
+            except TimeoutError as error:
+                raise UnknownOutcome(f"the report was not applied within {SUBMIT_SECONDS:g} s") from error
         return answer_codec.encode(ReportAnswer(index=index))
 
     async def on_submission(self, peer: Peer, body: bytes) -> bytes:

@@ -20,6 +20,8 @@ from swarmlet.state.command import Applied, NodeReport, ReportAllocations, Repor
 GATHER_SECONDS = 0.05
 #: Runs of one entry: applying it takes about 10 ms.
 ENTRY_RUNS_MAX = 2_000
+#: Patterns of one entry are no longer than this and those of one report (2 MiB): an entry has 4 MiB.
+ENTRY_BYTES_MAX = 1024 * 1024
 #: Reports that wait: two of every node of the largest cluster, should it all be connected here.
 WAITING_MAX = 20_000
 
@@ -65,13 +67,14 @@ class ReportGathering:
 
     async def _submit_some(self) -> None:
         taken: list[_Waiting] = []
-        runs = 0
-        while self._waiting and runs < ENTRY_RUNS_MAX:
+        runs = size = 0
+        while self._waiting and runs < ENTRY_RUNS_MAX and size < ENTRY_BYTES_MAX:
             following = self._waiting.popleft()
             if following.answer.done():
                 continue  # whoever asked has gone, and will ask again
             taken.append(following)
             runs += sum(len(part) for _, part in following.says.said)
+            size += sum(map(len, following.says.patterns))
         if not taken:
             return
         try:

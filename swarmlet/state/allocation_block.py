@@ -95,7 +95,7 @@ def block_of(
 class Reader:
     """Reads single allocations out of a block. Built once per block, shared by all versions of the state."""
 
-    __slots__ = ("_high", "_low", "_of_node", "_starts", "_unscramble", "block", "name", "total")
+    __slots__ = ("_first", "_high", "_low", "_of_node", "_starts", "_unscramble", "block", "name", "total")
 
     def __init__(self, block: AllocationBlock) -> None:
         """Work out what every read needs."""
@@ -103,6 +103,10 @@ class Reader:
         self.name = block.name
         self.total = block.count()
         self._starts = [piece.start for piece in block.pieces]
+        # Where each piece is one index and none is left out, an index leads to its piece at once; else -1.
+        first = self._starts[0]
+        is_even = self.total == len(self._starts) == self._starts[-1] - first + 1
+        self._first = first if is_even else -1
         shift = FREE_BITS - block.index_bits
         self._high = block.key >> shift
         self._low = block.key & ((1 << shift) - 1)
@@ -136,6 +140,9 @@ class Reader:
 
     def find(self, number: int) -> Piece | None:
         """The piece that holds an index."""
+        if self._first >= 0:
+            place = number - self._first
+            return self.block.pieces[place] if 0 <= place < self.total else None
         place = bisect_right(self._starts, number) - 1
         if place < 0:
             return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from swarmlet.errors import InvalidInput, Unauthorized
-from swarmlet.ids import DeploymentId, JobId, Namespace
+from swarmlet.ids import DeploymentId, JobId, Namespace, NodeId
 from swarmlet.model.allocation import DeploymentHealth
 from swarmlet.model.job import TASKS_MAX
 from swarmlet.state.allocation_block import Reader
@@ -50,9 +50,9 @@ class _Reports:
 
     def __init__(self, step: Step) -> None:
         self.step, self.store = step, step.store
-        self.spans: dict[int, tuple[Reader, list[tuple[int, int, Stamp]]]] = {}
+        self.spans: dict[bytes, tuple[Reader, list[tuple[int, int, Stamp]]]] = {}
         self.jobs: dict[tuple[Namespace, JobId], None] = {}
-        self.nodes: dict[str, None] = {}
+        self.nodes: dict[NodeId, None] = {}
         self.healthy: dict[tuple[DeploymentId, str], int] = {}
         self.dropped = 0
 
@@ -63,26 +63,29 @@ class _Reports:
         if pattern.is_healthy:
             verdict = DeploymentHealth(is_healthy=True, at_ns=now_ns)
             judged = Stamp(pattern, report.at_ns, verdict, index, now_ns)
-        for mark, start, count in report.runs:
-            name = int.from_bytes(mark, "big")
-            known = self.spans.get(name)
-            reader = known[0] if known else self.store.block(name)
-            if reader is None:
+        node_id, spans = report.node_id, self.spans
+        for run in report.runs:
+            mark, start, count = run
+            known = spans.get(mark)
+            reader = known[0] if known is not None else self.store.block(int.from_bytes(mark, "big"))
+            piece = reader.find(start) if reader is not None else None
+            if (
+                reader is None
+                or piece is None
+                or piece.node_id != node_id
+                or start + count > piece.start + piece.count
+            ):
                 self.dropped += count
                 continue
-            piece = reader.find(start)
-            if piece is None or piece.node_id != report.node_id or start + count > piece.start + piece.count:
-                self.dropped += count
-                continue
-            if not is_kept or (known is None and not self.store.is_whole(name)):
+            if not is_kept or (known is None and not self.store.is_whole(reader.name)):
                 self.finish()
                 self._take_each(report, pattern, reader, range(start, start + count))
                 continue
             if known is None:
-                known = self.spans[name] = (reader, [])
+                known = spans[mark] = (reader, [])
             stamp = judged if reader.block.template.deployment_id is not None else plain
             known[1].append((start, count, stamp))
-            self.nodes[report.node_id] = None
+        self.nodes[node_id] = None
 
     def _take_each(self, report: NodeReport, pattern: ReportPattern, reader: Reader, indexes: range) -> None:
         """As reports of single allocations."""
@@ -111,8 +114,9 @@ class _Reports:
                 key = (template.deployment_id, template.group)
                 self.healthy[key] = self.healthy.get(key, 0) + judged
         if self.spans:
-            self.store.told(self.jobs, tuple(self.nodes))  # type: ignore[arg-type]  # its keys are node ids
+            self.store.told(self.jobs, tuple(self.nodes))
         for (deployment_id, group), number in self.healthy.items():
             count_healthy(self.step, deployment_id, group, number)
-        self.spans, self.jobs, self.nodes, self.healthy = {}, {}, {}, {}
+        self.spans.clear()
+        self.jobs, self.nodes, self.healthy = {}, {}, {}
         self.step.outcome = msgspec.structs.replace(self.step.outcome, dropped=self.dropped)

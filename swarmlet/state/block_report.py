@@ -98,9 +98,11 @@ class Telling:
                 judged += stamp.health is not None
             elif before.at_ns != stamp.at_ns or before.pattern != stamp.pattern:
                 kept = before.health
-                is_kept = kept is not None and (
-                    stamp.health is None or stamp.health.is_healthy == kept.is_healthy
-                )
+                if kept is None:
+                    chunk[place] = stamp
+                    judged += stamp.health is not None
+                    continue
+                is_kept = stamp.health is None or stamp.health.is_healthy == kept.is_healthy
                 chunk[place] = msgspec.structs.replace(stamp, health=kept) if is_kept else stamp
                 judged += stamp.health is not None and not is_kept
         return judged

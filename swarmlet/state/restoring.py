@@ -26,8 +26,8 @@ from swarmlet.state.command import BeginRestore, CommitRestore, RestorePiece
 from swarmlet.state.rows import Rows
 from swarmlet.state.snapshot import Incoming, Snapshot
 from swarmlet.state.step import Step, check_name
-from swarmlet.state.store import Store, job_scope, node_scope, variable_scope
-from swarmlet.state.view import WHOLE_STATE, Change, Table
+from swarmlet.state.store import Store, node_scope, variable_scope
+from swarmlet.state.view import WHOLE_STATE, Change, Table, job_scope
 
 #: A full cluster's state is a tenth of this; the pieces lie in every replica's memory until the last has come.
 RESTORE_BYTES_MAX = 1024**3

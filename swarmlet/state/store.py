@@ -24,7 +24,7 @@ from swarmlet.state.allocation_table import AllocationRun
 from swarmlet.state.block_report import Stamp
 from swarmlet.state.command import Applied
 from swarmlet.state.snapshot import OPEN, Snapshot
-from swarmlet.state.view import Change, Table
+from swarmlet.state.view import Change, Table, job_scope
 
 #: Outcomes are kept for at least this many log entries, at most twice as many. A retry comes within seconds of the first
 #: try; this is half a minute at 500 entries a second, and about 6 MiB.
@@ -44,11 +44,6 @@ VARIABLE_BYTES_MAX = 256 * 1024 * 1024
 #: Old keys stay until nothing is sealed under them; more than this many means that nobody seals anew.
 VARIABLE_KEYS_MAX = 64
 _JOBS_PREFIX = f"{JOBS_ROOT}/"
-
-
-def job_scope(namespace: Namespace, job_id: JobId) -> str:
-    """What watches of a job are kept on."""
-    return f"job:{namespace}/{job_id}"
 
 
 def node_scope(node_id: NodeId) -> str:

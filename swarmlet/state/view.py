@@ -44,6 +44,11 @@ class Table(StrEnum):
 WHOLE_STATE = "*"
 
 
+def job_scope(namespace: Namespace, job_id: JobId) -> str:
+    """What watches of a job are kept on."""
+    return f"job:{namespace}/{job_id}"
+
+
 class Change(msgspec.Struct, frozen=True, gc=False):
     """One row changed. `key` is the row's id (jobs: "namespace/id"); `scopes` are what watches are kept on:
     for an allocation "node:<id>", "job:<namespace>/<id>", for an evaluation or deployment its job.

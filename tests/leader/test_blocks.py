@@ -11,6 +11,7 @@ from swarmlet.leader.deployment_watch import DeploymentWatch
 from swarmlet.model.deployment import DeploymentStatus
 from swarmlet.model.job import JobType, UpdateStrategy
 from swarmlet.model.node import DriverInfo
+from swarmlet.model.resources import Port
 from swarmlet.placement.cluster import Fleet
 from swarmlet.scheduler.schedule import schedule
 from swarmlet.state import allocation_block
@@ -98,3 +99,24 @@ def test_plans_of_one_batch_know_of_each_other_without_being_tried() -> None:
         assert (applied.placed, applied.dropped) == (wanted[-1], 0)
     assert sum(wanted) == 40 * 10
     assert {replica.state.held_on(NodeId(f"id-{name}")) for name in names} == {10}
+
+
+def test_a_plan_that_has_to_be_tried_sees_what_the_plain_ones_before_it_take() -> None:
+    """Ports have to be tried; the third job finds no more room than the first two leave."""
+    replica, fleet = Replica(), Fleet()
+    for name in ("a", "b"):
+        replica.ok(able(name))
+    ports = (Port(label="http"),)
+    jobs = [
+        job("plain", group(count=8, memory=10), kind=JobType.BATCH),
+        job("ports", group(count=4, memory=10, ports=ports), kind=JobType.BATCH),
+        job("last", group(count=20, memory=10), kind=JobType.BATCH),
+    ]
+    evaluations = [replica.register(each) for each in jobs]
+    placed = []
+    for plan in schedule_batch(replica.machine.fork(), evaluations, replica.now_ns, fleet):
+        assert not isinstance(plan, Exception)
+        assert plan is not None
+        applied = replica.ok(ApplyPlan(plan=plan))
+        placed.append((applied.placed, applied.dropped))
+    assert placed == [(8, 0), (4, 0), (8, 0)]

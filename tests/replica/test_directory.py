@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from msgspec.structs import replace
 
 from swarmlet.gossip.effect import Member, MemberState
@@ -23,7 +24,15 @@ from tests.scheduler.builders import a_node
 ONE = NodeId("n1")
 
 
+@pytest.fixture(autouse=True, params=[False, True])
+def told(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(World, "is_told", request.param)
+
+
 class World:
+    #: Whether the directory hears of changes as they come, as in a node, or finds out when it is asked.
+    is_told = False
+
     def __init__(self) -> None:
         self.machine = StateMachine()
         self.members: dict[NodeId, Member] = {}
@@ -35,8 +44,10 @@ class World:
         command = Command(
             version=1, request_id=RequestId(f"r{index}"), actor="local", wall_time_ns=index, body=body
         )
-        applied, _ = self.machine.apply(index, command)
+        applied, changes = self.machine.apply(index, command)
         assert not applied.error, applied.message
+        if self.is_told:
+            self.directory.on_changes(self.machine.snapshot(), changes)
 
     def register(self, address: str) -> None:
         self.do(RegisterNode(node=replace(a_node("n1"), address=address)))
