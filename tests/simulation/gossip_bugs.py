@@ -249,13 +249,23 @@ def events_are_not_passed_on(core: Any) -> None:
 
 @bug
 def who_comes_back_with_what_it_knew_asks_nobody(core: Any) -> None:
+    """And so never learns the time of user events: what it publishes is taken for the past."""
     core._exchange.rejoin = lambda now: None
-    core._exchange._outbox.events.witness = lambda time: None
-    meet = core.acquaint
+    events = core._outbox.events
+    events.witness = lambda time: None
+    meet, hear = core.acquaint, events.hear
+
+    def unmoved(event: Any) -> bool:
+        before = events.time
+        is_new: bool = hear(event)
+        if event.origin != core.me:
+            events.time = before
+        return is_new
 
     def contented(now: float, members: Any) -> None:
         meet(now, members)
         core._exchange.next_join = math.inf
         core._exchange._has_met = True
+        events.hear = unmoved
 
     core.acquaint = contented
