@@ -3,7 +3,7 @@
 
     scripts/bench_gossip.py --lifeguard                       a stated subset of the paper's grid, and stalls
     scripts/bench_gossip.py --lifeguard --full --shard 3/20 --results runs.jsonl    one twentieth of the full grid
-    scripts/bench_gossip.py --scale [--large]                 10, 100, 1,000 members (and 5,000)
+    scripts/bench_gossip.py --scale [--large]                 10, 100, 1,000, 5,000 members (and 10,000)
     scripts/bench_gossip.py --detection                       3, 10, 30, 100 members
     scripts/bench_gossip.py --peer serf [--agents 30]         real agents of both kinds on this machine
 
@@ -42,8 +42,10 @@ PAPER = {
 }
 DETECTION_SEEDS = 5
 STALLS_SECONDS = (1.0, 5.0, 15.0, 30.0)
-SCALE = (10, 100, 1000)
-SCALE_LARGE = (5000,)
+SCALE = (10, 100, 1000, 5000)
+SCALE_LARGE = (10_000,)
+#: Member-seconds of idling, at most.
+IDLE_MEMBER_SECONDS = 10_000
 SIZES = (3, 10, 30, 100)
 #: Real agents listen from here on.
 FIRST_PORT = 21000
@@ -225,12 +227,14 @@ def run_scale(options: argparse.Namespace) -> list[Figure]:
         f" {'idle: packets/s':>16} {'B/s':>7} {'sync B/s':>9} {'CPU ms/node/s':>14}"
     )
     figures = []
-    for members in (*SCALE, *(SCALE_LARGE if options.large else ())):
-        cpu = time.process_time()
-        found = gossip_scale.measure_spread(GossipConfig(cluster_id="simulated"), members, options.seed)
-        cpu = time.process_time() - cpu
-        virtual = 12.0 + found.join + found.metadata + found.death
-        per_node = 1000 * cpu / members / virtual
+    for members in options.members or (*SCALE, *(SCALE_LARGE if options.large else ())):
+        # A large cluster idles for less: two probes per member and second are enough of them.
+        idle = max(2.0, min(10.0, IDLE_MEMBER_SECONDS / members))
+        config = GossipConfig(cluster_id="simulated")
+        gc.disable()
+        found = gossip_scale.measure_spread(config, members, options.seed, idle, time.process_time)
+        gc.enable()
+        per_node = 1000 * found.idle_cpu
         news = [
             f"{value:6.2f} s {value / interval:5.1f} r"
             for value in (found.join, found.metadata, found.death_spread)
@@ -368,8 +372,9 @@ def arguments() -> argparse.Namespace:
         "--case", action="append", choices=list(lifeguard.CASES), help="only this (repeatable)"
     )
     parser.add_argument("--scale", action="store_true", help="news and idling by size")
+    parser.add_argument("--large", action="store_true", help="with --scale: 10,000 members too (minutes)")
     parser.add_argument(
-        "--large", action="store_true", help="with --scale: 5,000 members too (9 GiB, an hour)"
+        "--members", type=int, action="append", help="with --scale: only this size (repeatable)"
     )
     parser.add_argument("--detection", action="store_true", help="detection of a dead host by size")
     parser.add_argument("--runs", type=int, default=20, help="deaths per size (20)")

@@ -89,9 +89,10 @@ class Swim:
         rng: random.Random,
         now: float,
         random_bytes: Callable[[int], bytes] | None = None,
+        view: View | None = None,
     ) -> None:
         """`me`: id, name, address, incarnation (0 if unknown), metadata. `random_bytes` makes nonces: outside
-        simulations it must be the system's generator; by default it is `rng`'s.
+        simulations it must be the system's generator; by default it is `rng`'s. `view`: whom it knows already.
         """
         self.config = config
         self.keyring = keyring
@@ -99,7 +100,7 @@ class Swim:
         self.awareness = Awareness(config.health_score_max)
         self._statistics = Statistics()
         self._rng = rng
-        self._view = View(rng)
+        self._view = View(rng) if view is None else view
         sealer = Sealer(keyring, config.cluster_id, random_bytes or rng.randbytes)
         self._sealer = sealer
         self._outbox = Outbox(me.id, config, sealer, self._view, self._statistics)

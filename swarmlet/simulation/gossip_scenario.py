@@ -29,8 +29,8 @@ EVENT_SECONDS = 60.0
 #: Sizes are drawn between these, small ones more often: they are what most people run, and cost less.
 NODES_MIN, NODES_MAX = 5, 50
 #: Faults go on for so many member-seconds, within these seconds: large clusters get shorter scenarios.
-MEMBER_SECONDS = 140.0
-SECONDS_MIN, SECONDS_MAX = 5.0, 25.0
+MEMBER_SECONDS = 90.0
+SECONDS_MIN, SECONDS_MAX = 4.0, 16.0
 #: How many faults of a storm overlap, at most.
 STORM_FAULTS_MAX = 6
 #: Members that join during one scenario, at most.
@@ -117,7 +117,8 @@ def run(
     nodes = drawn if nodes is None else nodes
     if seconds is None:
         seconds = min(max(MEMBER_SECONDS / nodes, SECONDS_MIN), SECONDS_MAX)
-    cluster = Cluster(seed, nodes, draw_faults(rng), make=make)
+    # Either all join at once, or all come back with the members they knew.
+    cluster = Cluster(seed, nodes, draw_faults(rng), make=make, acquainted=rng.random() < 0.5)
     scenario = Scenario(cluster, rng, Result(seed=seed, nodes=nodes))
     scenario.run(seconds)
     result = scenario.result
@@ -141,7 +142,7 @@ class Scenario:
 
     def run(self, seconds: float) -> None:
         """Faults for `seconds`, each followed by agreement; then all that must hold in the end."""
-        self._settle("after joining")
+        self._settle("after starting")
         until = self._cluster.world.now + seconds
         while self._cluster.world.now < until:
             if self._rng.random() < 0.5:
@@ -341,7 +342,7 @@ class Scenario:
             cluster.world.resume(name)
         elif cluster.world.power(name) is not Power.RUNNING:
             known = cluster.cores[name].members()
-            remembers = rng.random() < 0.3
+            remembers = rng.random() < 0.5
             cluster.start(name)
             if remembers:
                 cluster.act(name, lambda core: core.acquaint(cluster.world.now, known))
