@@ -70,6 +70,8 @@ class Cluster:
         self.config = change(GossipConfig(cluster_id="simulated"))
         self.names = [f"n{number:0{digits}}" for number in range(nodes)]
         self.cores: dict[str, Swim] = {}
+        #: What a starting member seals with.
+        self.key = _KEY
         self.history: list[Happened] = []
         #: User events by member, in the order of delivery; a restarted member goes on where it was.
         self.heard: dict[str, list[UserEventHeard]] = {}
@@ -103,7 +105,7 @@ class Cluster:
         me = self.member(name)
         rng = self.world.rng("gossip", name, machine.life)
         view = None if acquaintance is None else SharedView(rng, acquaintance)
-        core = self._make(Swim(me, self.config, Keyring(_KEY), rng, self.world.now, view=view))
+        core = self._make(Swim(me, self.config, Keyring(self.key), rng, self.world.now, view=view))
         self.cores[name] = core
         if self._invariants is not None:
             self._invariants.restarted(name)

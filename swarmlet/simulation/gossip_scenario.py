@@ -39,7 +39,20 @@ NEWCOMERS_MAX = 3
 _STEP_SECONDS = 0.25
 
 #: A fault that comes alone; the second list, what comes in storms.
-ALONE = ("off", "off", "crash", "pause", "one-way", "partition", "udp", "leave", "metadata", "restart")
+ALONE = (
+    "off",
+    "off",
+    "crash",
+    "pause",
+    "one-way",
+    "partition",
+    "udp",
+    "leave",
+    "metadata",
+    "restart",
+    "query",
+    "rotate",
+)
 STORM = (
     "off",
     "crash",
@@ -59,6 +72,7 @@ STORM = (
     "join",
     "lag",
     "event",
+    "query",
     "start",
     "heal",
 )
@@ -190,6 +204,10 @@ class Scenario:
                 self._leave(name)
             case "metadata":
                 self._set_metadata()
+            case "query":
+                self._query(name)
+            case "rotate":
+                self._rotate_key()
             case "restart":
                 cluster.act(name, lambda core: core.announce_restart(cluster.world.now, 20.0))
                 cluster.run_for(1.0)
@@ -232,6 +250,37 @@ class Scenario:
         cluster.run_for(self._rng.uniform(0.0, 5.0))
         if not cluster.agrees(name, MemberState.LEFT):
             raise Violation(f"seed {cluster.world.seed}: {name} left, and somebody forgot it")
+
+    def _query(self, name: str) -> None:
+        """Everybody reports to a question, unless the network may lose every one of an answer's packets."""
+        cluster, core = self._cluster, self._cluster.cores[name]
+        asked: list[int] = []
+        cluster.act(name, lambda core: asked.append(core.ask(cluster.world.now, "well?", b"")))
+        cluster.run_for(core.queries.timeout())
+        found = core.queries.close(asked[0])
+        missing = found.result().missing if found is not None else ()
+        if missing and not self._usual.loss:
+            raise Violation(f"seed {cluster.world.seed}: {missing[0]} did not answer {name}'s query")
+
+    def _rotate_key(self) -> None:
+        """Install a new key everywhere, use it everywhere, remove the old one: no packet is refused for its key."""
+        cluster, old, new = self._cluster, self._cluster.key, self._rng.randbytes(32)
+        before = self._refused()
+        for name in cluster.names:
+            cluster.cores[name].keyring_install(new)
+        for name in cluster.names:
+            cluster.cores[name].keyring_use(new)
+            cluster.run_for(self._rng.random() * 0.1)
+        cluster.key = new
+        cluster.run_for(1.0)
+        for name in cluster.names:
+            cluster.cores[name].keyring_remove(old)
+            cluster.run_for(self._rng.random() * 0.05)
+        if self._refused() > before:
+            raise Violation(f"seed {cluster.world.seed}: packets were refused while the key was replaced")
+
+    def _refused(self) -> int:
+        return sum(core.statistics().packets_refused for core in self._cluster.cores.values())
 
     def _set_metadata(self) -> None:
         cluster = self._cluster
@@ -291,6 +340,8 @@ class Scenario:
                 cluster.act(name, lambda core: core.on_lag(now, rng.choice([0.3, 3.0])))
             case "event":
                 cluster.act(name, lambda core: core.publish(now, "storm", rng.randbytes(4)))
+            case "query":
+                cluster.act(name, lambda core: core.ask(now, "well?", rng.randbytes(4)))
             case _:
                 self._revive(name)
 
