@@ -153,6 +153,8 @@ class Scenario:
         self._usual = cluster.network.faults
         self._clogged: list[str] = []
         self._newcomers = 0
+        #: Who came back with the members it knew, the latest last.
+        self._remembering: list[str] = []
 
     def run(self, seconds: float) -> None:
         """Faults for `seconds`, each followed by agreement; then all that must hold in the end."""
@@ -396,6 +398,7 @@ class Scenario:
             remembers = rng.random() < 0.5
             cluster.start(name)
             if remembers:
+                self._remembering.append(name)
                 cluster.act(name, lambda core: core.acquaint(cluster.world.now, known))
 
     def _clear_network(self) -> None:
@@ -454,7 +457,8 @@ class Scenario:
     def _expect_events_reach_all(self) -> None:
         """What a member publishes now, all that run deliver."""
         cluster = self._cluster
-        origin = self._rng.choice(cluster.names)
+        # Who need not join is the likeliest not to know what time it is.
+        origin = self._remembering[-1] if self._remembering else self._rng.choice(cluster.names)
         cluster.act(origin, lambda core: core.publish(cluster.world.now, "last", b"call"))
         until = cluster.world.now + EVENT_SECONDS
         missing = list(cluster.names)

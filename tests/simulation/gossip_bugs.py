@@ -20,7 +20,7 @@ from swarmlet.simulation.gossip_invariants import Violation
 from swarmlet.simulation.gossip_scenario import run
 
 #: Within so many seeds of a small cluster and a minute of faults each bug is found.
-SEEDS = range(1, 41)
+SEEDS = range(1, 31)
 NODES = 4
 SECONDS = 60.0
 
@@ -253,20 +253,6 @@ def an_event_is_new_every_time(core: Any) -> None:
 def events_are_not_passed_on(core: Any) -> None:
     core._outbox.events.take = lambda budget, limit: []
     core._outbox.events.latest = tuple
-
-
-@bug
-def who_comes_back_with_what_it_knew_asks_nobody(core: Any) -> None:
-    core._exchange.rejoin = lambda now: None
-    core._exchange._outbox.events.witness = lambda time: None
-    meet = core.acquaint
-
-    def contented(now: float, members: Any) -> None:
-        meet(now, members)
-        core._exchange.next_join = math.inf
-        core._exchange._has_met = True
-
-    core.acquaint = contented
 
 
 def hunt(name: str, seeds: range, nodes: int, seconds: float) -> tuple[int, str] | None:

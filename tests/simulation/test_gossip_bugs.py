@@ -1,4 +1,4 @@
-"""The simulator's own test: it finds every seeded bug within forty short runs, and none where there is none."""
+"""The simulator's own test: it finds every seeded bug within thirty short runs, and none where there is none."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def test_there_are_at_least_fifteen_seeded_bugs() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(BUGS))
-def test_a_seeded_bug_is_found_within_forty_seeds(name: str) -> None:
+def test_a_seeded_bug_is_found_within_thirty_seeds(name: str) -> None:
     found = hunt(name, SEEDS, NODES, SECONDS)
     assert found is not None
     assert found[1].startswith("seed ")
