@@ -399,7 +399,7 @@ class Scenario:
             cluster.start(name)
             if remembers:
                 self._remembering.append(name)
-                cluster.act(name, lambda core: core.acquaint(cluster.world.now, known))
+                cluster.act(name, lambda core: core.acquaint(cluster.world.now, known, is_remembered=True))
 
     def _clear_network(self) -> None:
         self._cluster.network.heal()
