@@ -115,7 +115,8 @@ class Swim:
         self._contradictions = 0.0
         self._contradicted = now
         self._paths = Paths(me.id)
-        self.path_watch = PathWatch(me.id, now, self._view, self._paths, self.event, self._publish)
+        report = self._publish if config.path_reports else _keep_to_oneself
+        self.path_watch = PathWatch(me.id, now, self._view, self._paths, self.event, report)
         self.queries = Queries(me.id, rng, self._view, self._outbox, config.gossip_interval)
         self.names = NameVotes(self._view, self.queries, self.ask, self._publish)
         self._prober = Prober(
@@ -727,6 +728,10 @@ class Swim:
         record = self._view.get(self.me)
         assert record is not None
         return record
+
+
+def _keep_to_oneself(now: float, name: str, payload: bytes) -> None:
+    """The other members do not hear of it."""
 
 
 def _is_known(claim: Claim, update: Update) -> bool:

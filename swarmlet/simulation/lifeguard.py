@@ -58,6 +58,8 @@ def _memberlist(alpha: float, **changes: float | bool) -> GossipConfig:
         evidence=False,
         buddy=False,
         health_score_max=0,
+        stream_check_interval=0.0,
+        path_reports=False,
     )
     return msgspec.structs.replace(plain, **changes)
 

@@ -60,6 +60,12 @@ def test_the_components_differ_in_what_the_paper_switches_and_nothing_else() -> 
     assert switched["lifeguard"] == set().union(*(switched[case] for case in list(switched)[:3]))
 
 
+def test_the_protocols_that_are_compared_say_nothing_that_only_this_one_says() -> None:
+    for case in set(CASES) - {"ours"}:
+        config = CASES[case]
+        assert (config.evidence, config.path_reports, config.stream_check_interval) == (False, False, 0.0)
+
+
 def test_what_ships_is_what_is_compared() -> None:
     assert CASES["ours"] == GossipConfig(cluster_id="simulated")
 
