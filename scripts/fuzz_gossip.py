@@ -26,15 +26,20 @@ from swarmlet.gossip.keyring import Keyring, Sealer
 from swarmlet.gossip.packet import (
     PACKET_VERSION,
     Ack,
+    AnswerKind,
     Evidence,
     Nack,
     Ping,
     PingRequest,
+    QueryAnswer,
+    QueryReceipt,
     SyncBody,
     SyncKind,
     Update,
+    UserEvent,
     decode_packet,
     decode_sync,
+    encode_event,
     encode_packet,
     encode_sync,
     encode_update,
@@ -57,6 +62,8 @@ PROMISES += [
     b"\xd3\x80" + bytes(7),
     b"\xc0",
 ]
+#: A question to all (number, name, payload, nodes, tags), as the event of a query carries it.
+QUESTION = b"\x95\x05\xa3who\xc4\x00\x90\x90"
 #: A core is replaced after this many inputs, so that its tables stay as small as a young cluster's.
 CORE_INPUTS = 20_000
 
@@ -84,8 +91,16 @@ def corpus() -> list[bytes]:
         Ack(sequence=2, subject="node-1"),
         PingRequest(sequence=3, target="node-2", host="10.0.0.2", port=1),
         Nack(sequence=4),
+        QueryAnswer(origin="me", number=5, responder="node-1", kind=AnswerKind.ANSWER, payload=b"well"),
+        QueryReceipt(number=5, responder="me"),
     )
+    events = (
+        UserEvent(time=3, origin="node-1", name="deployed", payload=b"v2"),
+        UserEvent(time=4, origin="node-2", name="_query", payload=QUESTION),
+    )
+    spoken = [encode_event(event) for event in events]
     packets = [encode_packet(NodeId("node-9"), messages, [encode_update(each) for each in updates])]
+    packets += [encode_packet(NodeId("node-9"), (), [], spoken)]
     packets += [encode_packet(NodeId("node-9"), (message,), []) for message in messages]
     bodies = [
         SyncBody(
@@ -94,6 +109,8 @@ def corpus() -> list[bytes]:
             sender="node-9",
             updates=tuple(updates),
             kind=kind,
+            event_time=4,
+            events=events,
             marks=tuple(range(8)),
             differing=(0, 3, 7),
             buckets=8,

@@ -257,7 +257,8 @@ class Accusations:
         else:
             self.suspicions.pop(record.id, None)
             self._statistics.deaths += record.state is MemberState.DEAD and was not in _GONE
-            if was not in _GONE or record.state is MemberState.LEFT:
+            # Who left, came back unheard and left again has left, as told before.
+            if was not in _GONE or (record.state is MemberState.LEFT and was is not MemberState.LEFT):
                 self._announce(EventKind.LEFT if record.state is MemberState.LEFT else EventKind.DIED, record)
         self._outbox.broadcast(now, update)
 

@@ -57,3 +57,5 @@ class GossipConfig(msgspec.Struct, frozen=True, kw_only=True):
     #: Suspicions last log10(members) less this times `suspicion_min`: up to 10 ** 1.5, 32 members, news reaches all
     #: within a few round trips.
     scale_free_log10: float = 0.5
+    #: Members tell each other which ways between them do not work.
+    path_reports: bool = True

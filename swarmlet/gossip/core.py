@@ -89,9 +89,10 @@ class Swim:
         rng: random.Random,
         now: float,
         random_bytes: Callable[[int], bytes] | None = None,
+        view: View | None = None,
     ) -> None:
         """`me`: id, name, address, incarnation (0 if unknown), metadata. `random_bytes` makes nonces: outside
-        simulations it must be the system's generator; by default it is `rng`'s.
+        simulations it must be the system's generator; by default it is `rng`'s. `view`: whom it knows already.
         """
         self.config = config
         self.keyring = keyring
@@ -99,7 +100,7 @@ class Swim:
         self.awareness = Awareness(config.health_score_max)
         self._statistics = Statistics()
         self._rng = rng
-        self._view = View(rng)
+        self._view = View(rng) if view is None else view
         sealer = Sealer(keyring, config.cluster_id, random_bytes or rng.randbytes)
         self._sealer = sealer
         self._outbox = Outbox(me.id, config, sealer, self._view, self._statistics)
@@ -114,7 +115,8 @@ class Swim:
         self._contradictions = 0.0
         self._contradicted = now
         self._paths = Paths(me.id)
-        self.path_watch = PathWatch(me.id, now, self._view, self._paths, self.event, self._publish)
+        report = self._publish if config.path_reports else _keep_to_oneself
+        self.path_watch = PathWatch(me.id, now, self._view, self._paths, self.event, report)
         self.queries = Queries(me.id, rng, self._view, self._outbox, config.gossip_interval)
         self.names = NameVotes(self._view, self.queries, self.ask, self._publish)
         self._prober = Prober(
@@ -726,6 +728,10 @@ class Swim:
         record = self._view.get(self.me)
         assert record is not None
         return record
+
+
+def _keep_to_oneself(now: float, name: str, payload: bytes) -> None:
+    """The other members do not hear of it."""
 
 
 def _is_known(claim: Claim, update: Update) -> bool:

@@ -142,7 +142,7 @@ class Exchange:
         size = max(1, len(self._view) // _BUCKET_MEMBERS)
         count = min(SYNC_BUCKETS_MAX, 1 << (size - 1).bit_length())
         own = [record for record in [self._view.get(self._me)] if record is not None]
-        return self._encode(now, own, kind=SyncKind.DIGEST, marks=tuple(self._marks(count)))
+        return self._encode(now, own, kind=SyncKind.DIGEST, marks=tuple(self._view.marks(count)))
 
     def answer(self, now: float, data: bytes) -> bytes:
         """The reply to another member's request. Raises WireError for another cluster's or garbage."""
@@ -153,7 +153,7 @@ class Exchange:
                 return self._encode(now, self._told(), kind=SyncKind.PUSH)
             case SyncKind.DIGEST if body.marks:
                 count = len(body.marks)
-                mine = self._marks(count)
+                mine = self._view.marks(count)
                 differing = tuple(bucket for bucket in range(count) if mine[bucket] != body.marks[bucket])
                 records = self._in_buckets(count, differing)
                 return self._encode(now, records, kind=SyncKind.DELTA, differing=differing, buckets=count)
@@ -191,12 +191,6 @@ class Exchange:
         else:
             self._outbox.events.witness(body.event_time)
         self._hear(now, body.events)
-
-    def _marks(self, count: int) -> list[int]:
-        marks = [0] * count
-        for record in self._told():
-            marks[record.hash % count] ^= record.mark
-        return marks
 
     def _in_buckets(self, count: int, buckets: tuple[int, ...]) -> list[Record]:
         wanted = frozenset(buckets)

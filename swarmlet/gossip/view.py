@@ -211,6 +211,17 @@ class View:
         self._count(record.state, -1)
         self._ring.remove(node)
 
+    def marks(self, count: int) -> list[int]:
+        """The marks of `count` buckets, in which members fall by the hash of their id: equal where the claims are.
+
+        Of those who are told of: not whom only an earlier life of this member knew.
+        """
+        marks = [0] * count
+        for record in self:
+            if not record.is_remembered:
+                marks[record.hash % count] ^= record.mark
+        return marks
+
     def next_to_probe(self, me: NodeId, now: float) -> Record | None:
         """The next member of the shuffled ring that may be probed (SWIM section 4.3: round robin)."""
         for _ in range(len(self._ring)):

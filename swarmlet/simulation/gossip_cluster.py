@@ -25,6 +25,7 @@ from swarmlet.gossip.keyring import Keyring
 from swarmlet.ids import NodeId
 from swarmlet.simulation.gossip_invariants import Invariants
 from swarmlet.simulation.network import Faults, Network, Outcome
+from swarmlet.simulation.shared_view import Acquaintance, SharedView
 from swarmlet.simulation.world import Power, Timer, World
 
 PORT = 4747
@@ -53,11 +54,14 @@ class Cluster:
         acquainted: bool = False,
         traced: bool = True,
         digits: int = 1,
+        shared: bool = False,
         make: Callable[[Swim], Swim] = lambda core: core,
     ) -> None:
         """Start all nodes; `change` adapts the configuration. `acquainted`: all know all from the beginning.
 
         `digits`: of the numbers in names, so that packets are as long in small clusters as in large ones.
+
+        `shared`: members that are acquainted keep what they all know once (large clusters).
 
         `make` may change every core that is made (seeded bugs). Without a trace nothing is checked either.
         """
@@ -66,6 +70,8 @@ class Cluster:
         self.config = change(GossipConfig(cluster_id="simulated"))
         self.names = [f"n{number:0{digits}}" for number in range(nodes)]
         self.cores: dict[str, Swim] = {}
+        #: What a starting member seals with.
+        self.key = _KEY
         self.history: list[Happened] = []
         #: User events by member, in the order of delivery; a restarted member goes on where it was.
         self.heard: dict[str, list[UserEventHeard]] = {}
@@ -74,12 +80,13 @@ class Cluster:
         self._invariants = Invariants(seed) if traced else None
         for name in self.names:
             self.world.add_machine(name)
+        members = [self.member(name) for name in self.names] if acquainted else []
+        acquaintance = Acquaintance(members) if shared else None
         for name in self.names:
-            self.start(name, join=not acquainted)
+            self.start(name, join=not acquainted, acquaintance=acquaintance)
         if acquainted:
-            members = [self.member(name) for name in self.names]
             for name in self.names:
-                self.cores[name].acquaint(self.world.now, members)
+                self.cores[name].acquaint(self.world.now, [] if shared else members)
                 self._after(name)
 
     # Nodes
@@ -90,14 +97,15 @@ class Cluster:
             id=NodeId(name), name=name, address=(name, PORT), state=MemberState.ALIVE, incarnation=0
         )
 
-    def start(self, name: str, *, join: bool = True) -> Swim:
+    def start(self, name: str, *, join: bool = True, acquaintance: Acquaintance | None = None) -> Swim:
         """Start (or restart) one member from nothing but its identity and the others' addresses."""
         machine = self.world.machines[name]
         if machine.power is not Power.RUNNING:
             self.world.start(name)
         me = self.member(name)
         rng = self.world.rng("gossip", name, machine.life)
-        core = self._make(Swim(me, self.config, Keyring(_KEY), rng, self.world.now))
+        view = None if acquaintance is None else SharedView(rng, acquaintance)
+        core = self._make(Swim(me, self.config, Keyring(self.key), rng, self.world.now, view=view))
         self.cores[name] = core
         if self._invariants is not None:
             self._invariants.restarted(name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from swarmlet.gossip.config import GossipConfig
@@ -27,16 +29,31 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
     idle_bytes: float
     #: State exchanges (push/pull) apart: their bytes both ways.
     idle_sync_bytes: float
+    #: CPU seconds per member and second of idling, as `clock` has it.
+    idle_cpu: float
     operations: int
 
 
-def measure_spread(config: GossipConfig, members: int, seed: int, idle_seconds: float = 10.0) -> Spread:
-    """Let a cluster idle, then let one member join, one change its metadata and one lose power."""
-    cluster = Cluster(seed, members, change=lambda _: config, acquainted=True, traced=False, digits=5)
-    cluster.run_for(2.0)
+def measure_spread(
+    config: GossipConfig,
+    members: int,
+    seed: int,
+    idle_seconds: float = 10.0,
+    clock: Callable[[], float] = lambda: 0.0,
+) -> Spread:
+    """Let a cluster idle, then let one member join, one change its metadata and one lose power.
+
+    `clock`: CPU seconds used so far.
+    """
+    cluster = Cluster(
+        seed, members, change=lambda _: config, acquainted=True, traced=False, digits=5, shared=True
+    )
+    _wait_idle(cluster)
     before = cluster.network.counters
     datagrams, octets, streams = before.datagrams, before.datagram_bytes, before.request_bytes
+    started = clock()
     cluster.run_for(idle_seconds)
+    cpu = clock() - started
     share = members * idle_seconds
     idle_packets = (cluster.network.counters.datagrams - datagrams) / share
     idle_bytes = (cluster.network.counters.datagram_bytes - octets) / share
@@ -61,8 +78,16 @@ def measure_spread(config: GossipConfig, members: int, seed: int, idle_seconds: 
         idle_packets=idle_packets,
         idle_bytes=idle_bytes,
         idle_sync_bytes=sync_bytes,
+        idle_cpu=cpu / share,
         operations=cluster.world.events,
     )
+
+
+def _wait_idle(cluster: Cluster) -> None:
+    """Let all that starting brings with it pass: every member's first statement of itself, its first state exchange."""
+    cluster.run_for(cluster.config.sync_interval)
+    while cluster.world.now < NEWS_SECONDS_MAX and any(core.queued for core in cluster.cores.values()):
+        cluster.run_for(0.5)
 
 
 def _spread_metadata(cluster: Cluster, name: str) -> float:

@@ -29,8 +29,8 @@ EVENT_SECONDS = 60.0
 #: Sizes are drawn between these, small ones more often: they are what most people run, and cost less.
 NODES_MIN, NODES_MAX = 5, 50
 #: Faults go on for so many member-seconds, within these seconds: large clusters get shorter scenarios.
-MEMBER_SECONDS = 140.0
-SECONDS_MIN, SECONDS_MAX = 5.0, 25.0
+MEMBER_SECONDS = 90.0
+SECONDS_MIN, SECONDS_MAX = 4.0, 16.0
 #: How many faults of a storm overlap, at most.
 STORM_FAULTS_MAX = 6
 #: Members that join during one scenario, at most.
@@ -39,7 +39,20 @@ NEWCOMERS_MAX = 3
 _STEP_SECONDS = 0.25
 
 #: A fault that comes alone; the second list, what comes in storms.
-ALONE = ("off", "off", "crash", "pause", "one-way", "partition", "udp", "leave", "metadata", "restart")
+ALONE = (
+    "off",
+    "off",
+    "crash",
+    "pause",
+    "one-way",
+    "partition",
+    "udp",
+    "leave",
+    "metadata",
+    "restart",
+    "query",
+    "rotate",
+)
 STORM = (
     "off",
     "crash",
@@ -59,6 +72,7 @@ STORM = (
     "join",
     "lag",
     "event",
+    "query",
     "start",
     "heal",
 )
@@ -117,7 +131,8 @@ def run(
     nodes = drawn if nodes is None else nodes
     if seconds is None:
         seconds = min(max(MEMBER_SECONDS / nodes, SECONDS_MIN), SECONDS_MAX)
-    cluster = Cluster(seed, nodes, draw_faults(rng), make=make)
+    # Either all join at once, or all come back with the members they knew.
+    cluster = Cluster(seed, nodes, draw_faults(rng), make=make, acquainted=rng.random() < 0.5)
     scenario = Scenario(cluster, rng, Result(seed=seed, nodes=nodes))
     scenario.run(seconds)
     result = scenario.result
@@ -138,10 +153,12 @@ class Scenario:
         self._usual = cluster.network.faults
         self._clogged: list[str] = []
         self._newcomers = 0
+        #: Who came back with the members it knew, the latest last.
+        self._remembering: list[str] = []
 
     def run(self, seconds: float) -> None:
         """Faults for `seconds`, each followed by agreement; then all that must hold in the end."""
-        self._settle("after joining")
+        self._settle("after starting")
         until = self._cluster.world.now + seconds
         while self._cluster.world.now < until:
             if self._rng.random() < 0.5:
@@ -189,6 +206,10 @@ class Scenario:
                 self._leave(name)
             case "metadata":
                 self._set_metadata()
+            case "query":
+                self._query(name)
+            case "rotate":
+                self._rotate_key()
             case "restart":
                 cluster.act(name, lambda core: core.announce_restart(cluster.world.now, 20.0))
                 cluster.run_for(1.0)
@@ -231,6 +252,37 @@ class Scenario:
         cluster.run_for(self._rng.uniform(0.0, 5.0))
         if not cluster.agrees(name, MemberState.LEFT):
             raise Violation(f"seed {cluster.world.seed}: {name} left, and somebody forgot it")
+
+    def _query(self, name: str) -> None:
+        """Everybody reports to a question, unless the network may lose every one of an answer's packets."""
+        cluster, core = self._cluster, self._cluster.cores[name]
+        asked: list[int] = []
+        cluster.act(name, lambda core: asked.append(core.ask(cluster.world.now, "well?", b"")))
+        cluster.run_for(core.queries.timeout())
+        found = core.queries.close(asked[0])
+        missing = found.result().missing if found is not None else ()
+        if missing and not self._usual.loss:
+            raise Violation(f"seed {cluster.world.seed}: {missing[0]} did not answer {name}'s query")
+
+    def _rotate_key(self) -> None:
+        """Install a new key everywhere, use it everywhere, remove the old one: no packet is refused for its key."""
+        cluster, old, new = self._cluster, self._cluster.key, self._rng.randbytes(32)
+        before = self._refused()
+        for name in cluster.names:
+            cluster.cores[name].keyring_install(new)
+        for name in cluster.names:
+            cluster.cores[name].keyring_use(new)
+            cluster.run_for(self._rng.random() * 0.1)
+        cluster.key = new
+        cluster.run_for(1.0)
+        for name in cluster.names:
+            cluster.cores[name].keyring_remove(old)
+            cluster.run_for(self._rng.random() * 0.05)
+        if self._refused() > before:
+            raise Violation(f"seed {cluster.world.seed}: packets were refused while the key was replaced")
+
+    def _refused(self) -> int:
+        return sum(core.statistics().packets_refused for core in self._cluster.cores.values())
 
     def _set_metadata(self) -> None:
         cluster = self._cluster
@@ -290,6 +342,8 @@ class Scenario:
                 cluster.act(name, lambda core: core.on_lag(now, rng.choice([0.3, 3.0])))
             case "event":
                 cluster.act(name, lambda core: core.publish(now, "storm", rng.randbytes(4)))
+            case "query":
+                cluster.act(name, lambda core: core.ask(now, "well?", rng.randbytes(4)))
             case _:
                 self._revive(name)
 
@@ -341,10 +395,11 @@ class Scenario:
             cluster.world.resume(name)
         elif cluster.world.power(name) is not Power.RUNNING:
             known = cluster.cores[name].members()
-            remembers = rng.random() < 0.3
+            remembers = rng.random() < 0.5
             cluster.start(name)
             if remembers:
-                cluster.act(name, lambda core: core.acquaint(cluster.world.now, known))
+                self._remembering.append(name)
+                cluster.act(name, lambda core: core.acquaint(cluster.world.now, known, is_remembered=True))
 
     def _clear_network(self) -> None:
         self._cluster.network.heal()
@@ -402,7 +457,8 @@ class Scenario:
     def _expect_events_reach_all(self) -> None:
         """What a member publishes now, all that run deliver."""
         cluster = self._cluster
-        origin = self._rng.choice(cluster.names)
+        # Who need not join is the likeliest not to know what time it is.
+        origin = self._remembering[-1] if self._remembering else self._rng.choice(cluster.names)
         cluster.act(origin, lambda core: core.publish(cluster.world.now, "last", b"call"))
         until = cluster.world.now + EVENT_SECONDS
         missing = list(cluster.names)

@@ -58,6 +58,8 @@ def _memberlist(alpha: float, **changes: float | bool) -> GossipConfig:
         evidence=False,
         buddy=False,
         health_score_max=0,
+        stream_check_interval=0.0,
+        path_reports=False,
     )
     return msgspec.structs.replace(plain, **changes)
 
@@ -139,7 +141,7 @@ def run_cell(
     config = CASES[case]
     cluster = Cluster(seed, members, change=lambda _: config, acquainted=True, traced=False)
     rng = random.Random(f"anomalies {seed} {cell}")  # noqa: S311 - a simulation
-    slow = rng.sample(cluster.names, cell.concurrent)
+    slow = rng.sample(cluster.names, min(cell.concurrent, members // 2))
     cluster.run_for(_WARM_UP_SECONDS)
     until = cluster.world.now + seconds
     while cluster.world.now < until:

@@ -275,6 +275,13 @@ def test_leaving_is_told_at_once_and_never_refuted() -> None:
     assert bench.core.has_left
 
 
+def test_who_left_came_back_unheard_and_left_again_is_told_of_once() -> None:
+    bench = Bench("a", "b")
+    for incarnation in (0, 2):
+        bench.hear("b", updates=(claim("a", MemberState.LEFT, incarnation=incarnation, accuser="a"),))
+    assert bench.kinds("a") == [EventKind.JOINED, EventKind.LEFT]
+
+
 def test_metadata_reaches_the_others_once_and_is_bounded() -> None:
     bench = Bench("a")
     bench.hear("a", updates=(alive("a", incarnation=1, metadata=b"new"),))

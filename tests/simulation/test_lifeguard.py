@@ -60,6 +60,12 @@ def test_the_components_differ_in_what_the_paper_switches_and_nothing_else() -> 
     assert switched["lifeguard"] == set().union(*(switched[case] for case in list(switched)[:3]))
 
 
+def test_the_protocols_that_are_compared_say_nothing_that_only_this_one_says() -> None:
+    for case in set(CASES) - {"ours"}:
+        config = CASES[case]
+        assert (config.evidence, config.path_reports, config.stream_check_interval) == (False, False, 0.0)
+
+
 def test_what_ships_is_what_is_compared() -> None:
     assert CASES["ours"] == GossipConfig(cluster_id="simulated")
 
@@ -109,3 +115,28 @@ def test_a_run_that_is_kept_is_not_repeated(tmp_path: Path) -> None:
     [row] = [line for line in done.stdout.splitlines() if line.startswith("lifeguard")]
     assert row.split()[1:4] == [str(len(lifeguard.SUBSET)), "0", "1.00"]
     assert results.read_text() == "".join(lines)
+
+
+@pytest.mark.slow
+def test_shards_of_a_small_grid_add_up_to_the_whole(tmp_path: Path) -> None:
+    command = [sys.executable, "scripts/bench_gossip.py", "--lifeguard", "--size", "12", "--stalls", "0"]
+    command += ["--anomaly-seconds", "2", "--case", "swim", "--case", "lifeguard", "--detections", "0"]
+    command += ["--sample", "6"]
+
+    def table(results: Path, *more: str) -> list[str]:
+        done = subprocess.run(
+            [*command, "--results", str(results), *more], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        return [line for line in done.stdout.splitlines() if line.startswith(("swim", "lifeguard"))]
+
+    whole = table(tmp_path / "whole.jsonl")
+    parts = [tmp_path / f"part{number}.jsonl" for number in (1, 2, 3)]
+    for number, part in enumerate(parts, 1):
+        table(part, "--shard", f"{number}/3")
+    kept = [part.read_text() for part in parts]
+    assert [part.count("\n") for part in kept] == [4, 4, 4]
+    joined = tmp_path / "joined.jsonl"
+    joined.write_text("".join(kept))
+    assert table(joined) == whole
+    assert len(whole) == 2
+    assert joined.read_text() == "".join(kept)
