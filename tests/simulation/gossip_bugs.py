@@ -270,8 +270,8 @@ def who_comes_back_with_what_it_knew_asks_nobody(core: Any) -> None:
             events.time = before
         return is_new
 
-    def contented(now: float, members: Any) -> None:
-        meet(now, members)
+    def contented(now: float, members: Any, **how: Any) -> None:
+        meet(now, members, **how)
         core._exchange.next_join = math.inf
         core._exchange._has_met = True
         events.hear = unmoved
