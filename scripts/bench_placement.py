@@ -342,8 +342,8 @@ def _device_ask(row: dict[str, str]) -> DeviceAsk:
 
 # --- batches -------------------------------------------------------------------------------------------------
 
-#: Items placed per instance, about: some 10 ms. In a large instance each costs twice as much.
-PACK_WORK, PACK_WORK_LARGE, LARGE = 600, 500, 200
+#: Items placed per instance, about: some 10 ms. Of large ones that is all there is time for: one packing.
+PACK_WORK, PACK_WORK_LARGE, LARGE = 2200, 500, 200
 
 
 def vector_bin_packing(archive: Path, known_file: Path) -> Rows:
