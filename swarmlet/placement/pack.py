@@ -161,26 +161,29 @@ class _Batch:
         #: The node of each item (-1: padding), and the number of nodes, per row.
         self.node: Ints = np.full(items.shape, -1, dtype=np.int64)
         self.bins: Ints = np.zeros(len(items), dtype=np.int64)
+        self._squares: Floats = np.square(self.demands)
         self._left: Floats = np.zeros_like(self.wanted)
         self._weight: Floats = np.ones_like(self.wanted)
 
     def fill(self) -> None:
         """Place everything."""
         rows, every = len(self.items), np.arange(len(self.items))
+        has_nearest = bool(np.any(self.nearest))
+        sizes = self.sizes.tolist()
         for step in range(self.items.shape[1]):
-            while self.sizes[rows - 1] <= step:
+            while sizes[rows - 1] <= step:
                 rows -= 1
             demands, left = self.demands[:, :rows], self._left[:, :rows]
             fits = np.logical_and.reduce(demands <= left[:, :, None], axis=0)
-            full = np.flatnonzero(~fits.any(axis=1))
+            full = np.flatnonzero(~np.logical_or.reduce(fits, axis=1))
             if len(full):
                 self._open(full, step)
                 fits[full] = demands[0, full] < ABSENT
             weight = self._weight[:, :rows]
-            merit = ((weight * left)[:, :, None] * demands).sum(axis=0)
-            if np.any(self.nearest[:rows]):
+            merit = np.einsum("dr,drm->rm", weight * left, demands)
+            if has_nearest:
                 # Least weighted squared distance, as far as it differs between items.
-                square = (weight[:, :, None] * demands * demands).sum(axis=0)
+                square = np.einsum("dr,drm->rm", weight, self._squares[:, :rows])
                 merit -= 0.5 * self.nearest[:rows, None] * square
             merit[~fits] = -np.inf
             chosen, row = merit.argmax(axis=1), every[:rows]
