@@ -18,6 +18,9 @@ from swarmlet.scheduler.reconcile import joined_in_place, update_strategy
 from swarmlet.state.command import Body, EvaluateJob, SetAllocationHealth, UpdateDeployment
 from swarmlet.state.view import View, job_scope
 
+#: Deployments that changed and are looked at in one go: some milliseconds where their jobs are small or in blocks.
+LOOK_MAX = 200
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -35,6 +38,8 @@ class DeploymentWatch:
         self._progress: dict[DeploymentId, tuple[AllocationId, ...] | None] = {}
         #: Job's scope -> a deployment of which nothing is to be done before then (wall ns) unless something changes.
         self._quiet: dict[str, tuple[Deployment, int]] = {}
+        #: Which of the active deployments is the first one to look at.
+        self._first = 0
 
     def on_change(self, scopes: Iterable[str]) -> None:
         """Something of these scopes changed, beside the deployment's own row."""
@@ -47,16 +52,28 @@ class DeploymentWatch:
         wakes: list[int] = []
         progress: dict[DeploymentId, tuple[AllocationId, ...] | None] = {}
         quiet, self._quiet = self._quiet, {}
-        for deployment in view.active_deployments():
+        deployments = list(view.active_deployments())
+        first = self._first if self._first < len(deployments) else 0
+        self._first, looked_at = 0, 0
+        for place in (*range(first, len(deployments)), *range(first)):
+            deployment = deployments[place]
             scope = job_scope(deployment.namespace, deployment.job_id)
             known = quiet.get(scope)
             if known is not None and known[0] is deployment and now_ns < known[1]:
                 self._quiet[scope] = known
                 wakes.append(known[1])
                 continue
+            if looked_at == LOOK_MAX:
+                # The others have their turn right after.
+                self._first = self._first or place
+                wakes.append(now_ns)
+                if deployment.id in self._progress:
+                    progress[deployment.id] = self._progress[deployment.id]
+                continue
             job = view.job_version(deployment.namespace, deployment.job_id, deployment.job_version)
             if job is None or deployment.status is not DeploymentStatus.RUNNING:
                 continue
+            looked_at += 1
             watched: _Watched | _WatchedBlocks | None = _watched_blocks(view, deployment, job, now_ns)
             if watched is None:
                 watched = _Watched(view, deployment, job, now_ns)

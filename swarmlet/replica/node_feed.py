@@ -34,6 +34,8 @@ from swarmlet.transport.peer import Peer
 #: a tenth of a processor on them, and clusters of some hundred nodes never wait.
 ITEMS_PER_SECOND = 250.0
 ITEMS_SAVED_MAX = 256.0
+#: Streams that have their turn in the same turn of the loop, so that it stays short.
+TURNS_AT_ONCE = 16
 #: While items are due and none may leave.
 PACE_SECONDS = 0.01
 #: Encoded heads and jobs kept, in bytes: those of the jobs that are being placed.
@@ -150,7 +152,9 @@ class NodeFeed:
             now = loop.time()
             allowed = min(ITEMS_SAVED_MAX, allowed + (now - looked_at) * ITEMS_PER_SECOND)
             looked_at = now
-            while allowed >= 1 and self._waiting:
+            turns = 0
+            while allowed >= 1 and self._waiting and turns < TURNS_AT_ONCE:
+                turns += 1
                 node_id = next(iter(self._waiting))
                 del self._waiting[node_id]
                 stream = self._streams.get(node_id)
@@ -160,7 +164,7 @@ class NodeFeed:
             if not self._waiting:
                 self._wake.clear()
             else:
-                await asyncio.sleep(PACE_SECONDS)
+                await asyncio.sleep(0 if allowed >= 1 else PACE_SECONDS)
 
     async def serve(self, peer: Peer, body: bytes) -> AsyncGenerator[bytes, None]:
         """The stream of the node that asks. Raises Unauthorized for another one's."""

@@ -22,6 +22,8 @@ GATHER_SECONDS = 0.05
 ENTRY_RUNS_MAX = 2_000
 #: Patterns of one entry are no longer than this and those of one report (2 MiB): an entry has 4 MiB.
 ENTRY_BYTES_MAX = 1024 * 1024
+#: Answers that leave in the same turn of the loop, so that it stays short.
+ANSWERS_AT_ONCE = 32
 #: Reports that wait: two of every node of the largest cluster, should it all be connected here.
 WAITING_MAX = 20_000
 
@@ -85,9 +87,11 @@ class ReportGathering:
                     each.answer.set_exception(error)
                     each.answer.exception()
         else:
-            for each in taken:
+            for number, each in enumerate(taken, 1):
                 if not each.answer.done():
                     each.answer.set_result(applied.index)
+                if number % ANSWERS_AT_ONCE == 0:
+                    await asyncio.sleep(0)
 
 
 def gathered(waiting: list[_Waiting]) -> ReportAllocations:

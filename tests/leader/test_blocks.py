@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from swarmlet.ids import DeploymentId, NodeId
+from swarmlet.leader import deployment_watch
 from swarmlet.leader.batch import schedule_batch
 from swarmlet.leader.deployment_watch import DeploymentWatch
 from swarmlet.model.deployment import DeploymentStatus
@@ -22,7 +23,7 @@ from swarmlet.state.command import (
     SetAllocationHealth,
     UpdateDeployment,
 )
-from tests.state.replica import DEFAULT, Replica, group, job, node
+from tests.state.replica import DEFAULT, Replica, deployment_of, group, job, node
 from tests.state.test_apply_reports import VOTER, said, with_job
 
 STRATEGY = UpdateStrategy()
@@ -120,3 +121,23 @@ def test_a_plan_that_has_to_be_tried_sees_what_the_plain_ones_before_it_take() -
         applied = replica.ok(ApplyPlan(plan=plan))
         placed.append((applied.placed, applied.dropped))
     assert placed == [(8, 0), (4, 0), (8, 0)]
+
+
+def test_many_deployments_are_looked_at_in_several_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployment_watch, "LOOK_MAX", 2)
+    replica, watch = Replica("a"), DeploymentWatch()
+    for number in range(5):
+        evaluation = replica.register(job(f"j{number}", group(count=2, memory=1)))
+        wanted = deployment_of(replica.job(f"j{number}"))
+        replica.place(evaluation, ("a", 2), deployment=wanted)
+        replica.ok(said(replica.allocations(f"j{number}"), 1, 1000), actor=VOTER)
+    ended = []
+    for is_more in (True, True, False):
+        outcome = watch.look(replica.state, replica.now_ns)
+        assert (outcome.wake_ns == replica.now_ns) is is_more
+        for command in outcome.commands:
+            assert isinstance(command, UpdateDeployment)
+            ended.append(command.deployment_id)
+            replica.ok(command)
+    assert len(set(ended)) == len(ended) == 5
+    assert not list(replica.state.active_deployments())
