@@ -20,7 +20,7 @@ from pathlib import Path
 from swarmlet.errors import CorruptLog, DiskFull, StorageError, WireError
 from swarmlet.ids import Index, Term
 from swarmlet.raft.files import Files, OsFiles
-from swarmlet.raft.log import ENTRY_OVERHEAD_BYTES, Compacted, Unavailable, entry_bytes, limit_bytes
+from swarmlet.raft.log import Compacted, Unavailable, entry_bytes, limit_bytes, total_bytes
 from swarmlet.raft.message import Entry, HardState, Snapshot, SnapshotMeta, snapshot_meta_codec
 from swarmlet.raft.segment import (
     CLEAR_KEY,
@@ -364,7 +364,7 @@ class DiskLog:
         if not self._cache:
             self._cache_first = first
         self._cache += entries
-        self._cache_bytes += _bytes_of(entries)
+        self._cache_bytes += total_bytes(entries)
         if self._cache_bytes > CACHE_BYTES_MAX:
             self._shrink_cache()
 
@@ -376,13 +376,13 @@ class DiskLog:
     def _cut_cached(self, index: int) -> None:
         """Forget the entries from `index` on."""
         keep = max(0, index - self._cache_first)
-        self._cache_bytes -= _bytes_of(self._cache[keep:])
+        self._cache_bytes -= total_bytes(self._cache[keep:])
         del self._cache[keep:]
 
     def _forget_cached(self, count: int) -> None:
         """Forget the first `count` entries."""
         if count > 0:
-            self._cache_bytes -= _bytes_of(self._cache[:count])
+            self._cache_bytes -= total_bytes(self._cache[:count])
             del self._cache[:count]
             self._cache_first += count
 
@@ -668,11 +668,6 @@ def decode_snapshot(raw: bytes, name: str) -> tuple[str, SnapshotMeta, bytes]:
         return cluster.rstrip(b"\0").decode(errors="replace"), snapshot_meta_codec.decode(encoded), data
     except WireError as error:
         raise damaged from error
-
-
-def _bytes_of(entries: Sequence[Entry]) -> int:
-    """What `entry_bytes` gives for each, together."""
-    return sum([len(entry.data) for entry in entries]) + ENTRY_OVERHEAD_BYTES * len(entries)
 
 
 def _chunks(source: bytes | str) -> Iterator[bytes]:

@@ -7,6 +7,7 @@ applied <= applying <= committed <= last_index.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Protocol
 
 from swarmlet.errors import CorruptLog, SwarmletError
@@ -67,12 +68,18 @@ def entry_bytes(entry: Entry) -> int:
 
 def payload_bytes(entries: tuple[Entry, ...] | list[Entry]) -> int:
     """Bytes of the proposers' data."""
-    return sum(len(entry.data) for entry in entries)
+    # A list, although a generator would do: it takes half the time, and this is asked several times per entry.
+    return sum([len(entry.data) for entry in entries])
+
+
+def total_bytes(entries: Sequence[Entry]) -> int:
+    """What `entry_bytes` gives for each, together."""
+    return sum([len(entry.data) for entry in entries]) + ENTRY_OVERHEAD_BYTES * len(entries)
 
 
 def limit_bytes(entries: list[Entry], max_bytes: int) -> list[Entry]:
     """The longest prefix within `max_bytes`; never empty unless `entries` is."""
-    if sum([len(entry.data) for entry in entries]) + ENTRY_OVERHEAD_BYTES * len(entries) <= max_bytes:
+    if total_bytes(entries) <= max_bytes:
         return entries  # as nearly always: a sum costs a fifth of the loop
     total = 0
     for position, entry in enumerate(entries):
@@ -312,7 +319,7 @@ class Log:
     def hand_out_committed(self, entries: list[Entry], *, allow_unstable: bool) -> None:
         """`entries` are being applied."""
         last = entries[-1].index
-        size = sum(map(entry_bytes, entries))
+        size = total_bytes(entries)
         self._batches.append((last, size, payload_bytes(entries)))
         self._applying_bytes += size
         self.applying = last

@@ -18,7 +18,7 @@ from msgspec import structs
 from swarmlet.errors import StorageError, SwarmletError, Unavailable, WireError
 from swarmlet.ids import ClusterId, NodeId, PeerId, peer_id
 from swarmlet.raft.core import Raft
-from swarmlet.raft.log import entry_bytes
+from swarmlet.raft.log import total_bytes
 from swarmlet.raft.message import (
     PACKET_VERSION,
     ConfigChange,
@@ -500,7 +500,7 @@ def _batches(messages: list[Message]) -> Iterator[tuple[Message, ...]]:
     batch: list[Message] = []
     size = 0
     for message in messages:
-        bytes_of_it = sum(map(entry_bytes, message.entries))
+        bytes_of_it = total_bytes(message.entries)
         if batch and (len(batch) >= PACKET_MESSAGES_MAX or size + bytes_of_it > PACKET_BYTES_MAX):
             yield tuple(batch)
             batch, size = [], 0

@@ -412,19 +412,25 @@ class Replica:
         There is no time limit: the command is applied, or this node loses the lead, and both answer.
         """
         submission = submission_codec.decode(body)
-        kind, _, name = submission.actor.partition(":")
-        may = {
-            "leader": False,
-            "node": name == peer.node or (submission.is_vouched and self._is_voter(peer)),
-            "replica": name == peer.node and self._is_voter(peer),
-        }
-        if not may.get(kind, True):
+        if not self._may_speak(peer, submission):
             raise Unauthorized(f"node {peer.node} may not speak for {submission.actor}")
 
         def reply(outcome: Applied | SwarmletError) -> None:
             answer(applied_codec.encode(outcome) if isinstance(outcome, Applied) else outcome)
 
         self._append(submission.request_id, submission.body, submission.actor, reply)
+
+    def _may_speak(self, peer: Peer, submission: Submission) -> bool:
+        kind, _, name = submission.actor.partition(":")
+        match kind:
+            case "leader":
+                return False
+            case "node":
+                return name == peer.node or (submission.is_vouched and self._is_voter(peer))
+            case "replica":
+                return name == peer.node and self._is_voter(peer)
+            case _:
+                return True
 
     def _is_voter(self, peer: Peer) -> bool:
         number = peer_id(peer.node) if peer.node is not None else NOBODY
