@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from swarmlet.cli.simulate import parse_nodes, simulate
+from swarmlet.cli.main import root
+from swarmlet.cli.simulate import parse_nodes
 from swarmlet.errors import InvalidInput
 
 JOB = """
@@ -31,7 +32,7 @@ job "web" {
 def run(tmp_path: Path, *options: str) -> tuple[int, str]:
     file = tmp_path / "web.hcl"
     file.write_text(JOB)
-    found = CliRunner().invoke(simulate, [str(file), *options], obj={}, standalone_mode=False)
+    found = CliRunner().invoke(root, ["simulate", str(file), *options], obj={}, standalone_mode=False)
     if found.exception is not None:
         raise found.exception
     return found.return_value, found.output
