@@ -13,7 +13,7 @@ import heapq
 import io
 import itertools
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -47,6 +47,7 @@ from swarmlet.raft.message import (
 )
 from swarmlet.raft.ready import Role, SoftState
 from swarmlet.raft.writer import LogWriter, WritableLog
+from swarmlet.replica.answer import Answer, retrieve, settle, settled, tell
 from swarmlet.replica.consensus import STOPPING, Consensus, Writer
 from swarmlet.replica.mesh import Clock, Directory, Mesh
 from swarmlet.replica.reads import ReadRounds
@@ -129,10 +130,6 @@ class Log(WritableLog, Protocol):
 
     def compact(self, index: int) -> None:
         """Entries up to `index` are not needed any more."""
-
-
-#: Hears how a proposal ended, once.
-Answer = Callable[[Applied | SwarmletError], None]
 
 
 @dataclass
@@ -357,7 +354,7 @@ class Replica:
         answers: list[Applied] = []
         for each in taken:
             try:
-                answers.append(each if isinstance(each, Applied) else await _settled(each, SUBMIT_SECONDS))
+                answers.append(each if isinstance(each, Applied) else await settled(each, SUBMIT_SECONDS))
             except Overloaded:
                 if not answers:
                     raise
@@ -581,7 +578,7 @@ class Replica:
         self._view = self._machine.snapshot()
         self._note_applied(last.index, last.term)
         for applied, answers in done.answers:
-            _tell(answers, applied)
+            tell(answers, applied)
         if done.changes:
             self.watches.notify(self._view, tuple(done.changes))
         if self._is_snapshot_due():
@@ -661,7 +658,7 @@ class Replica:
     def _lose_proposals(self, reason: UnknownOutcome) -> None:
         lost, self._proposals = self._proposals, {}
         for answers in lost.values():
-            _tell(answers, reason)
+            tell(answers, reason)
 
     def _leader_or_other(self, attempt: int) -> NodeId | None:
         """The leader; where it is not known (a machine that just joined), each live node in turn."""
@@ -699,14 +696,14 @@ class Replica:
         return applied_codec.decode(reply)
 
     async def _propose(self, request: RequestId, body: Body, actor: str, timeout_seconds: float) -> Applied:
-        return await _settled(self._append_future(request, body, actor), timeout_seconds)
+        return await settled(self._append_future(request, body, actor), timeout_seconds)
 
     def _append_future(self, request: RequestId, body: Body, actor: str) -> asyncio.Future[Applied]:
         """As `_append`; the future gets the outcome."""
         future: asyncio.Future[Applied] = asyncio.get_running_loop().create_future()
         # Whoever waited may have gone: nobody then reads why it failed.
-        future.add_done_callback(_retrieve)
-        self._append(request, body, actor, functools.partial(_settle, future))
+        future.add_done_callback(retrieve)
+        self._append(request, body, actor, functools.partial(settle, future))
         return future
 
     def _append(self, request: RequestId, body: Body, actor: str, answer: Answer) -> None:
@@ -754,7 +751,7 @@ class Replica:
         """The core did not take a proposal."""
         if isinstance(error, NotLeader):
             error = NotLeader(self._node_named(error.hint))
-        _tell(self._proposals.pop(request, ()), error)
+        tell(self._proposals.pop(request, ()), error)
 
     def _node_named(self, hint: str | None) -> NodeId | None:
         """The core knows peers; the world knows nodes."""
@@ -853,37 +850,6 @@ def _call_soon(loop: asyncio.AbstractEventLoop, function: Callable[..., object],
         loop.call_soon_threadsafe(function, *arguments)
 
 
-def _tell(answers: Iterable[Answer], outcome: Applied | SwarmletError) -> None:
-    for answer in answers:
-        try:
-            answer(outcome)
-        except Exception:
-            # Whoever waits has a bug; the state has moved all the same, and the others hear of it.
-            log.exception("replica.answer_failed")
-
-
-async def _settled(future: asyncio.Future[Applied], timeout_seconds: float) -> Applied:
-    """The outcome, or UnknownOutcome at the timeout. A timer of the loop costs a fifth of `asyncio.timeout`."""
-    timer = asyncio.get_running_loop().call_later(timeout_seconds, _expire, future)
-    try:
-        return await future
-    finally:
-        timer.cancel()
-
-
-def _expire(future: asyncio.Future[Applied]) -> None:
-    _settle(future, UnknownOutcome("no quorum acknowledged the command in time; it may still take effect"))
-
-
-def _settle(future: asyncio.Future[Applied], outcome: Applied | SwarmletError) -> None:
-    if future.done():
-        return
-    if isinstance(outcome, Applied):
-        future.set_result(outcome)
-    else:
-        future.set_exception(outcome.with_traceback(None))
-
-
 def _finish(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
@@ -892,11 +858,6 @@ def _finish(future: asyncio.Future[None]) -> None:
 def _refuse(future: asyncio.Future[None], error: DiskFull) -> None:
     if not future.done():
         future.set_exception(error)
-
-
-def _retrieve(future: asyncio.Future[Applied]) -> None:
-    if not future.cancelled():
-        future.exception()
 
 
 MESH_METHODS = (SUBMIT_METHOD, SNAPSHOT_METHOD, RAFT_METHOD)
