@@ -22,6 +22,7 @@ from swarmlet.raft.message import (
     ConfigChangeKind,
     ConfigChangeStep,
     ConfigChangeTransition,
+    ConfigState,
     Message,
     Packet,
     packet_codec,
@@ -200,16 +201,27 @@ class Cluster:
         return leader.core.status() if leader is not None and leader.core is not None else None
 
     def can_lose_a_disk(self) -> bool:
-        """Every quorum stays possible with one member less, and no change of members is under way anywhere."""
+        """Every quorum stays possible with one member less, and no change of members is under way anywhere.
+
+        A configuration is in force for a voter once it applied it (as in etcd), so a majority of those who would be
+        left has to have applied this one: who has not would ask a voter of before for its vote, for ever.
+        """
         status = self.status()
+        if status is None:
+            return False
+        knowing = [number for number in status.config.voters if self._knows(number, status.config)]
         return (
-            status is not None
-            and status.is_settled
+            status.is_settled
+            and len(knowing) > len(status.config.voters) // 2 + 1
             and not status.is_config_change_pending
             and not status.config.voters_outgoing
             and len(status.config.voters) >= 3
             and not self.lost.intersection({*status.config.voters, *status.config.learners})
         )
+
+    def _knows(self, number: PeerId, config: ConfigState) -> bool:
+        core = self.peers[number].core
+        return core is not None and core.configuration.state() == config
 
     # -- clients
 

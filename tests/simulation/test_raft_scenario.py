@@ -81,6 +81,12 @@ def test_swarms_of_faults_violate_nothing_and_end_in_progress(first: int) -> Non
 
 
 @pytest.mark.slow
+def test_no_disk_is_lost_while_only_the_leader_has_applied_a_new_configuration() -> None:
+    """Seed 2634 lost one of three voters of whom two had been all: the one left could not know of the third."""
+    run(2634, traced=False)
+
+
+@pytest.mark.slow
 def test_a_seed_gives_the_same_history_twice() -> None:
     assert run(9) == run(9)
 
