@@ -550,6 +550,9 @@ class Swim:
     def recognize(self, record: Record) -> None:
         """A member that only an earlier life of this one knew is there, or others know of it (the prober tells it too)."""
         record.is_remembered = False
+        if record.state is MemberState.LEFT:
+            # It joins when it comes back.
+            return
         self.event(EventKind.JOINED, record)
         if record.state is MemberState.SUSPECT:
             self.event(EventKind.SUSPECTED, record)

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from swarmlet.gossip.effect import EventKind, Member, MemberState
-from swarmlet.gossip.packet import Ack, Ping, decode_sync
+from swarmlet.gossip.packet import Ack, Ping, Update, decode_sync
 from swarmlet.ids import NodeId
 from swarmlet.joining import remembered_members
 from swarmlet.joining.remembered_members import MEMBERS_MAX, RememberedMembers
@@ -51,6 +51,14 @@ def test_one_that_answers_is_a_member_again() -> None:
     assert remembered(bench) == set()
     assert bench.kinds("a") == [EventKind.JOINED]
     assert told(bench) == {"me", "a"}
+
+
+def test_one_that_had_left_and_comes_back_joins_once() -> None:
+    bench = remembering("a")
+    left = Update(id="a", state=MemberState.LEFT, incarnation=0, accuser="a")
+    bench.hear("b", updates=(left,))
+    bench.hear("b", updates=(alive("a", incarnation=1),))
+    assert bench.kinds("a") == [EventKind.JOINED]
 
 
 def test_one_that_another_tells_of_is_a_member_again() -> None:
