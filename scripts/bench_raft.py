@@ -6,10 +6,13 @@ Cases: http_N_writers and mesh_N_writers (writes_per_second, p50_ms, p99_ms), ht
 leader_killed (kill -9 to the first accepted write), restarted (a member with 100,000 entries behind it, to its first
 linearizable read).
 
+`--power-off`: three hosts of the testbed (root); the leader's loses power. Case leader_powered_off
+(seconds_to_first_write).
+
 `--log`: durable appends per second of the log alone, against SQLite (WAL, synchronous=FULL) and LMDB (package `lmdb`,
 needed for this only), in turns, so that whatever else the disk does hits all three.
 
-Both take `--json FILE`.
+All take `--json FILE`.
 """
 
 from __future__ import annotations
@@ -38,6 +41,11 @@ from scripts.raft_members import Members
 from swarmlet.ids import Index, Term
 from swarmlet.raft.disk_log import DiskLog
 from swarmlet.raft.message import Entry
+from tests.testbed import unix_http
+from tests.testbed.cluster import Cluster
+from tests.testbed.host import Host
+from tests.testbed.images import GoldenData
+from tests.testbed.testbed import Testbed
 
 VALUE = b"v" * 256
 BATCHES = (1, 8, 64, 512)
@@ -301,6 +309,48 @@ def seconds_to_first_write(members: Members) -> float:
     return taken
 
 
+def seconds_after_power_off(cluster: Cluster) -> float:
+    """From the power-off of the leader's host to the first accepted write, tried anew all the time on both others."""
+    leader = cluster.wait_leader()
+    others = cluster.testbed.others(leader)
+    accepted: queue.SimpleQueue[float] = queue.SimpleQueue()
+
+    def attempt(host: Host) -> None:
+        with contextlib.suppress(unix_http.NoAnswer, unix_http.Refused):
+            body = {"Items": {"value": VALUE.decode()}}
+            cluster.api(host, "/v1/var/bench/off", method="PUT", body=body, seconds=KILL_SECONDS_MAX)
+            accepted.put(time.monotonic())
+
+    begin = leader.power_off()
+    for number in itertools.count():
+        threading.Thread(target=attempt, args=(others[number % len(others)],), daemon=True).start()
+        with contextlib.suppress(queue.Empty):
+            taken = accepted.get(timeout=ATTEMPT_SECONDS) - begin
+            break
+        if time.monotonic() - begin > KILL_SECONDS_MAX:
+            raise SystemExit(f"no write was accepted for {KILL_SECONDS_MAX:g} s after the power-off")
+    leader.power_on()
+    cluster.start_agent(leader)
+    cluster.wait_fault_tolerant()
+    time.sleep(REST_SECONDS)
+    return taken
+
+
+def bench_power_off(times: int) -> list[dict[str, Any]]:
+    """The case `leader_powered_off`."""
+    with contextlib.closing(GoldenData()) as golden, Testbed(hosts=3, golden=golden) as bed:
+        cluster = Cluster(bed)
+        cluster.start()
+        cluster.wait_fault_tolerant()
+        values = [seconds_after_power_off(cluster) for _ in range(times)]
+    row = benchmark.case("leader_powered_off", "seconds_to_first_write", "s", values)
+    print(
+        f"{row['case']:<20} {row['metric']:<24} {row['median']:.2f} s ({min(values):.2f}-{max(values):.2f})",
+        flush=True,
+    )
+    return [row]
+
+
 def seconds_to_restart(members: Members) -> float:
     """From the start of a killed follower to its first linearizable read."""
     member = (members.leader() + 1) % raft_members.MEMBERS
@@ -336,6 +386,7 @@ def main() -> int:
     parser.add_argument(
         "--peer", choices=("etcd", "none"), help="three members, against three of this peer's"
     )
+    parser.add_argument("--power-off", action="store_true", help="the leader's host loses power (testbed)")
     parser.add_argument("--cases", default="", help="only cases that contain this")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of load per turn")
     parser.add_argument("--turns", type=int, default=TURNS, help="of each case, in turns with the peer")
@@ -346,11 +397,13 @@ def main() -> int:
     )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    if not options.log and not options.peer:
-        parser.error("say --log or --peer etcd")
+    if not options.log and not options.peer and not options.power_off:
+        parser.error("say --log, --power-off or --peer etcd")
     rows = bench_log(options.directory, options.rounds) if options.log else []
     if options.peer:
         rows += MembersBench(options).run()
+    if options.power_off:
+        rows += bench_power_off(options.kills)
     if options.json:
         options.json.write_text(json.dumps(benchmark.report(rows), indent=2) + "\n")
     return 0
