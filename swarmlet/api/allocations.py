@@ -91,17 +91,23 @@ def task_names(allocation: Allocation, view: View) -> list[str]:
     return [task.name for task in group.tasks] if group else sorted(allocation.task_states)
 
 
-async def logs(request: web.Request) -> web.StreamResponse:
-    """GET /v1/client/fs/logs/:id?task=&type=stdout|stderr&follow=&tail= : plain bytes, from any node."""
-    context = request.app[CONTEXT]
-    view = await context.replica.barrier()
-    allocation = requested_allocation(request, view)
+def requested_task(request: web.Request, allocation: Allocation, view: View) -> str:
+    """The task that the request names, or the only one. Raises InvalidInput."""
     names = task_names(allocation, view)
     task = request.query.get("task", "") or (names[0] if len(names) == 1 else "")
     if task not in names:
         raise InvalidInput(
             f"allocation {allocation.id[:8]} has the tasks {', '.join(names)}; name one of them"
         )
+    return task
+
+
+async def logs(request: web.Request) -> web.StreamResponse:
+    """GET /v1/client/fs/logs/:id?task=&type=stdout|stderr&follow=&tail= : plain bytes, from any node."""
+    context = request.app[CONTEXT]
+    view = await context.replica.barrier()
+    allocation = requested_allocation(request, view)
+    task = requested_task(request, allocation, view)
     stream = request.query.get("type", "stdout")
     if stream not in {"stdout", "stderr"}:
         raise InvalidInput(f"type={stream}: expected stdout or stderr")

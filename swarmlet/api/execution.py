@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 from aiohttp import WSMsgType, web
 
-from swarmlet.api.allocations import requested_allocation, task_names
+from swarmlet.api.allocations import requested_allocation, requested_task
 from swarmlet.api.context import CONTEXT, OpenCommand
 from swarmlet.api.route import GET, Route, truth
 from swarmlet.errors import InvalidInput, SwarmletError
@@ -41,12 +41,7 @@ async def execute(request: web.Request) -> web.StreamResponse:
     context = request.app[CONTEXT]
     view = await context.replica.barrier()
     allocation = requested_allocation(request, view)
-    names = task_names(allocation, view)
-    task = request.query.get("task", "") or (names[0] if len(names) == 1 else "")
-    if task not in names:
-        raise InvalidInput(
-            f"allocation {allocation.id[:8]} has the tasks {', '.join(names)}; name one of them"
-        )
+    task = requested_task(request, allocation, view)
     size = SIZE_DEFAULT if truth(request, "tty") else None
     command = _command(request)
     socket = web.WebSocketResponse(heartbeat=HEARTBEAT_SECONDS, max_msg_size=FRAME_BYTES_MAX)

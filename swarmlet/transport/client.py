@@ -420,11 +420,7 @@ class MeshClient:
         """The items of a stream. `timeout` bounds connecting, `idle_timeout` each wait for an item (None: the
         keepalive alone decides). Use `contextlib.aclosing` where the loop may be left early.
         """
-        try:
-            async with asyncio.timeout(timeout):
-                connection = await self._connection(address, node, purpose)
-        except TimeoutError as error:
-            raise Unavailable(f"no connection to {text(address)} within {timeout:g} s") from error
+        connection = await self._connection_within(timeout, address, node, purpose)
         items = connection.stream(method, body, idle_timeout)
         try:
             async for item in items:
@@ -444,11 +440,7 @@ class MeshClient:
         purpose: Purpose = Purpose.RPC,
     ) -> AsyncGenerator[Conversation, None]:
         """A stream both ways with `node`; `timeout` bounds connecting, the keepalive the rest."""
-        try:
-            async with asyncio.timeout(timeout):
-                connection = await self._connection(address, node, purpose)
-        except TimeoutError as error:
-            raise Unavailable(f"no connection to {text(address)} within {timeout:g} s") from error
+        connection = await self._connection_within(timeout, address, node, purpose)
         async with connection.converse(method, body) as conversation:
             yield conversation
 
@@ -535,6 +527,16 @@ class MeshClient:
             connection.close()
             raise problem
         return connection
+
+    async def _connection_within(
+        self, seconds: float, address: Address, node: NodeId | None, purpose: Purpose
+    ) -> ClientConnection:
+        """As `_connection`; Unavailable when it takes longer."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._connection(address, node, purpose)
+        except TimeoutError as error:
+            raise Unavailable(f"no connection to {text(address)} within {seconds:g} s") from error
 
     def _slot(self, key: _Key) -> _Slot:
         slot = self._slots.get(key)
