@@ -81,6 +81,9 @@ class Invariants:
         self._entries: dict[tuple[int, int], tuple[int, bytes]] = {}
         #: index -> term: what some peer called committed.
         self.committed: dict[int, int] = {}
+        #: index -> term of the peer that called it committed first: later leaders have it, one that votes of an earlier
+        #: term make a leader yet, and that nobody listens to, need not.
+        self._committed_in: dict[int, int] = {}
         self.last_committed = 0
         self._votes: dict[tuple[int, PeerId], PeerId] = {}
         self._applied: dict[int, tuple[int, bytes]] = {}
@@ -140,6 +143,10 @@ class Invariants:
                 f"{peer.name} answers in term {message.term}, its disk is at term {durable.hard.term}"
             )
         if message.kind is MessageKind.APPEND_RESPONSE:
+            if message.term < durable.hard.term:
+                # Written in its term, and replaced in a later one under the same sync. The votes of that term were
+                # given with these entries in the log, so they count like any others.
+                return
             if message.index > durable.last_index:
                 raise self.fail(
                     f"{peer.name} acknowledges entry {message.index}, its disk ends at {durable.last_index}"
@@ -210,7 +217,7 @@ class Invariants:
                 )
         for index in range(self.last_committed, 0, -1):
             committed_term = self.committed.get(index)
-            if committed_term is None or committed_term > term:
+            if committed_term is None or self._committed_in[index] >= term:
                 continue
             if not core.has_entry(Term(committed_term), Index(index)):
                 raise self.fail(
@@ -226,6 +233,7 @@ class Invariants:
             term = core.term_of(Index(index))
             if term is None:
                 continue
+            self._committed_in.setdefault(index, int(core.term))
             known = self.committed.setdefault(index, term)
             if known != term:
                 raise self.fail(

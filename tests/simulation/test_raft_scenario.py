@@ -87,6 +87,18 @@ def test_no_disk_is_lost_while_only_the_leader_has_applied_a_new_configuration()
 
 
 @pytest.mark.slow
+def test_a_leader_by_late_votes_of_an_earlier_term_lacks_what_was_committed_since() -> None:
+    """Leader completeness speaks of later terms: seed 7655's n1 leads term 3 when term 4 has committed already."""
+    run(7655, traced=False)
+
+
+@pytest.mark.slow
+def test_an_acknowledgement_may_leave_after_what_it_speaks_of_was_replaced_under_the_same_sync() -> None:
+    """Seed 5616's n4 wrote an entry of term 7, and its replacement of term 8, before one sync made both durable."""
+    run(5616, traced=False)
+
+
+@pytest.mark.slow
 def test_a_seed_gives_the_same_history_twice() -> None:
     assert run(9) == run(9)
 
