@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime
 from typing import Any
 
 import pytest
 
+from swarmlet.runtime.pace import SKEW_NS
 from tests.testbed import jobs
 from tests.testbed.cluster import Cluster
 
@@ -70,6 +72,9 @@ def test_a_changed_secret_goes_through_the_group_and_a_bad_one_stops_at_the_firs
         assert "env one file one on tmpfs" in _said(cluster, allocation)
 
     before = _starts(cluster)
+    # What started within the clocks' skew before a change counts as started after it.
+    old_enough = int(max(before) * 1e9) + SKEW_NS
+    cluster.wait_until(lambda: time.time_ns() > old_enough, WAIT_SECONDS, "the starts to be older than the skew")
     _put(cluster, "two")
 
     def have_all_changed() -> bool:
