@@ -74,7 +74,9 @@ def test_a_changed_secret_goes_through_the_group_and_a_bad_one_stops_at_the_firs
     before = _starts(cluster)
     # What started within the clocks' skew before a change counts as started after it.
     old_enough = int(max(before) * 1e9) + SKEW_NS
-    cluster.wait_until(lambda: time.time_ns() > old_enough, WAIT_SECONDS, "the starts to be older than the skew")
+    cluster.wait_until(
+        lambda: time.time_ns() > old_enough, WAIT_SECONDS, "the starts to be older than the skew"
+    )
     _put(cluster, "two")
 
     def have_all_changed() -> bool:
