@@ -63,6 +63,9 @@ class PlainStreams:
             writer.close()
         return StreamAnswer.ACK if answered else StreamAnswer.REFUSED
 
+    async def check(self, address: Address, target: NodeId, timeout: float) -> StreamAnswer:  # noqa: ASYNC109 - gossip's protocol
+        return await self.ping(address, target, timeout)
+
     async def sync(self, address: Address, target: NodeId, data: bytes) -> bytes:
         try:
             async with asyncio.timeout(EXCHANGE_SECONDS):

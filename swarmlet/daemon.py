@@ -102,7 +102,7 @@ LEAVE_SECONDS = 15.0
 #: Election and heartbeat: an election timeout is several heartbeats and far above a round trip in one site;
 #: with it a lost leader is replaced in one to two times this long. Heartbeats are most of what an idle leader does.
 ELECTION_SECONDS = 0.6
-HEARTBEAT_SECONDS = 0.15
+HEARTBEAT_SECONDS = 0.2
 #: The longest that one thread holds the interpreter while the loop waits for it.
 SWITCH_INTERVAL_SECONDS = 0.002
 #: Records hold no cycles and are not even looked at; what is collected is little. Python's default, a collection every
@@ -139,6 +139,10 @@ class _Streams:
     async def ping(self, address: Address, target: NodeId, timeout: float) -> StreamAnswer:  # noqa: ASYNC109
         """See `gossip.shell.Streams`."""
         return StreamAnswer(await self._mesh.ping(address, target, timeout))
+
+    async def check(self, address: Address, target: NodeId, timeout: float) -> StreamAnswer:  # noqa: ASYNC109
+        """See `gossip.shell.Streams`."""
+        return StreamAnswer(await self._mesh.check(address, target, timeout))
 
     async def sync(self, address: Address, target: NodeId, data: bytes) -> bytes:
         """See `gossip.shell.Streams`."""

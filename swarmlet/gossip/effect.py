@@ -59,6 +59,8 @@ class StreamPing(msgspec.Struct, frozen=True, gc=False):
     address: Address
     target: NodeId
     timeout_seconds: float
+    #: Nothing is wrong yet, so a connection that stands may be asked first; that costs no handshake.
+    is_routine: bool = False
 
 
 class StreamAnswer(StrEnum):

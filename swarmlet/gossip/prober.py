@@ -275,7 +275,7 @@ class Prober:
 
     # Streams
 
-    def stream_ping(self, now: float, record: Record) -> None:
+    def stream_ping(self, now: float, record: Record, *, is_routine: bool = False) -> None:
         """Try the member over a stream; the kernel's answer tells a stopped agent from a silent host."""
         forgotten = now - 2 * self._config.stream_timeout - 1.0
         for number, (target, started) in list(self._streams.items()):
@@ -290,7 +290,9 @@ class Prober:
             suspicion.stream_started = now
             suspicion.next_stream = now + STREAM_AGAIN_SECONDS
         self._outbox.effects.append(
-            StreamPing(self._stream_number, record.address, record.id, self._config.stream_timeout)
+            StreamPing(
+                self._stream_number, record.address, record.id, self._config.stream_timeout, is_routine
+            )
         )
 
     def on_stream_result(self, now: float, probe: int, answer: StreamAnswer) -> None:
@@ -323,7 +325,7 @@ class Prober:
         node = failing[self._check_position % len(failing)] if failing else self._next_to_check()
         record = self._view.get(node) if node is not None else None
         if record is not None and not self.is_quiet and record.restart_until <= now:
-            self.stream_ping(now, record)
+            self.stream_ping(now, record, is_routine=not failing)
             if failing:
                 # Its datagrams have to come in for its streams to be the only thing that fails.
                 self.ping(now, record, Purpose.VERIFY)

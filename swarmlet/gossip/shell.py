@@ -61,6 +61,10 @@ class Streams(Protocol):
         """Connect and ask whether `target` answers, within `timeout` seconds."""
         ...
 
+    async def check(self, address: Address, target: NodeId, timeout: float) -> StreamAnswer:  # noqa: ASYNC109
+        """As `ping`, but a connection that stands is asked first; at most twice `timeout` seconds."""
+        ...
+
     async def sync(self, address: Address, target: NodeId, data: bytes) -> bytes:
         """Send `data` and return the reply. `target` is empty when it is not known yet (joining)."""
         ...
@@ -395,9 +399,12 @@ class Gossip:
     async def _ping(self, effect: StreamPing) -> None:
         """Perform a stream ping. Whatever goes wrong on the way is: no answer by this path."""
         answer = StreamAnswer.SILENT
+        ask = self._streams.check if effect.is_routine else self._streams.ping
+        seconds = effect.timeout_seconds
+        limit = (2 if effect.is_routine else 1) * seconds + STREAM_GRACE_SECONDS
         try:
-            async with asyncio.timeout(effect.timeout_seconds + STREAM_GRACE_SECONDS):
-                answer = await self._streams.ping(effect.address, effect.target, effect.timeout_seconds)
+            async with asyncio.timeout(limit):
+                answer = await ask(effect.address, effect.target, seconds)
         except (OSError, TimeoutError, SwarmletError):
             answer = StreamAnswer.SILENT
         self.feed(lambda now: self.core.on_stream_result(now, effect.probe, answer))

@@ -40,6 +40,8 @@ class Connection(asyncio.Protocol):
         self._lost = asyncio.Event()
         self._heard_at = self._sent_at = self._checked_at = self._loop.time()
         self._keepalive: asyncio.TimerHandle | None = None
+        #: Whoever waits to hear anything of the other end.
+        self._hearing: asyncio.Future[None] | None = None
 
     # What subclasses give.
 
@@ -88,6 +90,20 @@ class Connection(asyncio.Protocol):
         if self.closed:
             raise Unavailable(f"the connection ended: {self.failure or 'closed'}")
 
+    async def answers(self, timeout: float) -> bool:  # noqa: ASYNC109 (no answer is an answer)
+        """Whether the other end says anything to a ping within `timeout` seconds."""
+        if self.closed:
+            return False
+        if self._hearing is None:
+            self._hearing = self._loop.create_future()
+        self.send(Frame(kind=Kind.PING))
+        try:
+            async with asyncio.timeout(timeout):
+                await asyncio.shield(self._hearing)
+        except TimeoutError:
+            return False
+        return not self.closed
+
     def trust(self) -> None:
         """The peer has shown who it is: it may send messages of full size."""
         self._reader.limit = self.limits.frame_bytes_max
@@ -129,6 +145,8 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Cut and hand on."""
         self._heard_at = self._loop.time()
+        if self._hearing is not None:
+            self._heard()
         try:
             for frame in self._reader.feed(data):
                 if self.closed:
@@ -155,6 +173,11 @@ class Connection(asyncio.Protocol):
 
     # Details.
 
+    def _heard(self) -> None:
+        hearing, self._hearing = self._hearing, None
+        if hearing is not None and not hearing.done():
+            hearing.set_result(None)
+
     def _end(self, failure: Exception | None) -> None:
         if self.closed:
             return
@@ -163,6 +186,7 @@ class Connection(asyncio.Protocol):
         self._queued.clear()
         self._queued_bytes = 0
         self._writable.set()
+        self._heard()
         if self._keepalive is not None:
             self._keepalive.cancel()
         self.on_lost()

@@ -30,6 +30,9 @@ class DirectStreams:
     async def ping(self, address: Address, target: NodeId, timeout: float) -> StreamAnswer:  # noqa: ASYNC109
         return StreamAnswer.ACK if address in self.shells else StreamAnswer.REFUSED
 
+    async def check(self, address: Address, target: NodeId, timeout: float) -> StreamAnswer:  # noqa: ASYNC109
+        return await self.ping(address, target, timeout)
+
     async def sync(self, address: Address, target: NodeId, data: bytes) -> bytes:
         if address not in self.shells:
             raise ConnectionRefusedError

@@ -603,6 +603,41 @@ async def test_a_ping_tells_ack_refused_stalled_and_silent_apart(mesh: OpenMesh)
             assert await client.ping(full.getsockname(), N1, 0.1) == "silent"
 
 
+async def test_a_check_asks_over_a_connection_that_stands(mesh: OpenMesh) -> None:
+    async with mesh() as net:
+        server, address = net.serve()
+        server.handlers.register("echo", echo)
+        client = net.client()
+        await client.request(address, N1, "echo", b"", timeout=5)
+        for _ in range(3):
+            assert await client.check(address, N1, 5) == "ack"
+        assert len(server._connections) == 1
+
+
+async def test_a_check_keeps_the_connection_it_made(mesh: OpenMesh) -> None:
+    async with mesh() as net:
+        server, address = net.serve()
+        client = net.client()
+        for _ in range(3):
+            assert await client.check(address, N1, 5) == "ack"
+        assert len(server._connections) == 1
+        assert await client.check(address, NodeId("n9"), 5) == "refused"
+
+
+async def test_a_check_whose_connection_is_mute_dials_anew(
+    mesh: OpenMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with mesh() as net:
+        _, address = net.serve()
+        client = net.client()
+        assert await client.check(address, N1, 5) == "ack"
+        (slot,) = client._slots.values()
+        assert slot.connection is not None
+        monkeypatch.setattr(slot.connection, "data_received", lambda _: None)
+        assert not await slot.connection.answers(0.01)
+        assert await client.check(address, N1, 0.2) == "ack"
+
+
 async def test_a_sync_brings_the_other_sides_state(mesh: OpenMesh) -> None:
     async with mesh() as net:
         server, address = net.serve()
