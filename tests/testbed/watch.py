@@ -25,6 +25,8 @@ class RunningWatch:
         self.ended: set[str] = set()
         #: Ids of the containers that have started since.
         self.started: set[str] = set()
+        #: When each start was heard of (monotonic seconds), in order; it grows with the engines' events only.
+        self.starts: list[float] = []
         self._changed = threading.Condition()
         self._streams: list[unix_http.UnixConnection] = []
         self._threads: list[threading.Thread] = []
@@ -75,6 +77,7 @@ class RunningWatch:
                     if event["Action"] == "start":
                         ids.add(event["id"])
                         self.started.add(event["id"])
+                        self.starts.append(time.monotonic())
                     else:
                         ids.discard(event["id"])
                         self.ended.add(event["id"])

@@ -38,6 +38,7 @@ from swarmlet.runtime.drivers.driver import (
     TaskSpec,
 )
 from swarmlet.runtime.drivers.execution import Execution
+from swarmlet.runtime.drivers.launch_window import LaunchWindow
 from swarmlet.runtime.drivers.raw_exec import signal_number
 
 log = structlog.get_logger()
@@ -72,7 +73,7 @@ class Docker:
         self._is_privileged_allowed = is_privileged_allowed
         self._engine = Engine(socket_path)
         self._puller = Puller(socket_path)
-        self._starts = asyncio.Semaphore(STARTS_MAX)
+        self._starts = LaunchWindow(STARTS_MAX)
         self._commands = asyncio.Semaphore(COMMANDS_MAX)
         #: One pull per image at a time; entries go when nobody waits.
         self._pulls: dict[str, asyncio.Lock] = {}

@@ -1,0 +1,249 @@
+"""How fast a service comes up on three real hosts with real engines (tests/testbed), and how fast it goes: needs root and Docker.
+
+Cases deploy_10 and deploy_50, that many replicas of one service on an idle cluster:
+  seconds               from the submission to the last container running, by the engines' own events
+  seconds_engine_limit  the same containers, made on the same engines by nothing but create and start, at the best of
+                        several numbers of requests at a time
+  first_running_ms      from the submission to the first container running
+  engine_first_ms       one container, made on one idle engine by create and start
+  stop_seconds          from the order to stop the job to the last container ended
+  stop_engine_limit     the same, with the engines asked to stop their containers directly
+Each run has new hosts; whoever competes runs on the same ones.
+
+    sudo .venv/bin/python scripts/bench_deploy.py --runs 3 --peer swarm --json deploy.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from scripts import benchmark
+from scripts.contender import POLL_SECONDS, SETTLE_SECONDS_MAX, SHELL, Contender, Swarm, Swarmlet
+from tests.testbed import unix_http
+from tests.testbed.cluster import CommandRefused
+from tests.testbed.engine import Engine
+from tests.testbed.host import wait_for
+from tests.testbed.images import IMAGE, GoldenData
+from tests.testbed.testbed import Testbed, why_not
+from tests.testbed.watch import RunningWatch
+
+SIZES = (10, 50)
+#: Nothing here takes longer.
+DEPLOY_SECONDS_MAX = 180.0
+#: Requests at a time and engine that are tried for the limit.
+CONCURRENCY = (1, 2, 4)
+#: Containers made one after another for `engine_first_ms`; their median counts.
+FIRST_SAMPLES = 5
+#: Between two measurements, so that what one stirred up does not burden the next.
+REST_SECONDS = 3.0
+LABEL = "bench.limit"
+Values = dict[tuple[str, str], list[float]]
+
+
+# --- the engines alone ---------------------------------------------------------------------------------------
+
+
+def make(engine: Engine) -> str:
+    """Create and start one container, as `docker run -d` does."""
+    body = {"Image": IMAGE, "Cmd": ["sh", "-c", SHELL], "Labels": {LABEL: "1"}}
+    identifier: str = engine.request("POST", "/containers/create", body)["Id"]
+    engine.request("POST", f"/containers/{identifier}/start")
+    return identifier
+
+
+def measure_first(testbed: Testbed) -> float:
+    """Milliseconds that one engine with nothing else to do takes to make a container run."""
+    taken = []
+    for _ in range(FIRST_SAMPLES):
+        started = time.monotonic()
+        identifier = make(testbed[1].engine)
+        taken.append((time.monotonic() - started) * 1000)
+        testbed[1].engine.remove(identifier)
+    return statistics.median(taken)
+
+
+def measure_limit(testbed: Testbed, size: int) -> tuple[float, float]:
+    """Seconds to make, and to stop, so many containers on all engines, each at its best concurrency."""
+    shares = [size // len(testbed) + (number < size % len(testbed)) for number in range(len(testbed))]
+    up, down = [], []
+    for concurrency in CONCURRENCY:
+        pools = [ThreadPoolExecutor(concurrency) for _ in testbed]
+        try:
+            started = time.monotonic()
+            made = [
+                [(host.engine, pool.submit(make, host.engine)) for _ in range(share)]
+                for host, pool, share in zip(testbed, pools, shares, strict=True)
+            ]
+            ids = [[(engine, future.result()) for engine, future in some] for some in made]
+            up.append(time.monotonic() - started)
+            print(f"engines   {size} at {concurrency} a time: {up[-1]:.3f} s", flush=True)
+            time.sleep(REST_SECONDS)
+            started = time.monotonic()
+            stopped = [
+                pool.submit(engine.request, "POST", f"/containers/{identifier}/stop")
+                for pool, some in zip(pools, ids, strict=True)
+                for engine, identifier in some
+            ]
+            for future in stopped:
+                future.result()
+            down.append(time.monotonic() - started)
+            for engine, identifier in (each for some in ids for each in some):
+                engine.remove(identifier)
+        finally:
+            for pool in pools:
+                pool.shutdown()
+        time.sleep(REST_SECONDS)
+    return min(up), min(down)
+
+
+# --- a contender ---------------------------------------------------------------------------------------------
+
+
+def measure(contender: Contender, testbed: Testbed, sizes: Sequence[int], results: Values) -> None:
+    """Make the contender's cluster, bring every size up and down once, and remove it all."""
+    contender.start()
+    try:
+        wait_for(contender.is_whole, f"{contender.name} to be whole", SETTLE_SECONDS_MAX, POLL_SECONDS)
+        contender.leader()
+        time.sleep(REST_SECONDS)
+        for size in sizes:
+            measure_size(contender, testbed, size, results)
+            time.sleep(REST_SECONDS)
+    finally:
+        contender.stop()
+    for host in testbed:
+        for container in host.engine.containers(every=True, label=contender.label):
+            host.engine.remove(container["Id"])
+
+
+def measure_size(contender: Contender, testbed: Testbed, size: int, results: Values) -> None:
+    def add(metric: str, value: float) -> None:
+        results.setdefault((f"deploy_{size}", metric), []).append(value)
+
+    with RunningWatch([host.engine for host in testbed], contender.label) as watch:
+        started = time.monotonic()
+        contender.deploy(size)
+        last = watch.wait(lambda running: total(running) >= size, DEPLOY_SECONDS_MAX)
+        add("first_running_ms", (watch.starts[0] - started) * 1000)
+        add("seconds", last - started)
+        time.sleep(REST_SECONDS)
+        started = time.monotonic()
+        contender.remove()
+        add("stop_seconds", watch.wait(lambda running: not total(running), DEPLOY_SECONDS_MAX) - started)
+
+
+def total(running: list[set[str]]) -> int:
+    """How many run on all engines."""
+    return sum(map(len, running))
+
+
+# --- reporting -------------------------------------------------------------------------------------------------
+
+
+def unit(metric: str) -> str:
+    """What a metric is counted in."""
+    return "ms" if metric.endswith("_ms") else "s"
+
+
+def report(own: Values, peer: tuple[str, Values] | None) -> dict[str, Any]:
+    """The results in the form that every benchmark of this project writes."""
+    return benchmark.report(
+        [
+            benchmark.case(
+                name,
+                metric,
+                unit(metric),
+                values,
+                (peer[0], peer[1].get((name, metric), [])) if peer else None,
+            )
+            for (name, metric), values in own.items()
+        ]
+    )
+
+
+def print_table(name: str, results: Values) -> None:
+    """n, median and spread of one contender."""
+    for (case, metric), values in sorted(results.items()):
+        spread = f"min {min(values):.3f}  max {max(values):.3f}"
+        middle = statistics.median(values)
+        print(f"{name:9} {case:10} {metric:21} n {len(values)}  median {middle:.3f}  {spread}")
+
+
+def print_ratios(own: Values, peer: tuple[str, Values] | None) -> None:
+    """What the bars are about."""
+    for size in SIZES:
+        name = f"deploy_{size}"
+        if (name, "seconds") not in own:
+            continue
+        seconds = statistics.median(own[name, "seconds"])
+        limit = statistics.median(own[name, "seconds_engine_limit"])
+        over = statistics.median(own[name, "first_running_ms"]) - statistics.median(
+            own[name, "engine_first_ms"]
+        )
+        line = f"{name}: {seconds / limit:.2f} of the engines' limit; first container {over:+.0f} ms against the engine"
+        if peer and (name, "seconds") in peer[1]:
+            line += f"; {seconds / statistics.median(peer[1][name, 'seconds']):.2f} of {peer[0]}'s time"
+        print(line)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=3, help="measurements per case (3)")
+    parser.add_argument(
+        "--size", type=int, action="append", choices=SIZES, help="only this (may be repeated)"
+    )
+    parser.add_argument("--peer", choices=["swarm"], help="run this on the same hosts too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
+    return parser.parse_args()
+
+
+def main() -> int:
+    options = arguments()
+    if reason := why_not():
+        print(f"cannot measure: {reason}", file=sys.stderr)
+        return 2
+    sizes = options.size or SIZES
+    own: Values = {}
+    peer: tuple[str, Values] | None = (options.peer, {}) if options.peer else None
+    golden = GoldenData()
+    status = 0
+    try:
+        for _ in range(options.runs):
+            with Testbed(hosts=3, golden=golden) as testbed:
+                for size in sizes:
+                    up, down = measure_limit(testbed, size)
+                    own.setdefault((f"deploy_{size}", "seconds_engine_limit"), []).append(up)
+                    own.setdefault((f"deploy_{size}", "stop_engine_limit"), []).append(down)
+                    first = measure_first(testbed)
+                    own.setdefault((f"deploy_{size}", "engine_first_ms"), []).append(first)
+                measure(Swarmlet(testbed), testbed, sizes, own)
+                if peer is not None:
+                    measure(Swarm(testbed), testbed, sizes, peer[1])
+    except (CommandRefused, TimeoutError, KeyboardInterrupt, unix_http.NoAnswer, unix_http.Refused) as error:
+        print(f"the measurement ended early: {error!r}", file=sys.stderr)
+        status = 1
+    finally:
+        golden.close()
+    print_table("swarmlet", own)
+    if peer is not None:
+        print_table(*peer)
+    print_ratios(own, peer)
+    if options.json:
+        options.json.write_text(json.dumps(report(own, peer), indent=2) + "\n")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
