@@ -32,9 +32,14 @@ class _Queued:
 class BroadcastQueue:
     """Updates under way. One per subject, except that each accuser's testimony stands for itself."""
 
-    def __init__(self, factor: int) -> None:
-        """`factor` is the retransmit factor: an update leaves after factor x ceil(log10(n + 1)) transmissions."""
+    def __init__(self, factor: int, *, by_accuser: bool = True) -> None:
+        """`factor` is the retransmit factor: an update leaves after factor x ceil(log10(n + 1)) transmissions.
+
+        `by_accuser` False: one update per subject whoever accuses it, as in memberlist, where a confirmation counts
+        and does not testify to anything.
+        """
         self._factor = factor
+        self._by_accuser = by_accuser
         self._number = 0
         self._queued: dict[tuple[NodeId, NodeId], _Queued] = {}
         #: The latest answer of `limit`: for which size, and what.
@@ -55,7 +60,7 @@ class BroadcastQueue:
     def add(self, update: Update) -> None:
         """Queue `update`; it replaces what it makes obsolete."""
         subject = NodeId(update.id)
-        testimony = update.state is MemberState.SUSPECT
+        testimony = self._by_accuser and update.state is MemberState.SUSPECT
         key = (subject, NodeId(update.accuser) if testimony else NodeId(""))
         if not testimony:
             for old in [queued for queued in self._queued if queued[0] == subject]:

@@ -115,8 +115,9 @@ class Swim:
         self._contradictions = 0.0
         self._contradicted = now
         self._paths = Paths(me.id)
-        report = self._publish if config.path_reports else _keep_to_oneself
-        self.path_watch = PathWatch(me.id, now, self._view, self._paths, self.event, report)
+        report = self._report if config.path_reports else _keep_to_oneself
+        reports = self._outbox.reports
+        self.path_watch = PathWatch(me.id, now, self._view, self._paths, reports, self.event, report)
         self.queries = Queries(me.id, rng, self._view, self._outbox, config.gossip_interval)
         self.names = NameVotes(self._view, self.queries, self.ask, self._publish)
         self._prober = Prober(
@@ -488,8 +489,17 @@ class Swim:
 
     def _on_events(self, now: float, events: tuple[UserEvent, ...]) -> None:
         for event in events:
-            if self._outbox.events.hear(event):
+            if event.name == REPORT_EVENT:
+                if self._outbox.events.witness(event.time):
+                    self._outbox.reports.hear(now, event)
+            elif self._outbox.events.hear(event):
                 self._deliver(now, event)
+
+    def _report(self, now: float, payload: bytes) -> None:
+        """What this member says of its ways: it has a lane of its own, and replaces what it said before."""
+        event = self._outbox.events.stamp(REPORT_EVENT, payload)
+        self._outbox.events.witness(event.time)
+        self._outbox.reports.hear(now, event)
 
     def _publish(self, now: float, name: str, payload: bytes) -> None:
         """An event of the program's own; where too many are under way, it is left out."""
@@ -497,9 +507,7 @@ class Swim:
             self._deliver(now, self._outbox.events.publish(name, payload))
 
     def _deliver(self, now: float, event: UserEvent) -> None:
-        if event.name == REPORT_EVENT:
-            self.path_watch.hear(now, event)
-        elif event.name == QUERY_EVENT:
+        if event.name == QUERY_EVENT:
             self.queries.hear(now, event)
         elif event.name == NAME_EVENT:
             self.names.hear(event)
@@ -733,7 +741,7 @@ class Swim:
         return record
 
 
-def _keep_to_oneself(now: float, name: str, payload: bytes) -> None:
+def _keep_to_oneself(now: float, payload: bytes) -> None:
     """The other members do not hear of it."""
 
 

@@ -222,7 +222,7 @@ class Exchange:
                 differing=differing,
                 buckets=buckets,
                 event_time=self._outbox.events.time,
-                events=self._outbox.events.latest(),
+                events=self._outbox.events.latest() + self._outbox.reports.latest(now),
             )
         )
 

@@ -9,7 +9,8 @@ from swarmlet.gossip.broadcast import BroadcastQueue
 from swarmlet.gossip.config import GossipConfig
 from swarmlet.gossip.effect import Address, Effect, MemberState, Send
 from swarmlet.gossip.keyring import SEAL_OVERHEAD, Sealer
-from swarmlet.gossip.packet import Message, Update, encode_packet, updates_budget
+from swarmlet.gossip.packet import EVENTS_MAX, Message, Update, encode_packet, updates_budget
+from swarmlet.gossip.path_report import PathReports
 from swarmlet.gossip.statistics import Statistics
 from swarmlet.gossip.user_event import UserEvents
 from swarmlet.gossip.view import View
@@ -40,9 +41,10 @@ class Outbox:
         self._sealer = sealer
         self._view = view
         self._statistics = statistics
-        self._queue = BroadcastQueue(config.retransmit_factor)
+        self._queue = BroadcastQueue(config.retransmit_factor, by_accuser=config.evidence)
         self._last_gossip = -math.inf
         self.events = UserEvents(me)
+        self.reports = PathReports(me)
         #: What updates may take in a packet without messages.
         self._room = updates_budget(me, (), SEAL_OVERHEAD)
         #: Where this member's periodic gossip lies within the interval.
@@ -98,7 +100,7 @@ class Outbox:
     def send(self, address: Address, messages: tuple[Message, ...], first: tuple[bytes, ...] = ()) -> None:
         """Seal and send messages, the encoded updates in `first`, and as many queued ones as fit."""
         updates, events = list(first), list[bytes]()
-        if len(self._queue) or len(self.events):
+        if len(self._queue) or len(self.events) or len(self.reports):
             budget = updates_budget(self._me, messages, SEAL_OVERHEAD) if messages else self._room
             budget -= sum(map(len, first))
             alive = self._view.alive
@@ -106,7 +108,12 @@ class Outbox:
             if len(self.events):
                 events = self.events.take(budget // EVENT_SHARE, self._queue.limit(alive))
                 budget -= sum(map(len, events))
-            updates += self._queue.take(budget, alive)
+            taken = self._queue.take(budget, alive)
+            updates += taken
+            if len(self.reports):
+                # They ride in what is left, and are worth no packet of their own.
+                budget -= sum(map(len, taken))
+                events += self.reports.take(budget, self._queue.limit(alive), EVENTS_MAX - len(events))
         sealed = self._sealer.seal(encode_packet(self._me, messages, updates, events))
         self._statistics.packets_sent += 1
         self._statistics.bytes_sent += len(sealed)

@@ -29,6 +29,8 @@ SYNC_BUCKETS_MAX = 1024
 #: User events (serf: 512 B with the name).
 EVENT_NAME_MAX = 64
 EVENT_PAYLOAD_MAX = 448
+#: In one packet, or one step of a state exchange.
+EVENTS_MAX = 64
 #: The answer of one member to a query.
 ANSWER_BYTES_MAX = 512
 #: Incarnations grow by one per refutation; anything near this is not honest.
@@ -151,7 +153,7 @@ class Packet(Record):
     sender: _Id
     messages: Annotated[tuple[Message, ...], msgspec.Meta(max_length=16)] = ()
     updates: Annotated[tuple[Update, ...], msgspec.Meta(max_length=255)] = ()
-    events: Annotated[tuple[UserEvent, ...], msgspec.Meta(max_length=64)] = ()
+    events: Annotated[tuple[UserEvent, ...], msgspec.Meta(max_length=EVENTS_MAX)] = ()
 
 
 class _OutgoingPacket(Record):
@@ -199,7 +201,7 @@ class SyncBody(Record):
     buckets: Annotated[int, msgspec.Meta(ge=0, le=SYNC_BUCKETS_MAX)] = 0
     #: The sender's Lamport time of user events, and the latest ones.
     event_time: _Count = 0
-    events: Annotated[tuple[UserEvent, ...], msgspec.Meta(max_length=64)] = ()
+    events: Annotated[tuple[UserEvent, ...], msgspec.Meta(max_length=EVENTS_MAX)] = ()
 
 
 _packet_codec: Codec[Packet] = Codec(Packet, limit=PACKET_BYTES_MAX)

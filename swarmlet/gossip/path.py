@@ -27,6 +27,9 @@ LOST_WARN = 4
 LOST_WELL = 2
 #: Round trips from here on are worth a word: consensus waits at least one for every write.
 SLOW_SECONDS = 0.2
+#: So many in a row: a member that stood still for a moment answers late once. One shorter than this ends it.
+SLOW_ANSWERS = 2
+SLOW_WELL_SECONDS = 0.1
 #: A datagram that was on its way when the way was cut proves nothing.
 _MARGIN_SECONDS = 1.0
 _MASK = (1 << WINDOW) - 1
@@ -45,6 +48,9 @@ class PathProblem(IntEnum):
     SLOW = 4
 
 
+Outline = tuple[PathProblem, str, str]
+
+
 class PathFault(Record, order=True):
     """One way that does not work as it should."""
 
@@ -52,6 +58,11 @@ class PathFault(Record, order=True):
     source: Annotated[str, msgspec.Meta(max_length=64)]
     target: Annotated[str, msgspec.Meta(max_length=64)]
     value: Annotated[int, msgspec.Meta(ge=0, le=2**31)] = 0
+
+    @property
+    def outline(self) -> Outline:
+        """Without the value, which changes all the time."""
+        return (self.problem, self.source, self.target)
 
 
 def sentence(problem: PathProblem, value: int) -> str:
@@ -79,6 +90,7 @@ class Path:
         "outcomes",
         "round_trip",
         "sent",
+        "slow_answers",
         "streams_failed",
         "unanswered",
         "unanswered_since",
@@ -99,6 +111,8 @@ class Path:
         self.streams_failed = 0
         self.last_stream_failure = -math.inf
         self.round_trip = 0.0
+        #: Answers in a row that took long.
+        self.slow_answers = 0
 
     @property
     def lost(self) -> int:
@@ -108,7 +122,19 @@ class Path:
     @property
     def is_fine(self) -> bool:
         """Whether nothing needs watching."""
-        return not (self.outcomes or self.streams_failed or self.round_trip >= SLOW_SECONDS)
+        return not (self.outcomes or self.streams_failed or self.slow_answers)
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether answers take long, not only one."""
+        return self.slow_answers >= SLOW_ANSWERS
+
+    def measure(self, sample: float) -> None:
+        """One round trip, in seconds."""
+        if sample >= SLOW_SECONDS:
+            self.slow_answers = min(self.slow_answers + 1, SLOW_ANSWERS)
+        elif not self.is_slow or sample < SLOW_WELL_SECONDS:
+            self.slow_answers = 0
 
     def note(self, sent: float, *, answered: bool) -> None:
         """The outcome of one direct ping."""
@@ -144,11 +170,16 @@ class Paths:
             path = self._paths[node] = Path()
         path.last_datagram = now
 
-    def answered(self, now: float, node: NodeId, round_trip: float) -> None:
-        """`node` answered a direct ping; `round_trip` is the smoothed time, in seconds."""
+    def answered(self, node: NodeId, round_trip: float, sample: float | None) -> None:
+        """`node` answered a direct ping; `round_trip` is the smoothed time in seconds, `sample` this one's.
+
+        `sample` is None where it says nothing about the network: the member stood still.
+        """
         path = self._path(node)
         path.unanswered = 0
         path.round_trip = round_trip
+        if sample is not None:
+            path.measure(sample)
         if path.is_fine:
             self._watched.pop(node, None)
         else:
@@ -221,7 +252,7 @@ class Paths:
             found.append(PathFault(problem=PathProblem.LOSS, source=self._me, target=node, value=percent))
         if path.streams_failed >= BLOCKED_STREAMS:
             found.append(PathFault(problem=PathProblem.STREAMS, source=self._me, target=node))
-        if path.round_trip >= SLOW_SECONDS:
+        if path.is_slow:
             milliseconds = round(path.round_trip * 1000)
             found.append(
                 PathFault(problem=PathProblem.SLOW, source=self._me, target=node, value=milliseconds)

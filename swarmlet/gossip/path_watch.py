@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 from swarmlet.gossip.accusation import Announce
 from swarmlet.gossip.effect import EventKind, MemberState
-from swarmlet.gossip.packet import UserEvent
-from swarmlet.gossip.path import PathFault, PathProblem, Paths, sentence
-from swarmlet.gossip.path_report import REPORT_EVENT, PathReports
+from swarmlet.gossip.path import PathFault, Paths, sentence
+from swarmlet.gossip.path_report import PathReports
 from swarmlet.gossip.view import View
 from swarmlet.ids import NodeId
 
@@ -27,10 +26,11 @@ class PathWatch:
         now: float,
         view: View,
         paths: Paths,
+        reports: PathReports,
         announce: Announce,
-        publish: Callable[[float, str, bytes], None],
+        publish: Callable[[float, bytes], None],
     ) -> None:
-        """`announce` tells the rest of this node, `publish` all members: (now, event's name, payload)."""
+        """`announce` tells the rest of this node, `publish` all members; `reports` is what they said."""
         #: When `look` has something to do; it need not be exact.
         self.next_look = now
         self._me = me
@@ -38,13 +38,9 @@ class PathWatch:
         self._paths = paths
         self._announce = announce
         self._publish = publish
-        self._reports = PathReports(me)
+        self._reports = reports
         #: As the rest of the node was told last.
         self._faults: tuple[PathFault, ...] = ()
-
-    def hear(self, now: float, event: UserEvent) -> None:
-        """What another member says of its ways."""
-        self._reports.hear(now, NodeId(event.origin), event.time, event.payload)
 
     def faults(self) -> dict[NodeId, tuple[PathFault, ...]]:
         """By the member that says so: which ways between members do not work as they should."""
@@ -62,17 +58,17 @@ class PathWatch:
         faults = self._own()
         if not (faults or self._faults or self._reports.has_told):
             return
-        before, after = set(map(_outline, self._faults)), set(map(_outline, faults))
+        before, after = {each.outline for each in self._faults}, {each.outline for each in faults}
         for fault in self._faults:
-            if _outline(fault) not in after:
+            if fault.outline not in after:
                 self._tell(EventKind.PATH_CLEARED, fault)
         for fault in faults:
-            if _outline(fault) not in before:
+            if fault.outline not in before:
                 self._tell(EventKind.PATH_WARNING, fault)
         self._faults = faults
         report = self._reports.to_tell(now, faults)
         if report is not None:
-            self._publish(now, REPORT_EVENT, report)
+            self._publish(now, report)
 
     def _own(self) -> tuple[PathFault, ...]:
         """This member's, without those of members that are gone."""
@@ -93,8 +89,3 @@ class PathWatch:
         if record is not None:
             way = "from here" if is_outward else "to here"
             self._announce(kind, record, f"{way}: {sentence(fault.problem, fault.value)}")
-
-
-def _outline(fault: PathFault) -> tuple[PathProblem, str, str]:
-    """Without the value, which changes all the time."""
-    return (fault.problem, fault.source, fault.target)

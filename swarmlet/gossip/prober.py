@@ -220,7 +220,8 @@ class Prober:
                 self._locate(record, ack, sample)
                 old = record.round_trip
                 record.round_trip = 0.8 * old + 0.2 * sample if old else sample
-            self._paths.answered(now, record.id, record.round_trip)
+            measured = sample if sample <= ROUND_TRIP_MAX else None
+            self._paths.answered(record.id, record.round_trip, measured)
             if ping.purpose is Purpose.PROBE:
                 self._note_direct(record.id, ping.sent)
             if ack.health >= 0:

@@ -58,9 +58,13 @@ class UserEvents:
             raise InvalidInput(f"event payload of {len(payload)} B exceeds {EVENT_PAYLOAD_MAX} B")
         if len(self._queue) >= QUEUE_MAX:
             raise Unavailable(f"{QUEUE_MAX} events are still being spread; try again in a second")
-        event = UserEvent(time=self.time + 1, origin=self._me, name=name, payload=payload)
+        event = self.stamp(name, payload)
         self.hear(event)
         return event
+
+    def stamp(self, name: str, payload: bytes) -> UserEvent:
+        """An event of this member, with its time; not kept, not spread: who asks for it does so by other means."""
+        return UserEvent(time=self.time + 1, origin=self._me, name=name, payload=payload)
 
     def hear(self, event: UserEvent) -> bool:
         """Take in an event. True when it is to be delivered: new, and not older than what is remembered."""
@@ -76,10 +80,12 @@ class UserEvents:
             self._queue.append(_Queued(encode_event(event)))
         return True
 
-    def witness(self, time: int) -> None:
-        """Somebody's Lamport time: what is published from now on comes after it."""
-        if time <= self.time + TIME_JUMP_MAX:
-            self.time = max(self.time, time)
+    def witness(self, time: int) -> bool:
+        """Somebody's Lamport time: what is published from now on comes after it. False: it is too far ahead."""
+        if time > self.time + TIME_JUMP_MAX:
+            return False
+        self.time = max(self.time, time)
+        return True
 
     def ignore_past(self, time: int) -> None:
         """This member joins: what happened up to `time` is not its business."""

@@ -162,6 +162,18 @@ def test_the_queue_prefers_what_was_sent_least_and_replaces_what_is_older() -> N
     assert len(queue) == 2
 
 
+@pytest.mark.parametrize("by_accuser", [True, False])
+def test_each_accuser_is_told_of_where_it_testifies_and_the_latest_where_it_only_counts(
+    *, by_accuser: bool
+) -> None:
+    queue = BroadcastQueue(4, by_accuser=by_accuser)
+    accusations = [Update(id="s", state=MemberState.SUSPECT, incarnation=0, accuser=name) for name in "abc"]
+    for accusation in accusations:
+        queue.add(accusation)
+    told = accusations if by_accuser else accusations[-1:]
+    assert queue.take(1000, 3) == [encode_update(accusation) for accusation in told]
+
+
 def test_the_queue_is_bounded_on_entry() -> None:
     queue = BroadcastQueue(4)
     for number in range(QUEUE_MAX + 50):

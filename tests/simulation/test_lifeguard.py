@@ -66,6 +66,15 @@ def test_the_protocols_that_are_compared_say_nothing_that_only_this_one_says() -
         assert (config.evidence, config.path_reports, config.stream_check_interval) == (False, False, 0.0)
 
 
+@pytest.mark.slow
+def test_anomalies_bring_no_storm_of_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet = msgspec.structs.replace(CASES["ours"], path_reports=False)
+    monkeypatch.setitem(CASES, "quiet", quiet)
+    cell = Cell(8, 512, 256)
+    ours, silent = (run_cell(case, cell, seed=1, members=24, seconds=30.0) for case in ("ours", "quiet"))
+    assert ours.messages <= 1.1 * silent.messages
+
+
 def test_what_ships_is_what_is_compared() -> None:
     assert CASES["ours"] == GossipConfig(cluster_id="simulated")
 
