@@ -342,8 +342,8 @@ def _device_ask(row: dict[str, str]) -> DeviceAsk:
 
 # --- batches -------------------------------------------------------------------------------------------------
 
-#: Items placed per instance, about: some 10 ms. Of large ones that is all there is time for: one packing.
-PACK_WORK, PACK_WORK_LARGE, LARGE = 2200, 500, 200
+#: Exchanges tried per instance, whatever its size.
+PACK_WORK = 300
 
 
 def vector_bin_packing(archive: Path, known_file: Path) -> Rows:
@@ -365,8 +365,7 @@ def vector_bin_packing(archive: Path, known_file: Path) -> Rows:
             items = [line.split()[:dimensions] for line in lines[: int(count)]]
             demands = np.array(items, dtype=np.float64) / np.array(capacity.split(), dtype=np.float64)
             begin = time.process_time_ns()
-            work = PACK_WORK if len(demands) < LARGE else PACK_WORK_LARGE
-            bins = pack(demands, work, random.Random(1))
+            bins = pack(demands, PACK_WORK, random.Random(1))
             took.append((time.process_time_ns() - begin) / 1e6)
             assert sorted(item for each in bins for item in each.items) == list(range(len(demands)))
             assert all(demands[list(each.items)].sum(axis=0).max() <= 1 + 1e-6 for each in bins)
