@@ -634,10 +634,10 @@ class DiskLog:
                 raise CorruptLog(
                     f"{self._directory}: entries up to {self._base_index} are missing; wipe and rejoin"
                 )
-            term = self._term(self._meta.index)
-            del self._terms[: self._meta.index - self._base_index]
-            del self._places[: self._meta.index - self._base_index]
-            self._base_index, self._base_term = self._meta.index, term
+            # Nobody knows the term before the first entry that is left, so that one takes its place.
+            self._base_index, self._base_term = self._base_index + 1, self._terms[0]
+            del self._terms[0]
+            del self._places[0]
         if self._base_index > self._meta.index:
             raise CorruptLog(
                 f"{self._directory}: the log starts at {self._base_index + 1}, the snapshot ends at"

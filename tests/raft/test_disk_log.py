@@ -500,6 +500,21 @@ def test_entries_beyond_the_cache_are_read_from_disk(
     log.close()
 
 
+def test_entries_that_replaced_those_of_a_deleted_segment_are_kept_but_for_the_first(directory: Path) -> None:
+    log = open_log(directory)
+    log.append([entry(index) for index in range(1, 4)], hard(1, 0))
+    replacing = [entry(index, 2, bytes(737)) for index in range(3, 8)]
+    log.append(replacing, hard(2, 0))
+    log.save_snapshot(meta(7, 2), b"")
+    log.compact(6)
+    log.close()
+    log = open_log(directory)
+    assert log.first_index() == 4
+    assert log.entries(Index(4), Index(8), NO_LIMIT) == replacing[1:]
+    assert log.term(Index(3)) == 2
+    log.close()
+
+
 class LogsAgree(RuleBasedStateMachine):
     """The log on disk, reopened at any time, says what the log in memory says."""
 
