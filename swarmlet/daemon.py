@@ -69,6 +69,7 @@ from swarmlet.runtime.drivers.offered import validate as validate_driver
 from swarmlet.runtime.drivers.raw_exec import RawExec
 from swarmlet.runtime.exec_service import ExecService
 from swarmlet.runtime.fingerprint import computed_class, fingerprint
+from swarmlet.runtime.job_logs import JobLogs
 from swarmlet.runtime.log_service import LogService
 from swarmlet.runtime.reach import Reach
 from swarmlet.runtime.replica_link import ReplicaReporter, ReplicaSource
@@ -364,6 +365,7 @@ class Daemon:
             rng=self._fork("templates"),
         )
         self.logs = LogService(replica=self.replica, agent=self.agent, mesh=self.mesh, places=self.places)
+        self.job_logs = JobLogs(replica=self.replica, logs=self.logs, mesh=self.mesh, places=self.places)
         self.reach = Reach(replica=self.replica, agent=self.agent, mesh=self.mesh, places=self.places)
         self.commands = ExecService(
             replica=self.replica, agent=self.agent, mesh=self.mesh, places=self.places
@@ -423,6 +425,7 @@ class Daemon:
         handlers.register(KEYS_METHOD, self.gossip_keys.serve)
         self.joining.register(handlers)
         self.logs.register(handlers)
+        self.job_logs.register(handlers)
         self.reach.register(handlers)
         self.operations.register(handlers)
         self.commands.register(handlers)
@@ -443,6 +446,7 @@ class Daemon:
             raft_status=self.replica.consensus.core.status,
             variables=self.variables,
             logs=self.logs,
+            job_logs=self.job_logs,
             reach=self.reach,
             commands=self.commands,
             make_join_token=self._make_join_token,

@@ -16,6 +16,7 @@ from swarmlet.ids import AllocationId, ClusterId, NodeId, PeerId
 from swarmlet.model.check import CheckResult
 from swarmlet.model.execution import Event, Input, TerminalSize
 from swarmlet.model.file import FileInfo
+from swarmlet.model.log import LogPiece, LogSelection, LogSource
 from swarmlet.model.usage import AllocationUsage
 from swarmlet.raft.options import Status
 from swarmlet.replica.replica import Replica
@@ -30,6 +31,20 @@ class TaskLogs(Protocol):
         self, allocation_id: AllocationId, task: str, stream: str, *, tail_lines: int | None, follow: bool
     ) -> AsyncIterator[bytes]:
         """The log's bytes as they come. Raises NotFound, Unavailable."""
+
+
+class OpenLogs(Protocol):
+    """Many logs in one stream."""
+
+    async def next(self) -> LogSource | LogPiece | None:
+        """A source that begins, a piece of one, or its end; None once nothing more will come."""
+
+
+class JobLogs(Protocol):
+    """Reads the logs of whole jobs."""
+
+    def open(self, selection: LogSelection) -> AbstractAsyncContextManager[OpenLogs]:
+        """Read them; leaving the context ends it. Raises InvalidInput when they are too many."""
 
 
 class Reach(Protocol):
@@ -188,6 +203,7 @@ class ApiContext:
     raft_status: Callable[[], Status]
     variables: Variables
     logs: TaskLogs
+    job_logs: JobLogs
     reach: Reach
     commands: Commands
     #: Makes a join token: (ttl_ns, uses, description) -> (the text to show once, the record to keep).

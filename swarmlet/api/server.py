@@ -23,6 +23,7 @@ from swarmlet.api import (
     events,
     execution,
     gossip_keyring,
+    job_logs,
     jobs,
     keyring,
     membership,
@@ -63,6 +64,7 @@ BACKLOG = 128
 ROUTES: tuple[Route, ...] = (
     *planning.ROUTES,
     *jobs.ROUTES,
+    *job_logs.ROUTES,
     *allocations.ROUTES,
     *reach.ROUTES,
     *execution.ROUTES,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,13 +13,9 @@ from swarmlet.api.client import Client
 from swarmlet.cli.alloc_exec import execute
 from swarmlet.cli.alloc_reach import fs, show_checks, signal, stats
 from swarmlet.cli.candidates import show_candidates
-from swarmlet.cli.connection import client, find_job, json_option, wide_option
+from swarmlet.cli.connection import client, json_option, wide_option
 from swarmlet.cli.output import age, paint, say, say_json, short, table
-from swarmlet.errors import InvalidInput, NotFound, SwarmletError
-
-#: Logs followed at once by `swarmlet logs -f JOB`; each is a thread and a connection.
-FOLLOWED_MAX = 200
-_COLORS = ("green", "yellow", "red", "bold")
+from swarmlet.errors import InvalidInput
 
 
 @click.group()
@@ -188,77 +183,3 @@ def restart(ctx: click.Context, identifier: str, task: str | None, as_json: bool
     else:
         say(f"{identifier} restarts")
     return 0
-
-
-@click.command(name="logs")
-@click.argument("name", metavar="JOB")
-@click.option("-f", "--follow", is_flag=True, help="Go on as the tasks write.")
-@click.option("--stderr", is_flag=True, help="Standard error instead of standard output.")
-@click.option("--tail", type=int, default=None, metavar="N", help="Only the last N lines of each.")
-@click.pass_context
-def job_logs(ctx: click.Context, name: str, follow: bool, stderr: bool, tail: int | None) -> int:
-    """The logs of all running tasks of a job, in one stream; each line begins with where it came from.
-
-    \b
-    Example:  swarmlet logs -f --tail 10 web
-    """
-    api = client(ctx)
-    try:
-        job = find_job(api, name)
-    except NotFound:
-        # An allocation's id is what people have in their clipboard.
-        return int(ctx.invoke(logs, identifier=name, task=None, follow=follow, stderr=stderr, tail=tail))
-    sources = []
-    for item in api.get(f"/v1/job/{job['ID']}/allocations"):
-        if item["ClientStatus"] == "running" or (not follow and item["DesiredStatus"] == "run"):
-            sources += [(item, task) for task in sorted(item["TaskStates"])]
-    if not sources:
-        say(f"{job['ID']} has no running tasks")
-        return 0
-    if len(sources) > FOLLOWED_MAX:
-        raise InvalidInput(
-            f"{len(sources)} tasks; at most {FOLLOWED_MAX} at once: use 'swarmlet alloc logs ID'"
-        )
-    lock = threading.Lock()
-    threads = []
-    for number, (item, task) in enumerate(sources):
-        label = f"{item['TaskGroup']}[{item['Name'].rpartition('[')[2]}" + (
-            f"/{task}" if len(item["TaskStates"]) > 1 else ""
-        )
-        prefix = paint(f"{label} {item['NodeName']}", _COLORS[number % len(_COLORS)])
-        arguments = (ctx, item["ID"], task, prefix, lock, follow, stderr, tail)
-        if follow:
-            threads.append(threading.Thread(target=_print_log, args=arguments, daemon=True))
-            threads[-1].start()
-        else:
-            _print_log(*arguments)
-    for thread in threads:
-        thread.join()
-    return 0
-
-
-def _print_log(
-    ctx: click.Context,
-    identifier: str,
-    task: str,
-    prefix: str,
-    lock: threading.Lock,
-    follow: bool,
-    stderr: bool,
-    tail: int | None,
-) -> None:
-    rest = b""
-    try:
-        for chunk in _open_log(client(ctx), identifier, task, follow=follow, stderr=stderr, tail=tail):
-            *lines, rest = (rest + chunk).split(b"\n")
-            with lock:
-                for line in lines:
-                    sys.stdout.buffer.write(prefix.encode() + b" | " + line + b"\n")
-                sys.stdout.buffer.flush()
-    except SwarmletError as error:
-        with lock:
-            sys.stderr.write(f"{prefix} | {error}\n")
-    if rest:
-        with lock:
-            sys.stdout.buffer.write(prefix.encode() + b" | " + rest + b"\n")
-            sys.stdout.buffer.flush()

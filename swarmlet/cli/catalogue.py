@@ -18,7 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "explain": ("swarmlet.cli.status:explain", "Why a job is as it is"),
     "job": ("swarmlet.cli.job:job", "Run, validate, stop and look at jobs"),
     "alloc": ("swarmlet.cli.alloc:alloc", "Look at allocations, their logs; stop or restart them"),
-    "logs": ("swarmlet.cli.alloc:job_logs", "The logs of a job's tasks"),
+    "logs": ("swarmlet.cli.job_logs:job_logs", "The logs of a job's tasks"),
     "node": ("swarmlet.cli.node:node", "Look at nodes; drain them"),
     "var": ("swarmlet.cli.var:var", "Write and read encrypted variables"),
     "members": ("swarmlet.cli.members:members", "Who is there: state, since when, health, round trip"),

@@ -14,6 +14,7 @@ import click
 from swarmlet.api.client import Client
 from swarmlet.cli.candidates import show_candidates
 from swarmlet.cli.connection import client, find_job, json_option, wide_option
+from swarmlet.cli.job_logs import job_logs
 from swarmlet.cli.output import age, paint, say, say_json, short, table, warn
 from swarmlet.cli.rollout import watch_rollout
 from swarmlet.errors import InvalidInput, InvalidJob, NotFound
@@ -425,3 +426,6 @@ def inspect(ctx: click.Context, name: str, hcl: bool, job_version: int | None) -
         found = matching[0]
     say_json(found)
     return 0
+
+
+job.add_command(job_logs)

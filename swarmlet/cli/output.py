@@ -12,7 +12,13 @@ from typing import Any
 ID_SHOWN = 8
 WIDTH_DEFAULT = 80
 
-_COLORS = {"red": "31", "green": "32", "yellow": "33", "bold": "1", "dim": "2"}
+_HUES = {"red": 1, "green": 2, "yellow": 3, "blue": 4, "magenta": 5, "cyan": 6}
+_COLORS = {
+    "bold": "1",
+    "dim": "2",
+    **{name: str(30 + number) for name, number in _HUES.items()},
+    **{f"bright {name}": str(90 + number) for name, number in _HUES.items()},
+}
 _STATUS_COLORS = {
     "running": "green",
     "ready": "green",

@@ -30,12 +30,13 @@ from swarmlet.model.node import Node
 from swarmlet.model.usage import AllocationUsage
 from swarmlet.runtime import file_tree
 from swarmlet.runtime.allocation_runner import AllocationRunner, Site
-from swarmlet.runtime.drivers.driver import Driver, LogStream, Presence, TaskHandle
+from swarmlet.runtime.drivers.driver import Driver, FollowsRestarts, LogStream, Presence, TaskHandle
 from swarmlet.runtime.drivers.execution import Execution
 from swarmlet.runtime.drivers.raw_exec import boot_id
 from swarmlet.runtime.local_state import LocalState
 from swarmlet.runtime.reporting import Reporter, Reports
 from swarmlet.runtime.secrets_directory import PlainSecrets, Secrets
+from swarmlet.runtime.task_runner import TaskRunner
 from swarmlet.runtime.template_source import TemplateSource
 from swarmlet.runtime.usage import between, read_usage
 from swarmlet.state.command import AllocationReport
@@ -56,6 +57,8 @@ CONTACT_SECONDS = 0.5
 CONTACT_KEPT_SECONDS = 2.0
 #: Between the two looks that make a share of CPU: long enough to mean something, short for who waits.
 USAGE_SECONDS = 0.2
+#: Who follows a log looks this often whether the task goes on in another container.
+LOG_SECONDS = 0.25
 #: Read at once from a file that somebody looks at.
 FILE_CHUNK_BYTES = 65_536
 RECONNECT_SECONDS, RECONNECT_SECONDS_MAX = 0.2, 5.0
@@ -180,8 +183,8 @@ class Agent:
         *,
         tail: int | None = None,
         follow: bool = False,
-    ) -> AsyncIterator[bytes]:
-        """A task's output. Raises NotFound when this node does not hold it (any more)."""
+    ) -> AsyncGenerator[bytes, None]:
+        """A task's output, followed across its restarts. Raises NotFound when this node does not hold it (any more)."""
         runner = self._runners.get(allocation)
         if runner is None or task not in runner.tasks:
             raise NotFound(f"this node holds no task {task!r} of allocation {allocation}")
@@ -191,7 +194,7 @@ class Agent:
             raise NotFound(
                 f"task {task!r} of allocation {allocation} has not been started: there is no output"
             )
-        return found.driver.logs(handle, stream, tail=tail, follow=follow)
+        return _read_log(found, handle, stream, tail=tail, follow=follow)
 
     def checks(self, allocation: AllocationId) -> list[CheckResult]:
         """How the allocation's health checks stand. Raises NotFound."""
@@ -472,6 +475,31 @@ class Agent:
                     task=handle.task,
                 )
                 await driver.kill(handle)
+
+
+async def _read_log(
+    task: TaskRunner, handle: TaskHandle, stream: LogStream, *, tail: int | None, follow: bool
+) -> AsyncGenerator[bytes, None]:
+    driver = task.driver
+    if not follow or not isinstance(driver, FollowsRestarts):
+        async for chunk in driver.logs(handle, stream, tail=tail, follow=follow):
+            yield chunk
+        return
+
+    def is_over() -> bool:
+        return task.machine.record.state.status is TaskStatus.DEAD
+
+    while True:
+        async with contextlib.aclosing(driver.follow(handle, stream, tail=tail, is_over=is_over)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+        # It may go on in another container, which is read from its beginning.
+        tail = None
+        while (current := task.machine.record.handle) is None or current.identifier == handle.identifier:
+            if is_over():
+                return
+            await asyncio.sleep(LOG_SECONDS)
+        handle = current
 
 
 def is_news(runner: AllocationRunner, allocation: Allocation) -> bool:

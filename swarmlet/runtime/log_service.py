@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from swarmlet.errors import NotFound, Unavailable
@@ -54,15 +54,16 @@ class LogService:
         *,
         tail_lines: int | None,
         follow: bool,
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """The log's bytes as they come. Raises NotFound, Unavailable."""
         allocation = self._replica.view.allocation(allocation_id)
         if allocation is None:
             raise NotFound(f"no allocation {allocation_id}")
         if allocation.node_id == self._replica.node_id:
             local = self._agent.logs(allocation_id, task, LogStream(stream), tail=tail_lines, follow=follow)
-            async for chunk in local:
-                yield chunk
+            async with aclosing(local):
+                async for chunk in local:
+                    yield chunk
             return
         address = self._places.address_of(allocation.node_id)
         if address is None:
@@ -88,11 +89,16 @@ class LogService:
     async def _serve(self, peer: Peer, body: bytes) -> AsyncGenerator[bytes, None]:
         authorize_peer(peer)
         request = request_codec.decode(body)
-        async for chunk in self._agent.logs(
+        async with aclosing(self.read_here(request)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    def read_here(self, request: LogRequest) -> AsyncGenerator[bytes, None]:
+        """A log of this node. Raises NotFound."""
+        return self._agent.logs(
             AllocationId(request.allocation_id),
             request.task,
             LogStream(request.stream),
             tail=None if request.tail_lines < 0 else request.tail_lines,
             follow=request.follow,
-        ):
-            yield chunk
+        )

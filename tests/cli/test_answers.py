@@ -105,9 +105,14 @@ def test_ids_and_names_are_found_by_their_beginning(ask: Cli, node: Node, talker
 
 def test_logs_come_from_every_task_with_its_name(ask: Cli, talker: dict[str, Any]) -> None:
     # (A task that was restarted by another test has said it twice, one that was just started not yet.)
-    wait_until(lambda: set(ask("logs", "talker").out.splitlines()) == {"g[0] n1 | hello", "g[1] n1 | hello"})
+    wait_until(
+        lambda: (
+            set(ask("logs", "--stdout", "talker").out.splitlines())
+            == {"g[0]/t n1 | hello", "g[1]/t n1 | hello"}
+        )
+    )
     said = ask("logs", "--stderr", "talker")
-    assert set(said.out.splitlines()) == {"g[0] n1 | oops", "g[1] n1 | oops"}
+    assert set(said.out.splitlines()) == {"g[0]/t n1 | oops", "g[1]/t n1 | oops"}
     assert ask("alloc", "logs", "--tail", "1", talker["ID"][:8]).out == "hello\n"
     assert ask("alloc", "logs", talker["ID"][:8], "none").code == 1
 

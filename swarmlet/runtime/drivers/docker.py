@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from datetime import datetime
 from typing import Any
 
@@ -58,6 +58,8 @@ RECONNECT_SECONDS, RECONNECT_SECONDS_MAX = 0.1, 5.0
 #: A stream can stall without breaking; what is waited for is looked at this often regardless.
 RESYNC_SECONDS = 60.0
 KILLED = 137
+#: Who follows the log of a task between two runs looks for the next one this often.
+FOLLOW_SECONDS = 0.25
 
 
 class Docker:
@@ -344,6 +346,46 @@ class Docker:
                 yield chunk
         except (aiohttp.ClientError, OSError) as error:
             raise DriverError(f"docker: the log of task {handle.task} broke off: {error}") from error
+
+    async def follow(
+        self, handle: TaskHandle, stream: LogStream, *, tail: int | None, is_over: Callable[[], bool]
+    ) -> AsyncGenerator[bytes, None]:
+        """The engine's following ends with each run of the container: the next run's is taken up after it."""
+        since_ns = 0
+        while True:
+            found = await self._inspect(handle.identifier)
+            if found is None:
+                if since_ns:
+                    return
+                raise DriverError(f"docker: the container of task {handle.task} is gone, and its log with it")
+            try:
+                async for chunk in self._engine.logs(
+                    handle.identifier,
+                    stream,
+                    is_terminal=bool(found["Config"].get("Tty")),
+                    tail=None if since_ns else tail,
+                    follow=True,
+                    since_ns=since_ns,
+                ):
+                    yield chunk
+            except (aiohttp.ClientError, OSError) as error:
+                raise DriverError(f"docker: the log of task {handle.task} broke off: {error}") from error
+            since_ns = await self._wait_next_run(handle, is_over)
+            if not since_ns:
+                return
+
+    async def _wait_next_run(self, handle: TaskHandle, is_over: Callable[[], bool]) -> int:
+        """Until the container runs again; when its run before that ended (wall time; 0: it runs no more)."""
+        ended_at_ns = time.time_ns()
+        while not is_over():
+            found = await self._inspect(handle.identifier)
+            if found is None:
+                return 0
+            if found["State"]["Running"]:
+                # What the engine never saw end (it was restarted itself) goes on from here.
+                return wall_ns(str(found["State"].get("FinishedAt") or "")) or ended_at_ns
+            await asyncio.sleep(FOLLOW_SECONDS)
+        return 0
 
     async def execute(
         self, handle: TaskHandle, command: tuple[str, ...], timeout_seconds: float

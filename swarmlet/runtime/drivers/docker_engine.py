@@ -197,10 +197,22 @@ class Engine:
                     yield json.loads(line)
 
     async def logs(
-        self, container: str, stream: str, *, is_terminal: bool, tail: int | None, follow: bool
+        self,
+        container: str,
+        stream: str,
+        *,
+        is_terminal: bool,
+        tail: int | None,
+        follow: bool,
+        since_ns: int = 0,
     ) -> AsyncIterator[bytes]:
-        """A container's output. A terminal's is one raw stream; otherwise frames with a header of 8 bytes."""
+        """A container's output. A terminal's is one raw stream; otherwise frames with a header of 8 bytes.
+
+        `since_ns`: wall time.
+        """
         parameters = {stream: "1", "follow": str(int(follow)), "tail": "all" if tail is None else str(tail)}
+        if since_ns:
+            parameters["since"] = f"{since_ns // 10**9}.{since_ns % 10**9:09d}"
         url = f"http://docker/containers/{container}/logs"
         async with self._open().get(url, params=parameters) as answer:
             if answer.status != 200:

@@ -5,9 +5,9 @@ Every call may be repeated: an agent that was killed in the middle of one makes 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from swarmlet.ids import AllocationId, ClusterId, JobId, Namespace, NodeId
 from swarmlet.model.execution import TerminalSize
@@ -181,3 +181,16 @@ class Driver(Protocol):
 
     async def first_pid(self, handle: TaskHandle) -> int | None:
         """The pid of the task's first process as this machine knows it; None when it does not run."""
+
+
+@runtime_checkable
+class FollowsRestarts(Protocol):
+    """A driver that can follow a task's output across its restarts."""
+
+    def follow(
+        self, handle: TaskHandle, stream: LogStream, *, tail: int | None, is_over: Callable[[], bool]
+    ) -> AsyncGenerator[bytes, None]:
+        """The task's output in order from its last `tail` lines on (None: all), until `is_over`.
+
+        It ends sooner where what the handle names is gone.
+        """

@@ -16,7 +16,7 @@ import signal as signals
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -261,12 +261,31 @@ class RawExec:
         self, handle: TaskHandle, stream: LogStream, *, tail: int | None = None, follow: bool = False
     ) -> AsyncIterator[bytes]:
         """From the rotated files beside the allocation's data."""
-        logs = Path(handle.state_directory).parent.parent / "alloc" / "logs"
 
         async def is_over() -> bool:
             return await self.recover(handle) is not Presence.RUNNING
 
-        return read_rotated(logs, f"{handle.task}.{stream}", tail=tail, is_over=is_over if follow else None)
+        return self._read_log(handle, stream, tail, is_over if follow else None)
+
+    def follow(
+        self, handle: TaskHandle, stream: LogStream, *, tail: int | None, is_over: Callable[[], bool]
+    ) -> AsyncGenerator[bytes, None]:
+        """Every run of the task goes on with the same files."""
+
+        async def is_over_now() -> bool:
+            return is_over()
+
+        return self._read_log(handle, stream, tail, is_over_now)
+
+    def _read_log(
+        self,
+        handle: TaskHandle,
+        stream: LogStream,
+        tail: int | None,
+        is_over: Callable[[], Awaitable[bool]] | None,
+    ) -> AsyncGenerator[bytes, None]:
+        logs = Path(handle.state_directory).parent.parent / "alloc" / "logs"
+        return read_rotated(logs, f"{handle.task}.{stream}", tail=tail, is_over=is_over)
 
     async def execute(
         self, handle: TaskHandle, command: tuple[str, ...], timeout_seconds: float
