@@ -64,6 +64,8 @@ from swarmlet.replica.replica import Replica
 from swarmlet.replica.submission import RAFT_METHOD, SNAPSHOT_METHOD, SUBMIT_METHOD
 from swarmlet.replica.variables import Variables
 from swarmlet.runtime.agent import Agent
+from swarmlet.runtime.copy_service import CopyService
+from swarmlet.runtime.copying import Copying
 from swarmlet.runtime.drivers.driver import Driver
 from swarmlet.runtime.drivers.offered import validate as validate_driver
 from swarmlet.runtime.drivers.raw_exec import RawExec
@@ -367,6 +369,9 @@ class Daemon:
         self.logs = LogService(replica=self.replica, agent=self.agent, mesh=self.mesh, places=self.places)
         self.job_logs = JobLogs(replica=self.replica, logs=self.logs, mesh=self.mesh, places=self.places)
         self.reach = Reach(replica=self.replica, agent=self.agent, mesh=self.mesh, places=self.places)
+        self.copies = CopyService(
+            replica=self.replica, copying=Copying(self.agent), mesh=self.mesh, places=self.places
+        )
         self.commands = ExecService(
             replica=self.replica, agent=self.agent, mesh=self.mesh, places=self.places
         )
@@ -427,6 +432,7 @@ class Daemon:
         self.logs.register(handlers)
         self.job_logs.register(handlers)
         self.reach.register(handlers)
+        self.copies.register(handlers)
         self.operations.register(handlers)
         self.commands.register(handlers)
 
@@ -448,6 +454,7 @@ class Daemon:
             logs=self.logs,
             job_logs=self.job_logs,
             reach=self.reach,
+            copies=self.copies,
             commands=self.commands,
             make_join_token=self._make_join_token,
             leave=self.leave,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from swarmlet import errors
-from swarmlet.api.exchange import Exchange, MalformedAnswer, open_tcp, open_unix
+from swarmlet.api.exchange import Exchange, MalformedAnswer, chunked, open_tcp, open_unix
 from swarmlet.errors import InvalidInput, Refused, SwarmletError, Unavailable
 
 if TYPE_CHECKING:
@@ -60,16 +60,16 @@ class Client:
         self,
         path: str,
         source: Iterable[bytes],
-        size: int,
+        size: int | None,
         query: Json | None = None,
         *,
         timeout: float,
         headers: dict[str, str] | None = None,
     ) -> Any:
-        """The JSON answer of a PUT whose body is `size` bytes from `source`. `timeout`: for each wait."""
-        return self._json(
-            "PUT", path, query, None, timeout, (source, {**(headers or {}), "Content-Length": str(size)})
-        )[0]
+        """The JSON answer of a PUT whose body is `size` bytes (None: all) from `source`. `timeout`: for each wait."""
+        length = {"Transfer-Encoding": "chunked"} if size is None else {"Content-Length": str(size)}
+        body = chunked(source) if size is None else source
+        return self._json("PUT", path, query, None, timeout, (body, {**(headers or {}), **length}))[0]
 
     def stream(self, path: str, query: Json | None = None) -> Iterator[bytes]:
         """The bytes of an endless answer (logs), as they come."""

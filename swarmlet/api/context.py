@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -69,6 +69,21 @@ class Reach(Protocol):
         self, allocation: AllocationId, path: str, *, offset: int = 0, length: int = -1
     ) -> AsyncGenerator[bytes, None]:
         """A file's bytes as they come."""
+
+
+class Copies(Protocol):
+    """Copies files into and out of tasks. Raises NotFound, Refused, InvalidInput, Conflict, Unavailable."""
+
+    async def describe(self, allocation: AllocationId, task: str, path: str) -> FileInfo:
+        """What the task has at `path`."""
+
+    def read(self, allocation: AllocationId, task: str, path: str) -> AsyncGenerator[bytes, None]:
+        """What is at `path`, as a tar stream under its last name."""
+
+    async def write(
+        self, allocation: AllocationId, task: str, path: str, chunks: AsyncIterable[bytes]
+    ) -> None:
+        """Unpack a tar stream into the directory `path`."""
 
 
 class OpenCommand(Protocol):
@@ -205,6 +220,7 @@ class ApiContext:
     logs: TaskLogs
     job_logs: JobLogs
     reach: Reach
+    copies: Copies
     commands: Commands
     #: Makes a join token: (ttl_ns, uses, description) -> (the text to show once, the record to keep).
     make_join_token: Callable[[int, int, str], tuple[str, Any]]

@@ -44,6 +44,14 @@ def open_tcp(host: str, port: int, timeout: float | None, *, tls: bool = False) 
         raise
 
 
+def chunked(source: Iterable[bytes]) -> Iterator[bytes]:
+    """A body whose length nobody knows yet (RFC 9112, 7.1)."""
+    for data in source:
+        if data:
+            yield b"%x\r\n%b\r\n" % (len(data), data)
+    yield b"0\r\n\r\n"
+
+
 class Exchange:
     """A request that was sent, and its answer. `close()` ends it; every method may raise OSError."""
 
@@ -56,7 +64,7 @@ class Exchange:
         body: bytes | None,
         more: Iterable[bytes] = (),
     ) -> None:
-        """Send the request and read the answer's head. `more`: parts of a body whose length is in `headers`."""
+        """Send the request and read the answer's head. `more`: parts of a body that `headers` describe."""
         self._sock = sock
         self._buffer = b""
         lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]

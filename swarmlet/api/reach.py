@@ -78,7 +78,7 @@ async def list_files(request: web.Request) -> web.Response:
     view = await context.replica.barrier()
     allocation = requested_allocation(request, view)
     found = await context.reach.list_directory(allocation.id, request.query.get("path", "/"))
-    return answer([_file(info) for info in found], view)
+    return answer([file_shape(info) for info in found], view)
 
 
 async def describe_file(request: web.Request) -> web.Response:
@@ -86,7 +86,9 @@ async def describe_file(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     view = await context.replica.barrier()
     allocation = requested_allocation(request, view)
-    return answer(_file(await context.reach.describe(allocation.id, request.query.get("path", "/"))), view)
+    return answer(
+        file_shape(await context.reach.describe(allocation.id, request.query.get("path", "/"))), view
+    )
 
 
 async def read_file(request: web.Request) -> web.StreamResponse:
@@ -149,7 +151,8 @@ def _check(result: CheckResult) -> Json:
     }
 
 
-def _file(info: FileInfo) -> Json:
+def file_shape(info: FileInfo) -> Json:
+    """As Nomad tells of files."""
     guessed = "" if info.is_directory else mimetypes.guess_type(info.name)[0]
     return {
         "Name": info.name,

@@ -18,6 +18,7 @@ from aiohttp import web
 from swarmlet.api import (
     agent,
     allocations,
+    copying,
     deployments,
     evaluations,
     events,
@@ -67,6 +68,7 @@ ROUTES: tuple[Route, ...] = (
     *job_logs.ROUTES,
     *allocations.ROUTES,
     *reach.ROUTES,
+    *copying.ROUTES,
     *execution.ROUTES,
     *evaluations.ROUTES,
     *deployments.ROUTES,

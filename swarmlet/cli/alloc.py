@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from swarmlet.api.client import Client
+from swarmlet.cli.alloc_copy import copy
 from swarmlet.cli.alloc_exec import execute
 from swarmlet.cli.alloc_reach import fs, show_checks, signal, stats
 from swarmlet.cli.candidates import show_candidates
@@ -110,7 +111,7 @@ def _show(item: dict[str, Any]) -> None:
             say(f"  {age(event['Time'], now):>10}  {event['Type']:<14} {event['DisplayMessage']}".rstrip())
 
 
-for command in (signal, fs, stats, execute):
+for command in (copy, signal, fs, stats, execute):
     alloc.add_command(command)
 
 

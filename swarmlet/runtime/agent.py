@@ -278,6 +278,13 @@ class Agent:
         finally:
             os.close(descriptor)
 
+    def held_task(self, allocation: AllocationId, task: str) -> tuple[TaskRunner, Path]:
+        """A task that is or was here, and its allocation's directory. Raises NotFound."""
+        runner = self._runner(allocation)
+        if task not in runner.tasks:
+            raise NotFound(f"allocation {allocation} has no task {task!r}")
+        return runner.tasks[task], self._root(allocation)
+
     def _root(self, allocation: AllocationId) -> Path:
         return self._site.allocations / self._runner(allocation).allocation.id
 

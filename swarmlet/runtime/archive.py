@@ -27,18 +27,47 @@ class TreeWriter:
     """Puts files below `place`."""
 
     def __init__(
-        self, place: Place, *, bytes_max: int = UNPACKED_BYTES_MAX, files_max: int = FILES_MAX
+        self,
+        place: Place,
+        *,
+        bytes_max: int = UNPACKED_BYTES_MAX,
+        files_max: int = FILES_MAX,
+        what: str = "artifact",
+        keeps_modes: bool = False,
+        owner: tuple[int, int] | None = None,
     ) -> None:
-        """Nothing is written yet."""
+        """Nothing is written yet. `keeps_modes`: permissions are the archive's, not those of files for everybody.
+
+        `owner`: whose (user and group) everything shall be.
+        """
         self._place = place
         self._bytes_left, self._files_left = bytes_max, files_max
         self._limits = (bytes_max, files_max)
+        self._what = what
+        self._keeps_modes = keeps_modes
+        self._owner = owner
+        #: A directory may forbid what is still to be put into it, so its mode comes last.
+        self._modes: list[tuple[Place, int]] = []
 
-    def directory(self, name: str) -> None:
+    def directory(self, name: str, mode: int = DIRECTORY_MODE) -> None:
         """Make a directory."""
         self._count()
-        with opened_directory(self._below(name)):
-            pass
+        place = self._below(name)
+        with opened_directory(place) as descriptor:
+            if place.names != self._place.names:
+                self._own(descriptor)
+                self._modes.append((place, mode))
+
+    def finish(self) -> None:
+        """All is there: the directories get their permissions, where these are kept."""
+        if self._keeps_modes:
+            for place, mode in reversed(self._modes):
+                with opened_directory(place, make=False) as descriptor:
+                    os.fchmod(descriptor, mode & 0o777)
+
+    def _own(self, descriptor: int) -> None:
+        if self._owner is not None:
+            os.fchown(descriptor, *self._owner)
 
     def file(self, name: str, source: IO[bytes], mode: int) -> None:
         """Write a file; what is there is replaced."""
@@ -54,10 +83,11 @@ class TreeWriter:
                 while chunk := source.read(CHUNK_BYTES):
                     self._bytes_left -= len(chunk)
                     if self._bytes_left < 0:
-                        raise InvalidInput(f"the artifact unpacks to more than {self._limits[0]:_} B")
+                        raise InvalidInput(f"the {self._what} unpacks to more than {self._limits[0]:_} B")
                     file.write(chunk)
                 file.flush()
-                os.fchmod(file.fileno(), 0o644 | (mode & 0o111))
+                self._own(file.fileno())
+                os.fchmod(file.fileno(), mode & 0o777 if self._keeps_modes else 0o644 | (mode & 0o111))
 
     def link(self, name: str, target: str) -> None:
         """Make a symbolic link that stays inside."""
@@ -65,7 +95,7 @@ class TreeWriter:
         place = self._below(name)
         inside = posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
         if target.startswith("/") or inside == ".." or inside.startswith("../"):
-            raise InvalidInput(f"the link {name[:200]} in the artifact leads out of it")
+            raise InvalidInput(f"the link {name[:200]} in the {self._what} leads out of it")
         *parents, last = place.names
         with opened_directory(Place(place.base, tuple(parents))) as directory:
             _unlink(last, directory)
@@ -74,12 +104,12 @@ class TreeWriter:
     def _count(self) -> None:
         self._files_left -= 1
         if self._files_left < 0:
-            raise InvalidInput(f"the artifact has more than {self._limits[1]:_} files")
+            raise InvalidInput(f"the {self._what} has more than {self._limits[1]:_} files")
 
     def _below(self, name: str) -> Place:
         parts = tuple(part for part in name.replace("\\", "/").split("/") if part not in {"", "."})
         if name.startswith("/") or ".." in parts or "\0" in name:
-            raise InvalidInput(f"the artifact holds {name[:200]!r}, which leads out of its directory")
+            raise InvalidInput(f"the {self._what} holds {name[:200]!r}, which leads out of its directory")
         return Place(self._place.base, (*self._place.names, *parts))
 
 
@@ -108,7 +138,7 @@ def _untar(path: Path, writer: TreeWriter) -> None:
     with tarfile.open(path, "r:*") as archive:
         for member in archive:
             if member.isdir():
-                writer.directory(member.name)
+                writer.directory(member.name, member.mode)
             elif member.isreg():
                 source = archive.extractfile(member)
                 assert source is not None, "a plain file has bytes"

@@ -58,6 +58,35 @@ def open_file(root: Path, path: str) -> int:
             raise Refused(f"{path}: {error.strerror}") from error
 
 
+def allocation_path(task: str, path: str) -> str:
+    """Where in its allocation's directory a task's path is: below its own, or in the shared one ("/alloc").
+
+    Raises InvalidInput where it leads out of both.
+    """
+    parts = [part for part in path.split("/") if part not in {"", "."}]
+    if ".." in parts:
+        raise InvalidInput(f"{path[:200]} leads out of the task's directory")
+    return "/".join(parts if parts[:1] == ["alloc"] else [task, *parts])
+
+
+@contextmanager
+def opened_for_task(root: Path, task: str, path: str) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """A descriptor (O_PATH) of what a task calls `path`, and where below `root` that is.
+
+    Raises NotFound, Refused, InvalidInput.
+    """
+    with _opened(root, allocation_path(task, path)) as (descriptor, inside):
+        if inside[:1] not in {(task,), ("alloc",)}:
+            raise Refused(f"{path[:200]} leads out of the task's directory")
+        yield descriptor, inside
+
+
+def describe_for_task(root: Path, task: str, path: str) -> FileInfo:
+    """What a task has at `path`. Raises NotFound, Refused, InvalidInput."""
+    with opened_for_task(root, task, path) as (descriptor, inside):
+        return _info(inside[-1], os.fstat(descriptor))
+
+
 def is_hidden(inside: tuple[str, ...]) -> bool:
     """Whether it is nobody's business: what the agent keeps, and the tasks' secrets."""
     return bool(inside) and (

@@ -163,6 +163,10 @@ def test_usage_is_told_by_any_node(elsewhere: Node, reached: dict[str, Any]) -> 
         ("PUT", "/v1/client/allocation/x/signal"),
         ("GET", "/v1/client/fs/ls/x"),
         ("GET", "/v1/client/fs/cat/x"),
+        ("GET", "/v1/swarmlet/job/x/logs"),
+        ("GET", "/v1/swarmlet/allocation/x/file"),
+        ("GET", "/v1/swarmlet/allocation/x/archive"),
+        ("PUT", "/v1/swarmlet/allocation/x/archive"),
     ],
 )
 def test_each_of_these_needs_a_token(http_: Http, method: str, path: str) -> None:

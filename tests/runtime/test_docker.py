@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import os
 import signal
+import tarfile
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
@@ -13,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from swarmlet.errors import DriverError
+from swarmlet.errors import DriverError, NotFound
 from swarmlet.ids import AllocationId, ClusterId
 from swarmlet.model.allocation import ClientStatus
 from swarmlet.model.execution import TerminalSize
@@ -191,6 +194,60 @@ async def test_a_command_in_the_container_has_a_terminal_that_follows_and_ends_w
         await talk.close()
     left = await driver.execute(handle, ("/bin/sh", "-c", "ps | grep -c '[c]at'"), 10.0)
     assert left.output == b"0\n"
+
+
+async def test_a_log_is_followed_across_runs_of_its_container(driver: Docker, tmp_path: Path) -> None:
+    request = spec(tmp_path, "", config=config("echo round; exec tail -f /dev/null"))
+    handle = await driver.start(request, ignore)
+    lines = bytearray()
+
+    def is_over() -> bool:
+        return lines == b"round\nround\n"
+
+    async with asyncio.timeout(30):
+        async for chunk in driver.follow(handle, LogStream.STDOUT, tail=None, is_over=is_over):
+            lines += chunk
+            await driver.kill(handle)
+            if not is_over():
+                await driver.start(request, ignore)
+    assert lines == b"round\nround\n"
+
+
+async def test_files_are_copied_into_and_out_of_the_containers_own_file_system(
+    driver: Docker, tmp_path: Path
+) -> None:
+    handle = await driver.start(
+        spec(tmp_path, "", config=config("mkdir /made; echo hello > /made/file; exec tail -f /dev/null")),
+        ignore,
+    )
+
+    async def read(path: str) -> bytes:
+        return b"".join([chunk async for chunk in driver.read_archive(handle, path)])
+
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(NotFound):
+                found = await driver.describe_path(handle, "/made/file")
+                break
+    assert (found.name, found.is_directory, found.size) == ("file", False, 6)
+    stream = await read("/made")
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield stream
+
+    await driver.write_archive(handle, "/etc", chunks())
+    assert (await driver.describe_path(handle, "/etc/made")).is_directory
+    with tarfile.open(fileobj=io.BytesIO(await read("/etc/made/file"))) as archive:
+        file = archive.extractfile("file")
+        assert file is not None
+        assert file.read() == b"hello\n"
+    for path in ("/nowhere", "/nowhere/else"):
+        with pytest.raises(NotFound):
+            await driver.describe_path(handle, path)
+        with pytest.raises(NotFound):
+            await read(path)
+        with pytest.raises(NotFound):
+            await driver.write_archive(handle, path, chunks())
 
 
 async def test_a_command_that_hangs_in_a_container_is_killed(driver: Docker, tmp_path: Path) -> None:

@@ -9,17 +9,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import stat as modes
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from datetime import datetime
 from typing import Any
 
 import aiohttp
 import structlog
 
-from swarmlet.errors import DriverError
+from swarmlet.errors import DriverError, NotFound
 from swarmlet.ids import AllocationId, ClusterId, NodeId
 from swarmlet.model.execution import TerminalSize
+from swarmlet.model.file import FileInfo
 from swarmlet.model.node import DriverInfo
 from swarmlet.model.resources import Network
 from swarmlet.runtime.drivers import docker_config
@@ -58,6 +60,8 @@ RECONNECT_SECONDS, RECONNECT_SECONDS_MAX = 0.1, 5.0
 #: A stream can stall without breaking; what is waited for is looked at this often regardless.
 RESYNC_SECONDS = 60.0
 KILLED = 137
+#: Bits of Go's file modes.
+GO_DIRECTORY, GO_LINK = 1 << 31, 1 << 27
 #: Who follows the log of a task between two runs looks for the next one this often.
 FOLLOW_SECONDS = 0.25
 
@@ -427,6 +431,40 @@ class Docker:
     ) -> Execution:
         """By the engine, in the container."""
         return await start_execution(self._engine, handle.identifier, command, size)
+
+    async def describe_path(self, handle: TaskHandle, path: str) -> FileInfo:
+        """By the engine, in the container; a link counts as what it leads to."""
+        try:
+            found = await self._engine.describe_path(handle.identifier, path)
+            if int(found["mode"]) & GO_LINK and (target := str(found.get("linkTarget") or "")):
+                found = await self._engine.describe_path(handle.identifier, target)
+        except MissingError as error:
+            raise NotFound(f"{path[:200]}: {error}") from error
+        mode = int(found["mode"])
+        is_directory = bool(mode & GO_DIRECTORY)
+        return FileInfo(
+            name=str(found["name"]),
+            is_directory=is_directory,
+            size=int(found["size"]),
+            mode=modes.filemode((modes.S_IFDIR if is_directory else modes.S_IFREG) | (mode & 0o777)),
+            modified_at_ns=wall_ns(str(found["mtime"])),
+        )
+
+    async def read_archive(self, handle: TaskHandle, path: str) -> AsyncGenerator[bytes, None]:
+        """By the engine, from the container."""
+        try:
+            async with contextlib.aclosing(self._engine.read_archive(handle.identifier, path)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        except MissingError as error:
+            raise NotFound(f"{path[:200]}: {error}") from error
+
+    async def write_archive(self, handle: TaskHandle, path: str, chunks: AsyncIterable[bytes]) -> None:
+        """By the engine, into the container."""
+        try:
+            await self._engine.write_archive(handle.identifier, path, chunks)
+        except MissingError as error:
+            raise NotFound(f"{path[:200]}: {error}") from error
 
     async def signal(self, handle: TaskHandle, signal: str) -> None:
         """To the container's first process."""

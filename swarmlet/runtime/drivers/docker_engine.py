@@ -6,8 +6,9 @@ The engine's own words: https://docs.docker.com/reference/api/engine/ ("System",
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -142,6 +143,50 @@ class Engine:
         """All about one image. Raises MissingError."""
         found: dict[str, Any] = await self._call("GET", f"/images/{quote(image, safe='/:@')}/json")
         return found
+
+    async def describe_path(self, container: str, path: str) -> dict[str, Any]:
+        """Name, size, mode (as Go writes it), time and link target of a file in a container. Raises MissingError."""
+        url = f"http://docker/containers/{quote(container)}/archive"
+        try:
+            async with (
+                asyncio.timeout(CALL_SECONDS_MAX),
+                self._calls,
+                self._open().head(url, params={"path": path}) as answer,
+            ):
+                if answer.status == 404:
+                    raise MissingError(f"the container has no {path[:200]}", temporary=False)
+                if answer.status != 200:
+                    raise DriverError(f"docker: the engine answers {answer.status} about {path[:200]}")
+                found: dict[str, Any] = json.loads(
+                    base64.b64decode(answer.headers["X-Docker-Container-Path-Stat"])
+                )
+                return found
+        except (aiohttp.ClientError, OSError, TimeoutError, KeyError, ValueError) as error:
+            raise self._away(error) from error
+
+    async def read_archive(self, container: str, path: str) -> AsyncGenerator[bytes, None]:
+        """A file or directory of a container as a tar stream. Raises MissingError, DriverError."""
+        url = f"http://docker/containers/{quote(container)}/archive"
+        try:
+            async with self._open().get(url, params={"path": path}) as answer:
+                if answer.status != 200:
+                    raise refusal(answer.status, await answer.read())
+                async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
+                    yield chunk
+        except (aiohttp.ClientError, OSError) as error:
+            raise DriverError(f"docker: the engine at {self._socket} broke off: {error}") from error
+
+    async def write_archive(self, container: str, path: str, chunks: AsyncIterable[bytes]) -> None:
+        """Unpack a tar stream into a directory of a container. Raises MissingError, DriverError."""
+        url = f"http://docker/containers/{quote(container)}/archive"
+        parameters = {"path": path, "noOverwriteDirNonDir": "1"}
+        headers = {"Content-Type": "application/x-tar"}
+        try:
+            async with self._open().put(url, params=parameters, data=chunks, headers=headers) as answer:
+                if answer.status != 200:
+                    raise refusal(answer.status, await answer.read())
+        except (aiohttp.ClientError, OSError) as error:
+            raise DriverError(f"docker: the engine at {self._socket} broke off: {error}") from error
 
     async def _call(
         self,

@@ -5,12 +5,13 @@ Every call may be repeated: an agent that was killed in the middle of one makes 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
 from swarmlet.ids import AllocationId, ClusterId, JobId, Namespace, NodeId
 from swarmlet.model.execution import TerminalSize
+from swarmlet.model.file import FileInfo
 from swarmlet.model.job import LogRotation
 from swarmlet.model.node import DriverInfo
 from swarmlet.model.resources import AllocatedPort, Network
@@ -194,3 +195,17 @@ class FollowsRestarts(Protocol):
 
         It ends sooner where what the handle names is gone.
         """
+
+
+@runtime_checkable
+class HasOwnFiles(Protocol):
+    """A driver whose tasks have a file system of their own, beyond the allocation's directories. Raises DriverError."""
+
+    async def describe_path(self, handle: TaskHandle, path: str) -> FileInfo:
+        """What is at `path` there. Raises NotFound."""
+
+    def read_archive(self, handle: TaskHandle, path: str) -> AsyncGenerator[bytes, None]:
+        """What is at `path`, as a tar stream under its last name. Raises NotFound."""
+
+    async def write_archive(self, handle: TaskHandle, path: str, chunks: AsyncIterable[bytes]) -> None:
+        """Unpack a tar stream into the directory `path`. Raises NotFound."""

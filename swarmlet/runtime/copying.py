@@ -1,0 +1,131 @@
+"""Copies files into and out of a task: by its driver where it has files of its own, else in its directories."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator
+from pathlib import Path
+
+from swarmlet.errors import Conflict, DriverError, InvalidInput, Refused
+from swarmlet.ids import AllocationId
+from swarmlet.model.file import FileInfo
+from swarmlet.runtime import file_tree
+from swarmlet.runtime.agent import Agent
+from swarmlet.runtime.archive import UNPACKED_BYTES_MAX, TreeWriter, unpack
+from swarmlet.runtime.drivers.driver import HasOwnFiles, TaskHandle
+from swarmlet.runtime.file_archive import pack
+from swarmlet.runtime.task_directory import Place
+from swarmlet.runtime.task_runner import TaskRunner
+
+#: Copies into tasks' directories that are unpacked at a time: each holds one of the few threads that the agent shares.
+UNPACKS_MAX = 2
+
+
+class Copying:
+    """The tasks of one agent. Raises NotFound, Refused, InvalidInput, Conflict where the driver fails."""
+
+    def __init__(self, agent: Agent) -> None:
+        """Nothing is opened."""
+        self._agent = agent
+        self._unpacks = asyncio.Semaphore(UNPACKS_MAX)
+
+    async def describe(self, allocation: AllocationId, task: str, path: str) -> FileInfo:
+        """What the task has at `path`."""
+        found, root = self._agent.held_task(allocation, task)
+        if (own := _own_files(found)) is None:
+            return await asyncio.to_thread(file_tree.describe_for_task, root, task, path)
+        with _told(path):
+            return await own.describe_path(_handle(found), _absolute(path))
+
+    async def read(self, allocation: AllocationId, task: str, path: str) -> AsyncGenerator[bytes, None]:
+        """What is at `path`, as a tar stream under its last name."""
+        found, root = self._agent.held_task(allocation, task)
+        if (own := _own_files(found)) is not None:
+            with _told(path):
+                async with contextlib.aclosing(own.read_archive(_handle(found), _absolute(path))) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+            return
+        # What is open belongs to the generator: a reader that leaves cannot close it under the thread's hands.
+        pieces = _packed(root, task, path)
+        with _told(path):
+            while piece := await asyncio.to_thread(next, pieces, b""):
+                yield piece
+
+    async def write(
+        self, allocation: AllocationId, task: str, path: str, chunks: AsyncIterable[bytes]
+    ) -> None:
+        """Unpack a tar stream into the directory `path`. Into a task's directories it comes whole or not at all."""
+        found, root = self._agent.held_task(allocation, task)
+        if (own := _own_files(found)) is not None:
+            with _told(path):
+                await own.write_archive(_handle(found), _absolute(path), chunks)
+            return
+        with file_tree.opened_for_task(root, task, path) as (_, inside):
+            pass
+        with _told(path), tempfile.NamedTemporaryFile(dir=root, prefix=".copy-") as spool:
+            size = 0
+            async for chunk in chunks:
+                size += len(chunk)
+                if size > UNPACKED_BYTES_MAX:
+                    raise InvalidInput(f"the archive has more than {UNPACKED_BYTES_MAX:_} B")
+                await asyncio.to_thread(spool.write, chunk)
+            spool.flush()
+            owner = await _owner_of(found)
+            writer = TreeWriter(Place(root, inside), what="archive", keeps_modes=True, owner=owner)
+            async with self._unpacks:
+                await asyncio.to_thread(_unpack, Path(spool.name), writer)
+
+
+def _packed(root: Path, task: str, path: str) -> Iterator[bytes]:
+    with file_tree.opened_for_task(root, task, path) as (descriptor, inside):
+        yield from pack(descriptor, inside[-1], lambda below: file_tree.is_hidden((*inside, *below)))
+
+
+def _unpack(path: Path, writer: TreeWriter) -> None:
+    unpack(path, "tar", writer)
+    writer.finish()
+
+
+def _own_files(task: TaskRunner) -> HasOwnFiles | None:
+    return task.driver if isinstance(task.driver, HasOwnFiles) else None
+
+
+def _handle(task: TaskRunner) -> TaskHandle:
+    handle = task.machine.record.handle
+    if handle is None:
+        raise Conflict(f"task {task.machine.record.name!r} has not been started: it has no files yet")
+    return handle
+
+
+async def _owner_of(task: TaskRunner) -> tuple[int, int] | None:
+    """Whose the task's process is; None where it does not run, or this agent cannot give files away."""
+    handle = task.machine.record.handle
+    if handle is None or os.geteuid() != 0:
+        return None
+    with contextlib.suppress(DriverError, OSError):
+        if pid := await task.driver.first_pid(handle):
+            found = os.stat(f"/proc/{pid}")
+            return found.st_uid, found.st_gid
+    return None
+
+
+def _absolute(path: str) -> str:
+    """A container has no directory of its own to begin at."""
+    if "\0" in path:
+        raise InvalidInput("the path is no path")
+    return path if path.startswith("/") else f"/{path}"
+
+
+@contextlib.contextmanager
+def _told(path: str) -> Iterator[None]:
+    """Failures of the driver and of the disk, as the user is told of them."""
+    try:
+        yield
+    except DriverError as error:
+        raise Conflict(str(error)) from error
+    except OSError as error:
+        raise Refused(f"{path[:200]}: {error.strerror or error}") from error
