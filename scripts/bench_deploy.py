@@ -1,6 +1,6 @@
 """How fast a service comes up on three real hosts with real engines (tests/testbed), and how fast it goes: needs root and Docker.
 
-Cases deploy_10 and deploy_50, that many replicas of one service on an idle cluster:
+Cases deploy_1, deploy_10 and deploy_50, that many replicas of one service on an idle cluster:
   seconds               from the submission to the last container running, by the engines' own events
   seconds_engine_limit  the same containers, made on the same engines by nothing but create and start, at the best of
                         several numbers of requests at a time
@@ -37,7 +37,7 @@ from tests.testbed.images import IMAGE, GoldenData
 from tests.testbed.testbed import Testbed, why_not
 from tests.testbed.watch import RunningWatch
 
-SIZES = (10, 50)
+SIZES = (1, 10, 50)
 #: Nothing here takes longer.
 DEPLOY_SECONDS_MAX = 180.0
 #: Requests at a time and engine that are tried for the limit.
