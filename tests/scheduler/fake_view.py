@@ -20,7 +20,7 @@ from swarmlet.model.allocation import (
 from swarmlet.model.cluster import ClusterSettings, JoinToken, NamespaceRecord, SchedulerConfiguration
 from swarmlet.model.deployment import Deployment
 from swarmlet.model.evaluation import Evaluation, EvaluationStatus, Trigger
-from swarmlet.model.fit import Usage, asked_ports, assign_ports, shortages
+from swarmlet.model.fit import Usage, asked_ports, assign_devices, assign_ports, shortages
 from swarmlet.model.job import Job, JobStatus
 from swarmlet.model.node import Node
 from swarmlet.model.plan import GroupPlacement, Plan
@@ -187,14 +187,16 @@ class FakeView:
         group = job.group(placement.group)
         assert group is not None
         indexes = [index for each in placement.ranges for index in range(each.start, each.start + each.count)]
-        nodes = [run.node_id for run in placement.runs for _ in range(run.count)]
+        nodes = [(run.node_id, run.devices) for run in placement.runs for _ in range(run.count)]
         assert len(indexes) == len(nodes)
         replaced = {each.index: each for each in placement.replacements}
-        for index, node_id in zip(indexes, nodes, strict=True):
+        for index, (node_id, kinds) in zip(indexes, nodes, strict=True):
             node = self.node_table[node_id]
             usage = Usage.of(node, self.allocations_on_node(node_id))
             ports = assign_ports(asked_ports(group), usage.ports, self.cursors.get(node_id, 0))
-            if shortages(node, usage.quantity, group.demand()) or isinstance(ports, str):
+            devices = assign_devices(node, group.device_requests(), kinds, usage.devices)
+            is_short = bool(shortages(node, usage.quantity, group.demand()))
+            if is_short or isinstance(ports, str) or isinstance(devices, str):
                 self.dropped += 1
                 continue
             self.index += 1
@@ -211,6 +213,7 @@ class FakeView:
                 deployment_id=plan.deployment.id if plan.deployment else None,
                 resources=group.demand(),
                 ports=ports,
+                devices=devices,
                 previous_allocation=previous.previous if previous else None,
                 reschedule_events=previous.reschedule_events if previous else (),
                 create_index=self.index,
