@@ -27,6 +27,7 @@ from swarmlet.model.plan import GroupPlacement, Plan
 from swarmlet.model.variable import Variable, VariableKey
 from swarmlet.scheduler.schedule import schedule
 from swarmlet.state.allocation_table import NodeUsage
+from swarmlet.state.command import FEATURE_LEVEL
 from swarmlet.state.view import Table, View
 
 START_NS = 1_000_000 * 10**9
@@ -48,6 +49,7 @@ class FakeView:
     cursors: dict[NodeId, int] = field(default_factory=dict)
     dropped: int = 0
     scheduler: SchedulerConfiguration = field(default_factory=SchedulerConfiguration)
+    feature_level: int = FEATURE_LEVEL
 
     # What happens.
 
@@ -241,7 +243,9 @@ class FakeView:
         return self.index
 
     def settings(self) -> ClusterSettings | None:
-        return ClusterSettings(cluster_id=ClusterId("test"), scheduler=self.scheduler)
+        return ClusterSettings(
+            cluster_id=ClusterId("test"), scheduler=self.scheduler, feature_level=self.feature_level
+        )
 
     def node(self, node_id: NodeId) -> Node | None:
         return self.node_table.get(node_id)
