@@ -143,7 +143,8 @@ def plan_moves(ctx: click.Context, moves: int | None, as_json: bool, wide: bool)
         click.echo(_NOTHING)
         return 0
     _show_moves(found["Moves"], wide=wide)
-    click.echo(f"Free afterwards: {', '.join(found['FreedNodes'])}")
+    if found["FreedNodes"]:
+        click.echo(f"Free afterwards: {', '.join(found['FreedNodes'])}")
     return 0
 
 
