@@ -46,6 +46,7 @@ from swarmlet.joining.server import JoinServer
 from swarmlet.leader.operations import Operations
 from swarmlet.leader.service import LeaderService
 from swarmlet.model.cluster import ClusterSettings
+from swarmlet.model.level import at_level
 from swarmlet.model.node import DriverInfo, Node, NodeStatus
 from swarmlet.network.address import advertised_address
 from swarmlet.network.port import owner_of
@@ -652,6 +653,8 @@ class Daemon:
                 "swarmlet.version": VERSION,
             },
         )
+        settings = self.replica.view.settings()
+        node = at_level(node, settings.feature_level if settings is not None else 1)
         return msgspec.structs.replace(node, computed_class=computed_class(node))
 
     async def _register_loop(self) -> None:

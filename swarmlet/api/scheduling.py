@@ -178,6 +178,9 @@ async def apply_rebalance(request: web.Request) -> web.Response:
             undo = under_way.undo
         case _:
             raise InvalidInput(f'Action: "{action}" is unknown; expected apply, undo or cancel')
+    if not moves and action != "cancel":
+        # Nothing begins, and what could be taken back before still can be.
+        return answer({"Moves": [], "Index": view.index}, view)
     changed_to = Rebalancing(moves=moves, undo=undo, begun_at_ns=view.time_ns)
     applied = await context.replica.submit(UpdateSettings(rebalancing=changed_to), request["identity"].name)
     return answer(

@@ -11,6 +11,7 @@ from swarmlet.cli.output import say_json, short, table
 
 _PATH = "/v1/operator/scheduler/configuration"
 _TYPES = ("service", "batch", "system", "sysbatch")
+_NOTHING = "Nothing would be better off elsewhere."
 _SWITCHES = {
     "service": "ServiceSchedulerEnabled",
     "batch": "BatchSchedulerEnabled",
@@ -139,10 +140,11 @@ def plan_moves(ctx: click.Context, moves: int | None, as_json: bool, wide: bool)
     if found["UnderWay"]:
         click.echo(f"{len(found['UnderWay'])} moves are under way.")
     if not found["Moves"]:
-        click.echo("Nothing would be better off elsewhere.")
+        click.echo(_NOTHING)
         return 0
     _show_moves(found["Moves"], wide=wide)
-    click.echo(f"Free afterwards: {', '.join(found['FreedNodes'])}")
+    if found["FreedNodes"]:
+        click.echo(f"Free afterwards: {', '.join(found['FreedNodes'])}")
     return 0
 
 
@@ -163,6 +165,9 @@ def apply_moves(ctx: click.Context, moves: int | None, wide: bool) -> int:
     """
     query = {"moves": str(moves)} if moves else {}
     found = client(ctx).put("/v1/operator/rebalance", {"Action": "apply"}, query=query)
+    if not found["Moves"]:
+        click.echo(_NOTHING)
+        return 0
     _show_moves(found["Moves"], wide=wide)
     return 0
 
@@ -177,6 +182,9 @@ def undo_moves(ctx: click.Context, wide: bool) -> int:
     Example:  swarmlet operator rebalance undo
     """
     found = client(ctx).put("/v1/operator/rebalance", {"Action": "undo"})
+    if not found["Moves"]:
+        click.echo("There is nothing to take back.")
+        return 0
     _show_moves(found["Moves"], wide=wide)
     return 0
 

@@ -13,6 +13,7 @@ from swarmlet.leader.deployment_watch import Outcome
 from swarmlet.model.allocation import Allocation
 from swarmlet.model.cluster import Move, RebalanceMode, Rebalancing
 from swarmlet.model.job import SECOND_NS
+from swarmlet.model.level import REBALANCING
 from swarmlet.scheduler.rebalancing import is_movable
 from swarmlet.state.command import Body, TransitionAllocations, UpdateSettings
 from swarmlet.state.view import View
@@ -46,7 +47,7 @@ class Rebalancer:
     def due(self, view: View, now_ns: int) -> int:
         """How many moves a plan of now may have; 0: it is not the time for one. The next is due an interval later."""
         settings = view.settings()
-        if settings is None or settings.rebalancing.moves:
+        if settings is None or settings.rebalancing.moves or settings.feature_level < REBALANCING:
             return 0
         configuration = settings.scheduler
         is_due = now_ns >= self._planned_at_ns + configuration.rebalance_interval_ns

@@ -3,6 +3,9 @@
 The lowest priority is found up to which, everything stopped, some node would have room (sums per priority are
 kept for all nodes at once). Of the nodes where that is so, those that lack least are looked at closely: victims
 are taken from the least important and largest on, and whoever turns out not to be needed is let go again.
+
+Ports and devices are had or not, so they have no sums: per node it is found once up to which priority all would
+have to go for them (`Preemptor.wanted`), and among those looked at closely, who holds what is asked goes too.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +26,8 @@ PRIORITY_GAP = 10
 NODES_MAX = 8
 
 Shares = npt.NDArray[np.float32]
+#: Higher than any level: whoever goes, the node does not have it.
+NOT_HAD = np.iinfo(np.int16).max
 #: Lacks more than any node can.
 _NEVER = np.float32(1e30)
 
@@ -39,6 +45,24 @@ class Running:
     def order(self) -> tuple[int, int, str]:
         """The first are the first to go: unimportant, then large."""
         return self.priority, -(self.demand[0] + self.demand[1]), self.key
+
+
+class Holds(Protocol):
+    """The ports and devices that one allocation asks, and who has them."""
+
+    def is_had(self, slot: int, gone: Sequence[Running]) -> bool:
+        """Whether a node has them once `gone` have gone. More of these are never worse."""
+
+    def is_of_use(self, slot: int, running: Running) -> bool:
+        """Whether it holds anything that is asked; if not, it never goes for that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Ports and devices; `levels`: per node, the lowest up to which all gone means that it has them."""
+
+    holds: Holds
+    levels: npt.NDArray[np.int16]
 
 
 #: An allocation with what is asked of it most, laid out for the inner loop.
@@ -138,47 +162,73 @@ class Preemptor:
         priority: int,
         mask: Mask | None = None,
         limits: Mapping[str, int] | None = None,
+        wanted: Wanted | None = None,
     ) -> Preemption | None:
         """Where `demand` gets room, and who goes for it; None: nowhere. Changes nothing.
 
         `mask`: nodes that may take it. `limits`: how many more of a group may go (`migrate { max_parallel }`, less
-        those on the move); groups that are not named have none.
+        those on the move); groups that are not named have none. `wanted`: the ports and devices that it asks.
         """
         top = bisect_right(self._levels, priority - PRIORITY_GAP) - 1
         if top < 0:
             return None
-        level, fits = self._lowest(top, demand, mask)
+        level, fits = self._lowest(top, demand, mask, wanted)
         while fits is not None:
-            best = self._best(fits, demand, self._levels[level], limits)
+            best = self._best(fits, demand, self._levels[level], limits, wanted)
             if best is not None or level == top:
                 return best
             # Limits are not in the sums: where they forbid every choice, more important ones are looked at.
             level += 1
-            fits = self._fits(level, demand, mask)
+            fits = self._fits(level, demand, mask, wanted)
         return None
 
-    def _lowest(self, top: int, demand: Demand, mask: Mask | None) -> tuple[int, Mask | None]:
+    def wanted(self, holds: Holds, mask: Mask) -> Wanted:
+        """For `decide`, where ports or devices are asked. `mask`: the nodes that are looked at."""
+        wanted = Wanted(holds, np.full(len(self._amounts), NOT_HAD, dtype=np.int16))
+        for slot in np.flatnonzero(mask).tolist():
+            self.look_again(wanted, slot)
+        return wanted
+
+    def look_again(self, wanted: Wanted, slot: int) -> None:
+        """Something changed about the ports and devices of a node."""
+        wanted.levels[slot] = self._level_had(wanted.holds, slot)
+
+    def _level_had(self, holds: Holds, slot: int) -> int:
+        if holds.is_had(slot, ()):
+            return 0
+        of_use = [each[4] for each in self._running[slot] if holds.is_of_use(slot, each[4])]
+        if not holds.is_had(slot, of_use):
+            return NOT_HAD
+        for number, running in enumerate(of_use[:-1], 1):
+            is_last_of_level = of_use[number].priority > running.priority
+            if is_last_of_level and holds.is_had(slot, of_use[:number]):
+                return self._level(running.priority)
+        return self._level(of_use[-1].priority)
+
+    def _lowest(
+        self, top: int, demand: Demand, mask: Mask | None, wanted: Wanted | None
+    ) -> tuple[int, Mask | None]:
         """The lowest level up to which enough goes somewhere, and where that is; None: not even at `top`.
 
         In a busy cluster it is nearly always the first.
         """
-        fits = self._fits(0, demand, mask)
+        fits = self._fits(0, demand, mask, wanted)
         if _is_any(fits):
             return 0, fits
-        fits = self._fits(top, demand, mask)
+        fits = self._fits(top, demand, mask, wanted)
         if not _is_any(fits):
             return top, None
         low, high = 0, top
         while high - low > 1:
             middle = (low + high) // 2
-            found = self._fits(middle, demand, mask)
+            found = self._fits(middle, demand, mask, wanted)
             if _is_any(found):
                 high, fits = middle, found
             else:
                 low = middle
         return high, fits
 
-    def _fits(self, level: int, demand: Demand, mask: Mask | None) -> Mask:
+    def _fits(self, level: int, demand: Demand, mask: Mask | None, wanted: Wanted | None) -> Mask:
         available = self._rounded[level]
         asked = np.array(demand, dtype=np.float32)
         fits: Mask = available[0] >= asked[0]
@@ -186,10 +236,17 @@ class Preemptor:
         fits &= available[2] >= asked[2]
         if mask is not None:
             fits &= mask
+        if wanted is not None:
+            fits &= wanted.levels <= level
         return fits
 
     def _best(
-        self, fits: Mask, demand: Demand, priority_max: int, limits: Mapping[str, int] | None
+        self,
+        fits: Mask,
+        demand: Demand,
+        priority_max: int,
+        limits: Mapping[str, int] | None,
+        wanted: Wanted | None,
     ) -> Preemption | None:
         """The cheapest of the nodes that lack least."""
         # Over all nodes: cheaper than to gather those that fit, unless these are very few.
@@ -206,7 +263,7 @@ class Preemptor:
                 missing += lacks
         best: Preemption | None = None
         for looked_at, row in enumerate(_smallest_first(missing), 1):
-            victims = self._victims(row, demand, priority_max, limits)
+            victims = self._victims(row, demand, priority_max, limits, wanted.holds if wanted else None)
             if victims is not None:
                 found = Preemption(row, victims)
                 if best is None or found.cost < best.cost:
@@ -216,22 +273,32 @@ class Preemptor:
         return best
 
     def _victims(
-        self, slot: int, demand: Demand, priority_max: int, limits: Mapping[str, int] | None
+        self,
+        slot: int,
+        demand: Demand,
+        priority_max: int,
+        limits: Mapping[str, int] | None,
+        holds: Holds | None,
     ) -> tuple[Running, ...] | None:
         """The least important and largest first, without those that are not needed in the end."""
         free = self._amounts[slot]
         cpu, memory, disk = demand[0] - free[0], demand[1] - free[1], demand[2] - free[2]
+        is_had = holds is None or holds.is_had(slot, ())
         chosen: list[_Candidate] = []
         gone: dict[str, int] = {}
         for candidate in self._running[slot]:
             order, has_cpu, has_memory, has_disk, running = candidate
             if order[0] > priority_max:
                 break
+            is_holder = not is_had and holds is not None and holds.is_of_use(slot, running)
             is_of_use = (
-                (cpu > 0 and has_cpu > 0) or (memory > 0 and has_memory > 0) or (disk > 0 and has_disk > 0)
+                (cpu > 0 and has_cpu > 0)
+                or (memory > 0 and has_memory > 0)
+                or (disk > 0 and has_disk > 0)
+                or is_holder
             )
             if not is_of_use:
-                if cpu <= 0 and memory <= 0 and disk <= 0:
+                if cpu <= 0 and memory <= 0 and disk <= 0 and is_had:
                     break
                 continue
             if limits is not None and running.group in limits:
@@ -240,14 +307,18 @@ class Preemptor:
                 gone[running.group] = gone.get(running.group, 0) + 1
             chosen.append(candidate)
             cpu, memory, disk = cpu - has_cpu, memory - has_memory, disk - has_disk
-        if cpu > 0 or memory > 0 or disk > 0:
+            if is_holder and holds is not None:
+                is_had = holds.is_had(slot, [each[4] for each in chosen])
+        if cpu > 0 or memory > 0 or disk > 0 or not is_had:
             return None
         # From the most important on: whoever is not needed stays.
         for number in range(len(chosen) - 1, -1, -1):
-            _, has_cpu, has_memory, has_disk, _ = chosen[number]
+            _, has_cpu, has_memory, has_disk, running = chosen[number]
             if cpu + has_cpu <= 0 and memory + has_memory <= 0 and disk + has_disk <= 0:
-                cpu, memory, disk = cpu + has_cpu, memory + has_memory, disk + has_disk
-                del chosen[number]
+                others = [each[4] for each in chosen if each[4] is not running] if holds is not None else ()
+                if holds is None or holds.is_had(slot, others):
+                    cpu, memory, disk = cpu + has_cpu, memory + has_memory, disk + has_disk
+                    del chosen[number]
         return tuple([candidate[4] for candidate in chosen])
 
 

@@ -70,7 +70,7 @@ from swarmlet.state.command import (
     Command,
     applied_codec,
     command_codec,
-    required_level,
+    needed,
 )
 from swarmlet.state.snapshot import Snapshot as SavedView
 from swarmlet.state.view import Change, View
@@ -733,7 +733,7 @@ class Replica:
     def _check_level(self, body: Body) -> None:
         """What some node would not understand never enters the log: it would have to halt. Raises Conflict."""
         settings = self._view.settings()
-        level = required_level(body)
+        level, what = needed(body)
         if settings is None or level <= settings.feature_level:
             return
         behind = [
@@ -743,7 +743,7 @@ class Replica:
         ]
         missing = f": still behind are {', '.join(behind[:5])}" if behind else " in a moment"
         raise Conflict(
-            f"this needs feature level {level}, the cluster is at {settings.feature_level} until every node runs a "
+            f"{what or 'this'} needs feature level {level}, the cluster is at {settings.feature_level} until every node runs a "
             f"version that knows more{missing}"
         )
 

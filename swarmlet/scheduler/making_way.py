@@ -6,21 +6,97 @@ on its way out already counts as free here, so that nobody goes for room that is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from swarmlet.ids import JobId, Namespace, NodeId
-from swarmlet.model.allocation import Allocation, DesiredStatus
+from swarmlet.model.allocation import AllocatedDevice, Allocation, DesiredStatus
+from swarmlet.model.fit import hold_devices
 from swarmlet.model.job import Job
 from swarmlet.model.plan import Stop
 from swarmlet.placement.cluster import Cluster
-from swarmlet.placement.feasibility import Ask
+from swarmlet.placement.device_choice import choose
+from swarmlet.placement.feasibility import Ask, dynamic_ports_free
 from swarmlet.state.view import View
 
 if TYPE_CHECKING:
-    from swarmlet.placement.preemption import Preemptor
+    from swarmlet.placement.columns import Mask
+    from swarmlet.placement.preemption import Preemptor, Running, Wanted
 
 _GroupKey = tuple[Namespace, JobId, str]
+
+
+class _Held:
+    """Ports and devices of one node as they will be: what leaves is given back, what comes has its own."""
+
+    def __init__(self, cluster: Cluster, slot: int) -> None:
+        """As `cluster` has it now."""
+        self.node = cluster.nodes[slot]
+        self.ports = set(cluster.ports[slot])
+        #: Dynamic ones whose values are not chosen yet.
+        self.promised = cluster.ports_promised[slot]
+        self.devices = dict(cluster.devices[slot])
+
+    def give_back(self, allocation: Allocation) -> None:
+        """It leaves."""
+        self.ports.difference_update(port.value for port in allocation.ports)
+        hold_devices(self.devices, allocation.devices, -1)
+
+    def take(self, ask: Ask) -> None:
+        """One more of `ask`."""
+        self.ports.update(ask.static_ports)
+        self.promised += ask.dynamic_ports
+        chosen = choose(ask.devices, self.node, self.devices)
+        if not isinstance(chosen, str):
+            hold_devices(self.devices, chosen[1], 1)
+
+    def has(self, ask: Ask, gone: Sequence[Allocation]) -> bool:
+        """Whether one more of `ask` has its ports and devices once `gone` have gone."""
+        back = {port.value for each in gone for port in each.ports}
+        if any(port in self.ports and port not in back for port in ask.static_ports):
+            return False
+        if ask.dynamic_ports:
+            taken = self.ports - back | set(ask.static_ports)
+            if dynamic_ports_free(taken) - self.promised < ask.dynamic_ports:
+                return False
+        return not ask.devices or not isinstance(
+            choose(ask.devices, self.node, self._devices_without(gone)), str
+        )
+
+    def _devices_without(self, gone: Sequence[Allocation]) -> Mapping[tuple[str, str], int]:
+        if not gone:
+            return self.devices
+        used = dict(self.devices)
+        for each in gone:
+            hold_devices(used, each.devices, -1)
+        return used
+
+
+@dataclass(frozen=True, slots=True)
+class _Holds:
+    """Which ports and devices one ask needs, in the preemptor's terms."""
+
+    ask: Ask
+    held: list[_Held]
+    allocations: Mapping[str, Allocation]
+
+    def is_had(self, slot: int, gone: Sequence[Running]) -> bool:
+        """As `placement.preemption.Holds`."""
+        return self.held[slot].has(self.ask, [self.allocations[each.key] for each in gone])
+
+    def is_of_use(self, slot: int, running: Running) -> bool:
+        """As `placement.preemption.Holds`."""
+        allocation = self.allocations.get(running.key)
+        if allocation is None:
+            return False
+        if any(self.ask.dynamic_ports or port.value in self.ask.static_ports for port in allocation.ports):
+            return True
+        return any(self._serves(each, slot) for each in allocation.devices)
+
+    def _serves(self, device: AllocatedDevice, slot: int) -> bool:
+        node = self.held[slot].node
+        return any(kind.key == device.device for rule in self.ask.devices for kind in rule.kinds(node))
 
 
 class MakingWay:
@@ -36,6 +112,9 @@ class MakingWay:
         self._allocations: dict[str, Allocation] = {}
         self._limits: dict[str, int] = {}
         self._moving: dict[_GroupKey, int] = {}
+        self._held = [_Held(cluster, slot) for slot in range(len(cluster.nodes))]
+        #: By group: the nodes that may run it, and the ports and devices that it needs.
+        self._asks: dict[str, tuple[Mask, Wanted | None]] = {}
         free, running = [], []
         for slot, node in enumerate(cluster.nodes):
             room = [cluster.free_cpu[slot], cluster.free_memory[slot], cluster.free_disk[slot]]
@@ -47,6 +126,7 @@ class MakingWay:
                 demand = (held.cpu, held.memory, held.disk)
                 if allocation.is_server_terminal():
                     self._note_moving(allocation)
+                    self._held[slot].give_back(allocation)
                     room = [have + back for have, back in zip(room, demand, strict=True)]
                     continue
                 if allocation.transition.migrate:
@@ -99,15 +179,10 @@ class MakingWay:
         from swarmlet.placement.preemption import Running, mask_of
 
         demand = (ask.demand.cpu, ask.demand.memory, ask.demand.disk)
-        mask = mask_of(
-            [
-                (only is None or node.id == only)
-                and not ask.refusal(node)
-                and self.cluster.has_ports(ask.static_ports, ask.dynamic_ports, slot)
-                for slot, node in enumerate(self.cluster.nodes)
-            ]
-        )
-        found = self._preemptor.decide(demand, self.job.priority, mask, self._limits_left())
+        mask, wanted = self._of(ask)
+        if only is not None:
+            mask = mask & mask_of([node.id == only for node in self.cluster.nodes])
+        found = self._preemptor.decide(demand, self.job.priority, mask, self._limits_left(), wanted)
         if found is None:
             return None
         stops = []
@@ -115,6 +190,7 @@ class MakingWay:
             self._preemptor.remove(found.slot, victim)
             allocation = self._allocations[victim.key]
             self._note_moving(allocation)
+            self._held[found.slot].give_back(allocation)
             stops.append(
                 Stop(
                     allocation_id=allocation.id,
@@ -123,7 +199,22 @@ class MakingWay:
                 )
             )
         self._preemptor.take(found.slot, Running(f"new {len(stops)}", self.job.priority, demand))
+        self._held[found.slot].take(ask)
+        for _, changed in self._asks.values():
+            if changed is not None:
+                self._preemptor.look_again(changed, found.slot)
         return stops
+
+    def _of(self, ask: Ask) -> tuple[Mask, Wanted | None]:
+        """What is asked once per group, as it looks at every node."""
+        if ask.group not in self._asks:
+            from swarmlet.placement.preemption import mask_of
+
+            mask, wanted = mask_of([not ask.refusal(node) for node in self.cluster.nodes]), None
+            if ask.static_ports or ask.dynamic_ports or ask.devices:
+                wanted = self._preemptor.wanted(_Holds(ask, self._held, self._allocations), mask)
+            self._asks[ask.group] = mask, wanted
+        return self._asks[ask.group]
 
     def owners(self, stops: list[Stop]) -> list[Job]:
         """The jobs whose allocations go, each once."""

@@ -1,4 +1,6 @@
-"""What would be better off elsewhere: moves that free whole nodes, within a budget. Pure.
+"""What would be better off elsewhere: moves that free whole nodes, or even them out, within a budget. Pure.
+
+Which of the two a node pool wants is its `scheduler_algorithm`: `binpack` frees nodes, `spread` evens them out.
 
 Every prefix of the moves is feasible: a target has the room before anything is freed, and nothing that the plan
 frees is used by it. Constraints hold after each move, and no two allocations of a group come together that were
@@ -7,14 +9,20 @@ apart. Only what may be moved without anyone noticing is moved: services that ru
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from swarmlet.ids import AllocationId, JobId, Namespace, NodeId
 from swarmlet.model.allocation import Allocation
-from swarmlet.model.cluster import Move
-from swarmlet.model.job import JobType
+from swarmlet.model.cluster import Move, SchedulerConfiguration
+from swarmlet.model.job import Algorithm, JobType
 from swarmlet.placement.cluster import Cluster
 from swarmlet.placement.feasibility import Ask
 from swarmlet.scheduler.health import is_running_well
 from swarmlet.state.view import View
+
+if TYPE_CHECKING:
+    from swarmlet.placement.rebalance import Hosted
+    from swarmlet.placement.rebalance import Move as Planned
 
 #: A node with more allocations than this is not emptied.
 MOVES_PER_NODE_MAX = 50
@@ -24,37 +32,63 @@ _GroupKey = tuple[Namespace, JobId, str]
 
 def plan_rebalancing(view: View, moves_max: int, now_ns: int) -> tuple[tuple[Move, ...], tuple[NodeId, ...]]:
     """(moves in order, nodes that are empty after them). `now_ns` is wall time."""
-    # NumPy is loaded by a cluster that rebalances.
-    from swarmlet.placement.rebalance import Hosted, plan_moves
-
     scene = _Scene(view, now_ns)
+    freeing, freed = _freeing(scene, moves_max)
+    return (*freeing, *_evening(scene, moves_max - len(freeing))), freed
+
+
+def _freeing(scene: _Scene, moves_max: int) -> tuple[list[Move], tuple[NodeId, ...]]:
+    # NumPy is loaded by a cluster that rebalances.
+    from swarmlet.placement.rebalance import plan_moves
+
     cluster = scene.cluster
-    free = list(zip(cluster.free_cpu, cluster.free_memory, cluster.free_disk, strict=True))
-    capacity = [(each.cpu, each.memory, each.disk) for each in (node.available() for node in cluster.nodes)]
     hosted = {
-        slot: [Hosted(row.id, (row.resources.cpu, row.resources.memory, row.resources.disk)) for row in rows]
-        for slot, rows in scene.movable().items()
+        slot: [_hosted(row) for row in rows]
+        for slot, rows in scene.movable(Algorithm.BINPACK).items()
+        if len(rows) == scene.held(slot)
     }
+    if not hosted:
+        return [], ()
     found = plan_moves(
-        capacity, free, hosted, moves_max, scene.may_run, MOVES_PER_NODE_MAX, in_use=scene.in_use()
+        scene.capacity(),
+        scene.free(),
+        hosted,
+        moves_max,
+        scene.may_run,
+        MOVES_PER_NODE_MAX,
+        in_use=scene.in_use(),
     )
     moves: list[Move] = []
     freed: list[NodeId] = []
     for slot in found.freed:
-        mine = [
-            Move(
-                allocation_id=move.key,
-                source=cluster.nodes[move.source].id,
-                target=cluster.nodes[move.target].id,
-            )
-            for move in found.moves
-            if move.source == slot
-        ]
         # All or nothing per node: what two moves of one node do to each other shows only here.
+        mine = [_move(cluster, move) for move in found.moves if move.source == slot]
         if scene.take(mine):
             moves += mine
             freed.append(cluster.nodes[slot].id)
-    return tuple(moves), tuple(freed)
+    return moves, tuple(freed)
+
+
+def _evening(scene: _Scene, moves_max: int) -> list[Move]:
+    from swarmlet.placement.rebalance import plan_evening
+
+    hosted = {slot: [_hosted(row) for row in rows] for slot, rows in scene.movable(Algorithm.SPREAD).items()}
+    if not hosted:
+        return []
+    found = plan_evening(scene.capacity(), scene.free(), hosted, moves_max, scene.may_run)
+    each_alone = [_move(scene.cluster, move) for move in found]
+    return [move for move in each_alone if scene.take([move])]
+
+
+def _hosted(row: Allocation) -> Hosted[AllocationId]:
+    from swarmlet.placement.rebalance import Hosted
+
+    return Hosted(row.id, (row.resources.cpu, row.resources.memory, row.resources.disk))
+
+
+def _move(cluster: Cluster, move: Planned[AllocationId]) -> Move:
+    nodes = cluster.nodes
+    return Move(allocation_id=move.key, source=nodes[move.source].id, target=nodes[move.target].id)
 
 
 def is_movable(view: View, allocation: Allocation, now_ns: int) -> bool:
@@ -80,10 +114,13 @@ class _Scene:
 
     def __init__(self, view: View, now_ns: int) -> None:
         self.view, self.now_ns = view, now_ns
+        settings = view.settings()
+        configuration = settings.scheduler if settings is not None else SchedulerConfiguration()
+        self._goal, self._goals = configuration.algorithm, configuration.pool_algorithms
         self.cluster = Cluster.of(view)
         self._rows: dict[AllocationId, Allocation] = {}
         self._asks: dict[_GroupKey, Ask] = {}
-        self._places: dict[_GroupKey, int] = {}
+        self._places: dict[tuple[Namespace, JobId, str, Algorithm], int] = {}
         #: Slots that hold any of the group, or of the job.
         self._held: dict[tuple[str, ...], set[int]] = {}
         for slot, node in enumerate(self.cluster.nodes):
@@ -106,22 +143,49 @@ class _Scene:
                 slots |= 1 << slot
         return slots
 
-    def movable(self) -> dict[int, list[Allocation]]:
-        """By slot, what runs there; only nodes of which everything may be moved."""
+    def _goal_at(self, slot: int) -> Algorithm:
+        return self._goals.get(self.cluster.nodes[slot].node_pool, self._goal)
+
+    def capacity(self) -> list[tuple[int, int, int]]:
+        """By slot: CPU, memory, disk."""
+        available = [node.available() for node in self.cluster.nodes]
+        return [(each.cpu, each.memory, each.disk) for each in available]
+
+    def free(self) -> list[tuple[int, int, int]]:
+        """By slot, the same."""
+        cluster = self.cluster
+        return list(zip(cluster.free_cpu, cluster.free_memory, cluster.free_disk, strict=True))
+
+    def held(self, slot: int) -> int:
+        """How many allocations hold anything of a node."""
+        rows = self.view.allocations_on_node(self.cluster.nodes[slot].id)
+        return sum(1 for row in rows if row.holds_resources())
+
+    def movable(self, goal: Algorithm) -> dict[int, list[Allocation]]:
+        """By slot, what may be moved from there; only nodes of pools with this goal."""
         found: dict[int, list[Allocation]] = {}
         for slot, node in enumerate(self.cluster.nodes):
-            rows = [row for row in self.view.allocations_on_node(node.id) if row.holds_resources()]
-            if rows and all(self._may_move(row) for row in rows):
+            if self._goal_at(slot) is not goal:
+                continue
+            rows = [
+                row
+                for row in self.view.allocations_on_node(node.id)
+                if row.holds_resources() and self._may_move(row, goal)
+            ]
+            if rows:
                 found[slot] = rows
                 self._rows.update((row.id, row) for row in rows)
         return found
 
-    def _may_move(self, row: Allocation) -> bool:
+    def _may_move(self, row: Allocation, goal: Algorithm) -> bool:
         if (row.namespace, row.job_id) in self._rolling or not is_movable(self.view, row, self.now_ns):
             return False
+        job = self.view.job(row.namespace, row.job_id)
+        if job is not None and job.algorithm not in {None, goal}:
+            return False
         ask = self._ask(row)
-        # Spreads and preferences were decided with all nodes in view; packing must not undo that.
-        return not (ask.spreads or ask.affinities or ask.distinct_properties)
+        # Spreads, preferences and devices were decided with all nodes in view; moving must not undo that.
+        return not (ask.spreads or ask.affinities or ask.distinct_properties or ask.devices)
 
     def _ask(self, row: Allocation) -> Ask:
         key = (row.namespace, row.job_id, row.group)
@@ -137,13 +201,13 @@ class _Scene:
         """The slots that may take it, as a set."""
         row = self._rows[key]
         ask = self._ask(row)
-        group = (row.namespace, row.job_id, row.group)
+        goal = self._goal_at(self.cluster.slots[row.node_id])
+        group = (row.namespace, row.job_id, row.group, goal)
         if group not in self._places:
             slots = 0
             for slot, node in enumerate(self.cluster.nodes):
-                if not ask.refusal(node) and self.cluster.has_ports(
-                    ask.static_ports, ask.dynamic_ports, slot
-                ):
+                has_ports = self.cluster.has_ports(ask.static_ports, ask.dynamic_ports, slot)
+                if has_ports and self._goal_at(slot) is goal and not ask.refusal(node):
                     slots |= 1 << slot
             self._places[group] = slots
         slots = self._places[group]

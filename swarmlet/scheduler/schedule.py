@@ -11,13 +11,13 @@ from swarmlet.ids import EvaluationId, NodeId, derive
 from swarmlet.model.allocation import Allocation
 from swarmlet.model.cluster import SchedulerConfiguration
 from swarmlet.model.evaluation import Evaluation, EvaluationStatus, PlacementFailure, Trigger
-from swarmlet.model.fit import shortages
+from swarmlet.model.fit import hold_devices, shortages
 from swarmlet.model.job import Job, TaskGroup
 from swarmlet.model.plan import GroupPlacement, IndexRange, Mark, Plan, Replacement, Run, Stop
 from swarmlet.model.resources import Quantity
 from swarmlet.placement.binpack import place, place_each
 from swarmlet.placement.cluster import Cluster, Fleet
-from swarmlet.placement.device_choice import expected
+from swarmlet.placement.device_choice import choose, expected
 from swarmlet.placement.feasibility import Ask
 from swarmlet.scheduler.making_way import MakingWay
 from swarmlet.scheduler.reconcile import follow_ups_pending, reconcile
@@ -310,7 +310,11 @@ def _would_fit_without(cluster: Cluster, ask: Ask, old: Allocation) -> bool:
     if shortages(node, used, ask.demand):
         return False
     others = cluster.ports[slot] - {port.value for port in old.ports}
-    return not any(port in others for port in ask.static_ports)
+    if any(port in others for port in ask.static_ports):
+        return False
+    devices = dict(cluster.devices[slot])
+    hold_devices(devices, old.devices, -1)
+    return not ask.devices or not isinstance(choose(ask.devices, node, devices), str)
 
 
 def _follow_up(view: View, evaluation: Evaluation, at_ns: int, now_ns: int) -> Evaluation | EvaluationId:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from swarmlet.errors import InvalidInput
 from swarmlet.ids import DEFAULT_NAMESPACE, ClusterId, JobId, Namespace, NodeId, RequestId
 from swarmlet.model.allocation import Allocation, ClientStatus, TaskState, TaskStatus
@@ -24,6 +26,7 @@ from swarmlet.scheduler.schedule import schedule
 from swarmlet.state.apply import StateMachine
 from swarmlet.state.command import (
     ENVELOPE_VERSION,
+    FEATURE_LEVEL,
     AllocationReport,
     Applied,
     ApplyPlan,
@@ -68,7 +71,6 @@ class WhatIf:
 
     machine: StateMachine
     now_ns: int
-    _sequence: int = 0
     _lost: set[NodeId] = field(default_factory=set)
 
     @property
@@ -80,15 +82,17 @@ class WhatIf:
     def invented(cls, nodes: Iterable[Node], namespaces: Iterable[Namespace], now_ns: int) -> WhatIf:
         """A cluster that does not exist. Raises InvalidInput for a node that is refused."""
         trial = cls(StateMachine(), now_ns)
-        trial._submit(InitializeCluster(settings=ClusterSettings(cluster_id=ClusterId("what-if"))))
+        settings = ClusterSettings(cluster_id=ClusterId("what-if"), feature_level=FEATURE_LEVEL)
+        trial._submit(InitializeCluster(settings=settings))
         for name in sorted(set(namespaces) - {DEFAULT_NAMESPACE}):
             trial._submit(UpsertNamespace(name=name))
         trial.add_nodes(nodes)
         return trial
 
     def add_nodes(self, nodes: Iterable[Node]) -> None:
-        """Nodes that register. Raises InvalidInput for one that is refused."""
-        for node in nodes:
+        """Nodes of this version that register. Raises InvalidInput for one that is refused."""
+        for each in nodes:
+            node = msgspec.structs.replace(each, feature_level=FEATURE_LEVEL)
             self._submit(RegisterNode(node=node), f"node:{node.id}")
 
     def submit(self, jobs: Iterable[Job]) -> None:
@@ -160,12 +164,11 @@ class WhatIf:
         return found
 
     def _submit(self, body: Body, actor: str = "leader:") -> Applied:
-        self._sequence += 1
         applied, _ = self.machine.apply(
             self.machine.index + 1,
             Command(
                 version=ENVELOPE_VERSION,
-                request_id=RequestId(f"what-if:{self._sequence}"),
+                request_id=RequestId(f"what-if:{self.machine.index + 1}"),
                 actor=actor,
                 wall_time_ns=self.now_ns,
                 body=body,

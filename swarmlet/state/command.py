@@ -22,13 +22,14 @@ from swarmlet.model.cluster import (
 from swarmlet.model.deployment import DeploymentStatus
 from swarmlet.model.evaluation import Evaluation, EvaluationStatus
 from swarmlet.model.job import Job
+from swarmlet.model.level import REBALANCING, Need, need_of_job, need_of_node
 from swarmlet.model.node import DrainStrategy, Eligibility, Node, NodeStatus
 from swarmlet.model.plan import Plan
 from swarmlet.model.variable import VariableKey
 from swarmlet.wire import Codec, Record
 
-#: What this build understands. Level 2: `UpdateAutopilot` and the three commands of a restore.
-FEATURE_LEVEL = 2
+#: What this build understands; what came with each level: `needed`.
+FEATURE_LEVEL = 3
 ENVELOPE_VERSION = 1
 
 
@@ -410,9 +411,21 @@ _LEVELS: dict[type, int] = {
 }
 
 
-def required_level(body: Body) -> int:
-    """The feature level that a cluster needs before this command may enter its log."""
-    return _LEVELS.get(type(body), 1)
+def needed(body: Body) -> Need:
+    """The feature level that a cluster needs before this command may enter its log, and what needs it."""
+    match body:
+        case RegisterJob():
+            return need_of_job(body.job)
+        case RegisterNode():
+            return need_of_node(body.node)
+        case UpdateSettings() if body.rebalancing is not None:
+            return REBALANCING, "rebalancing"
+        case UpdateSettings() if body.scheduler is not None:
+            return 2, "the scheduler's configuration"
+        case TransitionAllocations() if body.targets or body.keep:
+            return REBALANCING, "rebalancing"
+        case _:
+            return _LEVELS.get(type(body), 1), ""
 
 
 class Command(Record):

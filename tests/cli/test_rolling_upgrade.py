@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from swarmlet.errors import Conflict
+from swarmlet.state.command import FEATURE_LEVEL
 from tests.agents.cluster import LocalCluster, Node, clean_environment, process, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -84,24 +85,24 @@ def test_a_cluster_is_upgraded_node_by_node_and_does_not_go_back(cluster: LocalC
     second = cluster.join(Path(token).read_text().strip(), "n2")
     wait_until(lambda: len(second.node_names()) == 2)
     levels = {item["Name"]: item["FeatureLevel"] for item in second.api.get("/v1/nodes")}
-    assert levels == {"n1": 1, "n2": 2}
+    assert levels == {"n1": 1, "n2": FEATURE_LEVEL}
     assert level(second) == 1
     with pytest.raises(Conflict, match=r"needs feature level 2, the cluster is at 1 .*behind are n1"):
         set_autopilot(second)
 
     older.stop(first)
     cluster.started(first, process("agent", "--data-dir", str(first.data), "--detach", "--json"))
-    wait_until(lambda: (level(first), level(second)) == (2, 2))
+    wait_until(lambda: (level(first), level(second)) == (FEATURE_LEVEL, FEATURE_LEVEL))
     assert set_autopilot(second)["MaxTrailingLogs"] == 200
 
     first.kill()
     agent = older.start(first, "agent", "--data-dir", str(first.data))
     assert agent.wait(60) == 1
-    assert "feature level 2, this build knows 1" in older.said(first)
+    assert f"feature level {FEATURE_LEVEL}, this build knows 1" in older.said(first)
     cluster.nodes.remove(first)
     cluster.started(first, process("agent", "--data-dir", str(first.data), "--detach", "--json"))
     third = cluster.new_node("n3")
-    wait_until(lambda: level(second) == 2 and second.api.get("/v1/status/leader"))
+    wait_until(lambda: level(second) == FEATURE_LEVEL and second.api.get("/v1/status/leader"))
     joining = older.start(third, "join", cluster.token(), *flags(third), "--foreground")
     assert joining.wait(60) == 1
-    assert "is at feature level 2, this program knows 1" in older.said(third)
+    assert f"is at feature level {FEATURE_LEVEL}, this program knows 1" in older.said(third)

@@ -6,15 +6,46 @@ import pytest
 from msgspec.structs import replace
 
 from swarmlet.errors import Conflict
+from swarmlet.ids import AllocationId
 from swarmlet.leader.feature_level import raised_level
-from swarmlet.model.cluster import AutopilotConfig, ClusterSettings
-from swarmlet.model.node import Node, NodeStatus
+from swarmlet.leader.rebalance import Rebalancer
+from swarmlet.model.cluster import (
+    AutopilotConfig,
+    ClusterSettings,
+    RebalanceMode,
+    Rebalancing,
+    SchedulerConfiguration,
+)
+from swarmlet.model.job import (
+    HOUR_NS,
+    Affinity,
+    Algorithm,
+    Artifact,
+    DeviceRequest,
+    JobType,
+    Spread,
+    TaskGroup,
+    Template,
+)
+from swarmlet.model.level import at_level
+from swarmlet.model.node import Node, NodeDevice, NodeStatus
 from swarmlet.replica.replica import Replica
-from swarmlet.state.command import FEATURE_LEVEL, Noop, RegisterNode, UpdateAutopilot, required_level
+from swarmlet.state.command import (
+    FEATURE_LEVEL,
+    Body,
+    Noop,
+    RegisterJob,
+    RegisterNode,
+    TransitionAllocations,
+    UpdateAutopilot,
+    UpdateSettings,
+    needed,
+)
 from tests.leader.test_service import World, a_world
 from tests.replica.cluster import CLUSTER
 from tests.replica.virtual_time import run
-from tests.scheduler.builders import a_node
+from tests.scheduler.builders import a_group, a_job, a_node
+from tests.scheduler.fake_view import FakeView
 
 SETTINGS = ClusterSettings(cluster_id=CLUSTER)
 
@@ -40,9 +71,64 @@ def test_the_level_never_goes_back() -> None:
     assert raised_level(replace(SETTINGS, feature_level=3), levels(2, 2), 3) is None
 
 
-def test_what_came_later_needs_a_later_level() -> None:
-    assert required_level(Noop()) == 1
-    assert required_level(UpdateAutopilot(config=AutopilotConfig())) == 2 <= FEATURE_LEVEL
+GPU = NodeDevice(vendor="nvidia", type="gpu", name="a100", ids=("0",))
+
+
+def group_with(**changes: object) -> TaskGroup:
+    group = a_group()
+    return replace(group, tasks=(replace(group.tasks[0], **changes),))
+
+
+@pytest.mark.parametrize(
+    ("body", "level", "what"),
+    [
+        (Noop(), 1, ""),
+        (RegisterJob(job=a_job()), 1, ""),
+        (UpdateSettings(feature_level=2), 1, ""),
+        (UpdateAutopilot(config=AutopilotConfig()), 2, ""),
+        (UpdateSettings(scheduler=SchedulerConfiguration()), 2, "the scheduler's configuration"),
+        (RegisterJob(job=a_job(kind=JobType.SYSTEM)), 2, "a job of type system"),
+        (RegisterJob(job=a_job(kind=JobType.SYSBATCH)), 2, "a job of type sysbatch"),
+        (RegisterJob(job=replace(a_job(), is_gang=True)), 2, "all_at_once"),
+        (RegisterJob(job=a_job(replace(a_group(), is_gang=True))), 2, "all_at_once"),
+        (RegisterJob(job=replace(a_job(), algorithm=Algorithm.SPREAD)), 2, "scheduler_algorithm"),
+        (RegisterJob(job=replace(a_job(), spreads=(Spread(attribute="${node.datacenter}"),))), 2, "spread"),
+        (RegisterJob(job=a_job(group_with(affinities=(Affinity(left="a", right="b"),)))), 2, "affinity"),
+        (RegisterJob(job=a_job(group_with(devices=(DeviceRequest(name="gpu"),)))), 3, "device"),
+        (
+            RegisterJob(job=a_job(group_with(devices=(DeviceRequest(name="gpu"),)), kind=JobType.SYSTEM)),
+            3,
+            "device",
+        ),
+        (RegisterJob(job=a_job(group_with(templates=(Template(destination="a", data="b"),)))), 3, "template"),
+        (RegisterJob(job=a_job(group_with(artifacts=(Artifact(source="https://a"),)))), 3, "artifact"),
+        (RegisterNode(node=a_node("n1")), 1, ""),
+        (RegisterNode(node=replace(a_node("n1"), devices=(GPU,))), 3, "a node with devices"),
+        (UpdateSettings(rebalancing=Rebalancing()), 3, "rebalancing"),
+        (TransitionAllocations(migrate=(AllocationId("a"),)), 1, ""),
+        (TransitionAllocations(keep=(AllocationId("a"),)), 3, "rebalancing"),
+    ],
+)
+def test_what_came_later_needs_a_later_level(body: Body, level: int, what: str) -> None:
+    assert needed(body) == (level, what)
+    assert level <= FEATURE_LEVEL
+
+
+def test_a_node_keeps_its_devices_to_itself_until_the_cluster_can_keep_them() -> None:
+    node = replace(a_node("n1"), devices=(GPU,))
+    assert at_level(node, 2) == replace(node, devices=())
+    assert at_level(node, 3) == node
+    for level in range(1, FEATURE_LEVEL + 1):
+        assert needed(RegisterNode(node=at_level(node, level)))[0] <= level
+
+
+def test_nothing_is_rebalanced_before_every_node_knows_moves() -> None:
+    view = FakeView(scheduler=SchedulerConfiguration(rebalance=RebalanceMode.AUTOMATIC))
+    later = HOUR_NS + 1
+    view.feature_level = 2
+    assert Rebalancer(0).due(view, later) == 0
+    view.feature_level = 3
+    assert Rebalancer(0).due(view, later) == view.scheduler.rebalance_moves_max
 
 
 async def _register(world: World, replica: Replica, level: int) -> None:
@@ -53,6 +139,7 @@ async def _register(world: World, replica: Replica, level: int) -> None:
 def test_a_rolling_upgrade_opens_new_commands_when_the_last_node_has_it() -> None:
     """Version N beside N+1: what the old one does not know is refused, by leader and follower, and harms nobody."""
     command = UpdateAutopilot(config=AutopilotConfig(voters=3))
+    job = a_job(kind=JobType.SYSTEM)
 
     async def main() -> None:
         async with a_world() as world:
@@ -65,6 +152,8 @@ def test_a_rolling_upgrade_opens_new_commands_when_the_last_node_has_it() -> Non
             for replica in world.cluster.up:
                 with pytest.raises(Conflict, match=rf"level 2, the cluster is at 1 .*{old.node_id}"):
                     await replica.submit(command, "local")
+                with pytest.raises(Conflict, match="a job of type system needs feature level 2"):
+                    await replica.submit(RegisterJob(job=job), "local")
             with pytest.raises(Conflict, match="level 2"):
                 await leader.lead(command)
             assert leader.consensus.core.last_index == before, "refused, not proposed"
@@ -76,6 +165,7 @@ def test_a_rolling_upgrade_opens_new_commands_when_the_last_node_has_it() -> Non
 
             await world.wait(has_risen)
             await old.submit(command, "local")
+            await old.submit(RegisterJob(job=job), "local")
             settings = leader.view.settings()
             assert settings is not None
             assert settings.autopilot.voters == 3

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarmlet.placement.columns import Demand
-from swarmlet.placement.preemption import PRIORITY_GAP, Preemptor, Running
+from swarmlet.placement.preemption import PRIORITY_GAP, Preemptor, Running, mask_of
 
 PRIORITIES = (10, 20, 30, 50)
 CAPACITY: Demand = (10, 10, 10)
@@ -93,3 +96,50 @@ def test_sums_follow_what_comes_and_goes() -> None:
     assert second is not None
     assert (second.slot, second.victims) == (1, tuple(rows[1]))
     assert preemptor.decide((11, 1, 1), 70) is None
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Of some running allocations: so many of its things each has; so many are asked, so many a node has free."""
+
+    of: dict[str, int]
+    free: list[int]
+    asked: int
+
+    def is_had(self, slot: int, gone: Sequence[Running]) -> bool:
+        return self.free[slot] + sum(self.of.get(each.key, 0) for each in gone) >= self.asked
+
+    def is_of_use(self, slot: int, running: Running) -> bool:
+        return self.of.get(running.key, 0) > 0
+
+
+@settings(max_examples=150, deadline=None)
+@given(nodes_strategy, demands, st.integers(20, 70), st.integers(1, 3), st.data())
+def test_who_holds_what_is_asked_goes_too_none_is_superfluous_and_no_lower_priority_would_do(
+    nodes: list[list[tuple[Demand, int, str]]], demand: Demand, priority: int, asked: int, data: st.DataObject
+) -> None:
+    preemptor, free, rows = world(nodes)
+    keys = [each.key for row in rows for each in row]
+    tokens = Tokens(
+        of={key: data.draw(st.integers(0, 2), label=key) for key in keys},
+        free=[data.draw(st.integers(0, 1)) for _ in rows],
+        asked=asked,
+    )
+
+    def is_short(slot: int, gone: list[Running]) -> bool:
+        return lacks(free[slot], gone, demand) or not tokens.is_had(slot, gone)
+
+    found = preemptor.decide(demand, priority, wanted=preemptor.wanted(tokens, mask_of([True] * len(rows))))
+    eligible = [[each for each in row if each.priority <= priority - PRIORITY_GAP] for row in rows]
+    if found is None:
+        assert all(is_short(slot, row) for slot, row in enumerate(eligible))
+        return
+    victims = list(found.victims)
+    assert all(victim in eligible[found.slot] for victim in victims)
+    assert not is_short(found.slot, victims)
+    for victim in victims:
+        assert is_short(found.slot, [each for each in victims if each is not victim])
+    if victims:
+        below = max(victim.priority for victim in victims)
+        for slot, row in enumerate(eligible):
+            assert is_short(slot, [each for each in row if each.priority < below])

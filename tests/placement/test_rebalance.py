@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swarmlet.placement.rebalance import Hosted, plan_moves
+from swarmlet.placement.rebalance import GAIN_MIN, Hosted, plan_evening, plan_moves
 
 CAPACITY = (10, 10, 10)
 loads = st.lists(
@@ -58,3 +58,39 @@ def test_two_half_empty_nodes_become_one() -> None:
     hosted = {0: [Hosted("a", (3, 3, 3))], 1: [Hosted("b", (4, 4, 4))], 2: list[Hosted[str]]()}
     plan = plan_moves([CAPACITY] * 3, [(7, 7, 7), (6, 6, 6), CAPACITY], hosted, 5)
     assert (len(plan.moves), plan.freed) == (1, (0,))
+
+
+def share_of(held: list[Hosted[tuple[int, int]]]) -> float:
+    free = free_of(held)
+    return max((CAPACITY[d] - free[d]) / CAPACITY[d] for d in range(2))
+
+
+@settings(max_examples=200, deadline=None)
+@given(loads, st.integers(0, 12), st.integers(0, 255))
+def test_every_move_of_evening_out_is_feasible_at_once_and_lowers_the_fuller_node(
+    load: list[list[tuple[int, int, int]]], moves_max: int, allowed: int
+) -> None:
+    hosted = world(load)
+    free = [free_of(hosted[slot]) for slot in range(len(load))]
+    moves = plan_evening([CAPACITY] * len(load), free, hosted, moves_max, lambda key: allowed << key[1])
+    assert len(moves) <= moves_max
+    by_key = {each.key: each for held in hosted.values() for each in held}
+    running = {slot: list(held) for slot, held in hosted.items()}
+    arrived: dict[int, list[Hosted[tuple[int, int]]]] = {slot: [] for slot in hosted}
+    for move in moves:
+        assert allowed << move.key[1] >> move.target & 1
+        fuller = max(share_of(running[move.source]), share_of(running[move.target]))
+        arrived[move.target].append(by_key[move.key])
+        # Nothing that any source gives up is counted on.
+        assert min(free_of(hosted[move.target] + arrived[move.target])) >= 0
+        running[move.source].remove(by_key[move.key])
+        running[move.target].append(by_key[move.key])
+        after = max(share_of(running[move.source]), share_of(running[move.target]))
+        assert after <= fuller - GAIN_MIN + 1e-9
+    assert len({move.key for move in moves}) == len(moves)
+
+
+def test_a_full_node_gives_to_an_empty_one_until_both_are_alike() -> None:
+    hosted = {0: [Hosted(name, (2, 2, 0)) for name in "abcd"], 1: list[Hosted[str]]()}
+    moves = plan_evening([CAPACITY] * 2, [(2, 2, 10), CAPACITY], hosted, 9, lambda _: 0b11)
+    assert [(move.source, move.target) for move in moves] == [(0, 1), (0, 1)]

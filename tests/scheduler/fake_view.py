@@ -20,13 +20,14 @@ from swarmlet.model.allocation import (
 from swarmlet.model.cluster import ClusterSettings, JoinToken, NamespaceRecord, SchedulerConfiguration
 from swarmlet.model.deployment import Deployment
 from swarmlet.model.evaluation import Evaluation, EvaluationStatus, Trigger
-from swarmlet.model.fit import Usage, asked_ports, assign_ports, shortages
+from swarmlet.model.fit import Usage, asked_ports, assign_devices, assign_ports, shortages
 from swarmlet.model.job import Job, JobStatus
 from swarmlet.model.node import Node
 from swarmlet.model.plan import GroupPlacement, Plan
 from swarmlet.model.variable import Variable, VariableKey
 from swarmlet.scheduler.schedule import schedule
 from swarmlet.state.allocation_table import NodeUsage
+from swarmlet.state.command import FEATURE_LEVEL
 from swarmlet.state.view import Table, View
 
 START_NS = 1_000_000 * 10**9
@@ -48,6 +49,7 @@ class FakeView:
     cursors: dict[NodeId, int] = field(default_factory=dict)
     dropped: int = 0
     scheduler: SchedulerConfiguration = field(default_factory=SchedulerConfiguration)
+    feature_level: int = FEATURE_LEVEL
 
     # What happens.
 
@@ -187,14 +189,16 @@ class FakeView:
         group = job.group(placement.group)
         assert group is not None
         indexes = [index for each in placement.ranges for index in range(each.start, each.start + each.count)]
-        nodes = [run.node_id for run in placement.runs for _ in range(run.count)]
+        nodes = [(run.node_id, run.devices) for run in placement.runs for _ in range(run.count)]
         assert len(indexes) == len(nodes)
         replaced = {each.index: each for each in placement.replacements}
-        for index, node_id in zip(indexes, nodes, strict=True):
+        for index, (node_id, kinds) in zip(indexes, nodes, strict=True):
             node = self.node_table[node_id]
             usage = Usage.of(node, self.allocations_on_node(node_id))
             ports = assign_ports(asked_ports(group), usage.ports, self.cursors.get(node_id, 0))
-            if shortages(node, usage.quantity, group.demand()) or isinstance(ports, str):
+            devices = assign_devices(node, group.device_requests(), kinds, usage.devices)
+            is_short = bool(shortages(node, usage.quantity, group.demand()))
+            if is_short or isinstance(ports, str) or isinstance(devices, str):
                 self.dropped += 1
                 continue
             self.index += 1
@@ -211,6 +215,7 @@ class FakeView:
                 deployment_id=plan.deployment.id if plan.deployment else None,
                 resources=group.demand(),
                 ports=ports,
+                devices=devices,
                 previous_allocation=previous.previous if previous else None,
                 reschedule_events=previous.reschedule_events if previous else (),
                 create_index=self.index,
@@ -238,7 +243,9 @@ class FakeView:
         return self.index
 
     def settings(self) -> ClusterSettings | None:
-        return ClusterSettings(cluster_id=ClusterId("test"), scheduler=self.scheduler)
+        return ClusterSettings(
+            cluster_id=ClusterId("test"), scheduler=self.scheduler, feature_level=self.feature_level
+        )
 
     def node(self, node_id: NodeId) -> Node | None:
         return self.node_table.get(node_id)

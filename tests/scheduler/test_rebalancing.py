@@ -9,8 +9,8 @@ from msgspec.structs import replace
 from swarmlet.ids import NodeId
 from swarmlet.leader.rebalance import PATIENCE_NS, Rebalancer
 from swarmlet.model.cluster import ClusterSettings, Move, RebalanceMode, Rebalancing, SchedulerConfiguration
-from swarmlet.model.job import Constraint, Job, MigrateStrategy, TaskGroup
-from swarmlet.model.node import Node
+from swarmlet.model.job import Algorithm, Constraint, DeviceRequest, Job, MigrateStrategy, TaskGroup
+from swarmlet.model.node import Node, NodeDevice
 from swarmlet.model.resources import Port
 from swarmlet.scheduler.rebalancing import plan_rebalancing
 from swarmlet.scheduler.what_if import WhatIf
@@ -199,3 +199,60 @@ def _group(trial: WhatIf, job_id: str, name: str) -> TaskGroup:
         if job.id == job_id and group is not None:
             return group
     raise AssertionError(job_id)
+
+
+def crowded() -> WhatIf:
+    """Everything on n0, nothing on n1 and n2."""
+    jobs = [pinned(f"job{n}", "n0", memory=2000) for n in range(3)]
+    trial = world([a_node(f"n{n}") for n in range(3)], *jobs)
+    for job in jobs:
+        freed(trial, job)
+    return trial
+
+
+def wanting(trial: WhatIf, configuration: SchedulerConfiguration) -> None:
+    trial._submit(UpdateSettings(scheduler=configuration))
+
+
+def test_where_work_is_spread_nodes_are_evened_out_instead_of_freed() -> None:
+    trial = crowded()
+    assert plan_rebalancing(trial.view, 10, trial.now_ns) == ((), ())
+    wanting(trial, SchedulerConfiguration(algorithm=Algorithm.SPREAD))
+    moves, nodes = plan_rebalancing(trial.view, 10, trial.now_ns)
+    assert nodes == ()
+    assert sorted(move.target for move in moves) == ["n1", "n2"]
+    assert len(plan_rebalancing(trial.view, 1, trial.now_ns)[0]) == 1
+    trial._submit(UpdateSettings(rebalancing=Rebalancing(moves=moves)))
+    rebalancer = Rebalancer(trial.now_ns)
+    for _ in range(10):
+        look(trial, rebalancer)
+        trial.now_ns += MINUTE // 4
+    assert len(nodes_in_use(trial)) == 3
+    assert plan_rebalancing(trial.view, 10, trial.now_ns) == ((), ())
+
+
+def test_each_node_pool_has_what_its_own_algorithm_wants() -> None:
+    nodes = [a_node("n0"), a_node("n1"), *(replace(a_node(f"s{n}"), node_pool="wide") for n in range(2))]
+    jobs = [pinned(f"job{n}", f"n{n}", memory=1000) for n in range(2)]
+    wide = [replace(pinned(f"wide{n}", "s0", memory=2000), node_pool="wide") for n in range(2)]
+    trial = world(nodes, *jobs, *wide)
+    for job in (*jobs, *wide):
+        freed(trial, job)
+    wanting(trial, SchedulerConfiguration(pool_algorithms={"wide": Algorithm.SPREAD}))
+    moves, nodes_freed = plan_rebalancing(trial.view, 10, trial.now_ns)
+    assert len(nodes_freed) == 1
+    assert {(move.source[0], move.target[0]) for move in moves} == {("n", "n"), ("s", "s")}
+
+
+def test_a_job_that_wants_otherwise_and_devices_stay_where_they_are() -> None:
+    jobs = [replace(pinned(f"job{n}", f"n{n}", memory=1000), algorithm=Algorithm.SPREAD) for n in range(2)]
+    trial = world([a_node("n0"), a_node("n1")], *jobs)
+    for job in jobs:
+        freed(trial, job)
+    assert plan_rebalancing(trial.view, 10, trial.now_ns) == ((), ())
+    gpus = NodeDevice(vendor="nvidia", type="gpu", name="a100", ids=("0",))
+    nodes = [replace(a_node(f"n{n}"), devices=(gpus,)) for n in range(2)]
+    group = a_group(memory=1000)
+    asking = replace(group, tasks=(replace(group.tasks[0], devices=(DeviceRequest(name="gpu"),)),))
+    trial = world(nodes, *(a_job(asking, name=f"job{n}") for n in range(2)))
+    assert plan_rebalancing(trial.view, 10, trial.now_ns) == ((), ())

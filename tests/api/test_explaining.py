@@ -1,0 +1,139 @@
+"""Why something is where it is, over HTTP and on the command line: every node, with its score or the reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from swarmlet.errors import InvalidInput, NotFound, Unauthorized
+from swarmlet.ids import NodeId
+from swarmlet.model.job import Affinity
+from swarmlet.model.node import Eligibility
+from swarmlet.scheduler.what_if import WhatIf
+from swarmlet.state.command import UpdateNodeEligibility
+from tests.agents.cluster import Cli
+from tests.api.trial import Served, point_cli_at, served
+from tests.scheduler.builders import a_group, a_job, a_node
+from tests.scheduler.test_rebalancing import NOW
+
+#: aiohttp would have another kind of key for what the server notes on a request.
+pytestmark = pytest.mark.filterwarnings("ignore:It is recommended to use web.RequestKey")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[Served]:
+    """One allocation of a job that prefers n1; the other nodes are too small or not eligible."""
+    nodes = [
+        a_node("n1"),
+        a_node("n2"),
+        a_node("small", memory=100),
+        a_node("away"),
+    ]
+    trial = WhatIf.invented(nodes, (), NOW)
+    away = UpdateNodeEligibility(node_id=NodeId("away"), eligibility=Eligibility.INELIGIBLE)
+    trial._submit(away)
+    liking = Affinity(left="${node.unique.name}", right="n1", weight=80)
+    trial.submit([replace(a_job(a_group(memory=200)), affinities=(liking,))])
+    trial.settle()
+    with served(trial, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def cli(world: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    point_cli_at(world, monkeypatch)
+    return Cli(capsys)
+
+
+def the_allocation(world: Served) -> str:
+    (row,) = world.trial.view.allocations()
+    return row.id
+
+
+def the_evaluation(world: Served) -> str:
+    return next(iter(world.trial.view.evaluations())).id
+
+
+def test_an_allocation_is_explained_by_every_nodes_rank_scores_or_reason(world: Served) -> None:
+    found = world.api.get(f"/v1/allocation/{the_allocation(world)}/explain")
+    assert (found["ID"], found["NodeID"], found["Name"]) == (the_allocation(world), "n1", "shop.web[0]")
+    by_node = {each["NodeName"]: each for each in found["Candidates"]}
+    assert list(by_node)[:2] == ["n1", "n2"]
+    assert [by_node[name]["Rank"] for name in ("n1", "n2")] == [1, 2]
+    assert by_node["n1"]["Scores"].keys() == by_node["n2"]["Scores"].keys()
+    assert by_node["n1"]["Scores"] != by_node["n2"]["Scores"]
+    assert {name: by_node[name]["Rank"] for name in ("small", "away")} == {"small": 0, "away": 0}
+    assert "memory" in by_node["small"]["Reason"]
+    assert by_node["away"]["Reason"] == "not eligible"
+
+
+def test_an_evaluation_is_explained_group_by_group(world: Served) -> None:
+    found = world.api.get(f"/v1/evaluation/{the_evaluation(world)}/explain")
+    assert found["JobID"] == "shop"
+    assert [each["NodeName"] for each in found["Groups"]["web"] if each["Rank"]] == ["n1", "n2"]
+
+
+def test_what_is_not_there_is_not_explained(world: Served) -> None:
+    for path in (
+        "/v1/allocation/8f3a12cd-0000-0000-0000-000000000000/explain",
+        "/v1/evaluation/none/explain",
+    ):
+        with pytest.raises(NotFound):
+            world.api.get(path)
+
+
+def test_nobody_without_a_token_is_told_anything(world: Served) -> None:
+    for path in (f"/v1/allocation/{the_allocation(world)}", f"/v1/evaluation/{the_evaluation(world)}"):
+        with pytest.raises(Unauthorized):
+            world.as_nobody().get(f"{path}/explain")
+
+
+def test_a_simulation_is_refused_where_it_names_what_is_not_there(world: Served) -> None:
+    with pytest.raises(InvalidInput, match="nobody"):
+        world.api.put("/v1/operator/simulate", {"Jobs": [], "Lose": ["nobody"]})
+    with pytest.raises(InvalidInput, match="expected 'Jobs'"):
+        world.api.put("/v1/operator/simulate", {"Jobs": "web"})
+
+
+def test_the_command_line_marks_the_node_that_was_taken(world: Served, cli: Cli) -> None:
+    said = cli("alloc", "status", the_allocation(world), "--explain")
+    assert said.code == 0
+    ranked = [line.split() for line in said.out.splitlines() if line.split()[:1] in (["1"], ["2"])]
+    assert [line[1:3] for line in ranked] == [["n1", "*"], ["n2", ranked[1][2]]]
+    assert "  away: not eligible" in said.out.splitlines()
+    assert any(line.startswith("  small: ") and "memory" in line for line in said.out.splitlines())
+
+
+def test_the_beginning_of_an_id_is_enough_on_the_command_line(world: Served, cli: Cli) -> None:
+    whole = the_allocation(world)
+    said = cli("alloc", "status", whole[:8], "--explain", "--json")
+    assert json.loads(said.out)["ID"] == whole
+
+
+def test_a_plan_on_the_command_line_explains_before_anything_is_submitted(
+    world: Served, cli: Cli, tmp_path: Path
+) -> None:
+    text = """
+    job "new" {
+      group "web" {
+        task "main" {
+          driver = "docker"
+          config { image = "web:1" }
+          resources {
+            cpu    = 100
+            memory = 200
+          }
+        }
+      }
+    }
+    """
+    file = tmp_path / "new.hcl"
+    file.write_text(text)
+    said = cli("job", "plan", str(file), "--explain")
+    assert "away: not eligible" in said.out
+    assert "RANK" in said.out
+    assert [job.id for job in world.trial.view.jobs()] == ["shop"]
