@@ -72,6 +72,8 @@ from swarmlet.runtime.drivers.offered import validate as validate_driver
 from swarmlet.runtime.drivers.raw_exec import RawExec
 from swarmlet.runtime.exec_service import ExecService
 from swarmlet.runtime.fingerprint import computed_class, fingerprint
+from swarmlet.runtime.forward_service import ForwardService
+from swarmlet.runtime.forwarding import Forwarding
 from swarmlet.runtime.job_logs import JobLogs
 from swarmlet.runtime.log_service import LogService
 from swarmlet.runtime.reach import Reach
@@ -373,6 +375,9 @@ class Daemon:
         self.copies = CopyService(
             replica=self.replica, copying=Copying(self.agent), mesh=self.mesh, places=self.places
         )
+        self.connections = ForwardService(
+            replica=self.replica, forwarding=Forwarding(self.agent), mesh=self.mesh, places=self.places
+        )
         self.commands = ExecService(
             replica=self.replica, agent=self.agent, mesh=self.mesh, places=self.places
         )
@@ -434,6 +439,7 @@ class Daemon:
         self.job_logs.register(handlers)
         self.reach.register(handlers)
         self.copies.register(handlers)
+        self.connections.register(handlers)
         self.operations.register(handlers)
         self.commands.register(handlers)
 
@@ -457,6 +463,7 @@ class Daemon:
             reach=self.reach,
             copies=self.copies,
             commands=self.commands,
+            connections=self.connections,
             make_join_token=self._make_join_token,
             leave=self.leave,
             agent_facts=self._facts,

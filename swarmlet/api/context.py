@@ -16,6 +16,7 @@ from swarmlet.ids import AllocationId, ClusterId, NodeId, PeerId
 from swarmlet.model.check import CheckResult
 from swarmlet.model.execution import Event, Input, TerminalSize
 from swarmlet.model.file import FileInfo
+from swarmlet.model.forward import ForwardTarget
 from swarmlet.model.log import LogPiece, LogSelection, LogSource
 from swarmlet.model.usage import AllocationUsage
 from swarmlet.raft.options import Status
@@ -103,6 +104,28 @@ class Commands(Protocol):
         self, allocation: AllocationId, task: str, command: tuple[str, ...], size: TerminalSize | None
     ) -> AbstractAsyncContextManager[OpenCommand]:
         """Run it, with a terminal where `size` is given; leaving the context ends it. Raises SwarmletError."""
+
+
+class OpenConnection(Protocol):
+    """A connection to a task's port, wherever that is. Raises SwarmletError when it is broken."""
+
+    async def send(self, data: bytes) -> None:
+        """Pass bytes on, as fast as the task takes them; none: no more will come."""
+
+    def chunks(self) -> AsyncGenerator[bytes, None]:
+        """What the task sends, an empty chunk where it sends no more. To be taken once."""
+
+
+class Connections(Protocol):
+    """Connects to tasks' ports. Raises NotFound, InvalidInput, Conflict (nobody listens), Unavailable."""
+
+    async def target(self, allocation: AllocationId, task: str, port: str) -> ForwardTarget:
+        """Where the port (a label or a number) is."""
+
+    def open(
+        self, allocation: AllocationId, task: str, port: str
+    ) -> AbstractAsyncContextManager[OpenConnection]:
+        """Connect; leaving the context ends the connection."""
 
 
 class GossipKeys(Protocol):
@@ -222,6 +245,7 @@ class ApiContext:
     reach: Reach
     copies: Copies
     commands: Commands
+    connections: Connections
     #: Makes a join token: (ttl_ns, uses, description) -> (the text to show once, the record to keep).
     make_join_token: Callable[[int, int, str], tuple[str, Any]]
     #: Announces to gossip and Raft that this node leaves for good, then stops the agent.

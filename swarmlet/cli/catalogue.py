@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "job": ("swarmlet.cli.job:job", "Run, validate, stop and look at jobs"),
     "alloc": ("swarmlet.cli.alloc:alloc", "Look at allocations, their logs; stop or restart them"),
     "logs": ("swarmlet.cli.job_logs:job_logs", "The logs of a job's tasks"),
+    "port-forward": ("swarmlet.cli.port_forward:port_forward", "A task's ports on this machine"),
     "node": ("swarmlet.cli.node:node", "Look at nodes; drain them"),
     "var": ("swarmlet.cli.var:var", "Write and read encrypted variables"),
     "members": ("swarmlet.cli.members:members", "Who is there: state, since when, health, round trip"),

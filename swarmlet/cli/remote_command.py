@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -25,6 +26,35 @@ HEARTBEAT_SECONDS = 10.0
 ESCAPE = b"~"
 
 
+@contextlib.asynccontextmanager
+async def session_of(api: Client) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
+    """A session with the node that `api` asks, as many connections as are needed, and what its URLs begin with."""
+    address = api.address
+    connector: aiohttp.BaseConnector = aiohttp.TCPConnector(limit=0)
+    base = address if "://" in address else f"http://{address}"
+    if address.startswith("unix://"):
+        connector, base = aiohttp.UnixConnector(address.removeprefix("unix://"), limit=0), "http://swarmlet"
+    headers = {"X-Nomad-Token": api.token} if api.token else {}
+    timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers) as session:
+        yield session, base.rstrip("/")
+
+
+@contextlib.asynccontextmanager
+async def opened(session: aiohttp.ClientSession, url: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+    """A WebSocket. Raises what the node refused it with, Unavailable."""
+    try:
+        async with session.ws_connect(url, heartbeat=HEARTBEAT_SECONDS, max_msg_size=0) as socket:
+            yield socket
+    except aiohttp.WSServerHandshakeError as error:
+        # A failed handshake keeps the headers alone.
+        headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+        message = headers.get("x-swarmlet-message", f"the node answers {error.status}")
+        raise refusal(error.status, headers.get("x-swarmlet-error", ""), message) from error
+    except aiohttp.ClientError as error:
+        raise Unavailable(f"{url.partition('/v1/')[0]}: {error}") from error
+
+
 class RemoteCommand:
     """One command and its connection."""
 
@@ -37,28 +67,8 @@ class RemoteCommand:
 
     async def run(self) -> int:
         """Until the command has ended; its exit code."""
-        address = self._api.address
-        connector: aiohttp.BaseConnector | None = None
-        base = address if "://" in address else f"http://{address}"
-        if address.startswith("unix://"):
-            connector, base = aiohttp.UnixConnector(address.removeprefix("unix://")), "http://swarmlet"
-        headers = {"X-Nomad-Token": self._api.token} if self._api.token else {}
-        timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS)
-        try:
-            async with (
-                aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers) as session,
-                session.ws_connect(
-                    base.rstrip("/") + self._path, heartbeat=HEARTBEAT_SECONDS, max_msg_size=0
-                ) as socket,
-            ):
-                return await self._talk(socket)
-        except aiohttp.WSServerHandshakeError as error:
-            # A failed handshake keeps the headers alone.
-            headers = {name.lower(): value for name, value in (error.headers or {}).items()}
-            message = headers.get("x-swarmlet-message", f"{address} answers {error.status}")
-            raise refusal(error.status, headers.get("x-swarmlet-error", ""), message) from error
-        except aiohttp.ClientError as error:
-            raise Unavailable(f"{address}: {error}") from error
+        async with session_of(self._api) as (session, base), opened(session, base + self._path) as socket:
+            return await self._talk(socket)
 
     async def _talk(self, socket: aiohttp.ClientWebSocketResponse) -> int:
         loop = asyncio.get_running_loop()

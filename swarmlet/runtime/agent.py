@@ -27,6 +27,7 @@ from swarmlet.model.execution import TerminalSize
 from swarmlet.model.file import FileInfo
 from swarmlet.model.job import HOUR_NS, Job
 from swarmlet.model.node import Node
+from swarmlet.model.resources import AllocatedPort
 from swarmlet.model.usage import AllocationUsage
 from swarmlet.runtime import file_tree
 from swarmlet.runtime.allocation_runner import AllocationRunner, Site
@@ -284,6 +285,14 @@ class Agent:
         if task not in runner.tasks:
             raise NotFound(f"allocation {allocation} has no task {task!r}")
         return runner.tasks[task], self._root(allocation)
+
+    def tasks_of(self, allocation: AllocationId) -> dict[str, TaskRunner]:
+        """All tasks of an allocation that is or was here. Raises NotFound."""
+        return self._runner(allocation).tasks
+
+    def ports_of(self, allocation: AllocationId) -> tuple[tuple[AllocatedPort, ...], str]:
+        """The ports that an allocation holds, and the address of this node. Raises NotFound."""
+        return self._runner(allocation).allocation.ports, self._site.host_address()
 
     def _root(self, allocation: AllocationId) -> Path:
         return self._site.allocations / self._runner(allocation).allocation.id
