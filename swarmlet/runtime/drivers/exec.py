@@ -279,6 +279,11 @@ class Exec(RawExec):
                     f"task {spec.task}: user {spec.user!r} needs an agent that is root; this one is {me!r}"
                 )
                 raise DriverError(message, temporary=False)
+            if add:
+                message = (
+                    f"exec: cap_add needs an agent that is root; this one is {me!r}, and so are its tasks"
+                )
+                raise DriverError(message, temporary=False)
             return rights_of(None, (), ())
         for name in capability.added(add):
             if name not in capability.HARMLESS:
