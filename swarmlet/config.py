@@ -36,6 +36,7 @@ class DriverSwitches(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     docker: bool = True
     docker_socket: str = "/var/run/docker.sock"
     docker_privileged: bool = False
+    exec: bool = True
     #: None: allowed where the agent does not run as root.
     raw_exec: bool | None = None
 

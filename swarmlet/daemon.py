@@ -68,6 +68,7 @@ from swarmlet.runtime.agent import Agent
 from swarmlet.runtime.copy_service import CopyService
 from swarmlet.runtime.copying import Copying
 from swarmlet.runtime.drivers.driver import Driver
+from swarmlet.runtime.drivers.exec import Exec
 from swarmlet.runtime.drivers.offered import validate as validate_driver
 from swarmlet.runtime.drivers.raw_exec import RawExec
 from swarmlet.runtime.exec_service import ExecService
@@ -358,6 +359,7 @@ class Daemon:
             )
         allowed = switches.raw_exec if switches.raw_exec is not None else os.geteuid() != 0
         self.drivers["raw_exec"] = RawExec(data / "alloc", is_allowed=allowed)
+        self.drivers["exec"] = Exec(data / "alloc", is_offered=switches.exec, is_host_allowed=allowed)
         self.agent = Agent(
             node=self.node,
             cluster_id=self.identity.cluster,

@@ -6,7 +6,7 @@ from typing import Any
 
 from swarmlet.jobspec.value import to_text
 
-#: Arguments of the docker and raw_exec drivers that are lists of strings.
+#: Arguments of the docker, exec and raw_exec drivers that are lists of strings.
 TEXT_LISTS = (
     "args",
     "cap_add",

@@ -60,5 +60,5 @@ SERVICE_REFUSED = {
     "gateway": "there is no service mesh",
     "identity": "workload identities do not exist yet",
 }
-DRIVERS = ("docker", "raw_exec")
-DRIVERS_KNOWN_ELSEWHERE = ("exec", "exec2", "java", "qemu", "podman", "containerd-driver", "mock_driver")
+DRIVERS = ("docker", "exec", "raw_exec")
+DRIVERS_KNOWN_ELSEWHERE = ("exec2", "java", "qemu", "podman", "containerd-driver", "mock_driver")

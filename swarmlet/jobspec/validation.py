@@ -75,7 +75,14 @@ DOCKER_KEYS = (
     "storage_opt", "sysctl", "tty", "ulimit", "userns_mode", "uts_mode", "volume_driver", "volumes",
     "work_dir",
 )  # fmt: skip
+EXEC_KEYS = ("args", "cap_add", "cap_drop", "command", "ipc_mode", "pid_mode", "work_dir")
 RAW_EXEC_KEYS = ("args", "command", "oom_score_adj", "work_dir")
+#: Driver -> the keys of its configuration, and the one that it cannot do without.
+_CONFIGURATIONS = {
+    "docker": (DOCKER_KEYS, "image"),
+    "exec": (EXEC_KEYS, "command"),
+    "raw_exec": (RAW_EXEC_KEYS, "command"),
+}
 #: Nomad's, and no driver of ours has them: refused instead of ignored.
 KEYS_NOT_SUPPORTED = (
     "advertise_ipv6_address", "auth_soft_fail", "container_exists_attempts", "cpu_cfs_period",
@@ -563,7 +570,7 @@ def _driver(path: tuple[str, ...], task: Task, labels: list[str]) -> _Found:
             hint = suggestion(task.driver, DRIVERS)
             yield (*path, "driver"), f'driver "{task.driver[:40]}" is unknown; expected one of {shown}{hint}'
         return
-    keys, needed = (DOCKER_KEYS, "image") if task.driver == "docker" else (RAW_EXEC_KEYS, "command")
+    keys, needed = _CONFIGURATIONS[task.driver]
     here = (*path, "config", "0")
     for key in task.config:
         if key in KEYS_NOT_SUPPORTED:
@@ -614,5 +621,7 @@ _SHAPES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("init", _is_boolean, "true or false"),
     ("cap_add", _is_texts, "a list of strings"),
     ("cap_drop", _is_texts, "a list of strings"),
+    ("pid_mode", _is_text, "a string"),
+    ("ipc_mode", _is_text, "a string"),
     ("extra_hosts", _is_texts, "a list of strings"),
 )

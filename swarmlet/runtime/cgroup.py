@@ -1,4 +1,4 @@
-"""Control groups for plain processes: memory and CPU share, versions 1 and 2. Without rights there are no limits."""
+"""Control groups for processes: memory, CPU share and number, versions 1 and 2. Without rights there are no limits."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ MIB = 1024 * 1024
 #: cgroup v1 shares and v2 weights have different ranges; this is the kernel's own mapping (runc does the same).
 SHARES_MIN, SHARES_MAX = 2, 262_144
 WEIGHT_MAX = 10_000
+#: Processes and threads of one task: more than servers need, and an eighth of the 32,768 pids of a small machine,
+#: so that a fork bomb hurts only itself.
+PIDS_MAX = 4_096
+UNIFIED_CONTROLLERS = ("memory", "cpu", "pids")
 
 
 def own_path(controller: str, root: Path = ROOT) -> Path | None:
@@ -62,9 +66,16 @@ class Cgroups:
         parent = root / PARENT
         try:
             parent.mkdir(exist_ok=True)
-            for directory in (root, parent):
-                (directory / "cgroup.subtree_control").write_text("+memory +cpu", encoding="ascii")
         except OSError:
+            return cls({}, is_unified=True)
+        enabled = set()
+        for controller in UNIFIED_CONTROLLERS:
+            # One by one: the kernel takes a list whole or not at all, and it may lack one of them.
+            with contextlib.suppress(OSError):
+                for directory in (root, parent):
+                    (directory / "cgroup.subtree_control").write_text(f"+{controller}", encoding="ascii")
+                enabled.add(controller)
+        if not enabled:
             return cls({}, is_unified=True)
         return cls({"unified": parent}, is_unified=True)
 
@@ -73,10 +84,10 @@ class Cgroups:
         """Whether limits can be enforced."""
         return bool(self._parents)
 
-    def make(self, name: str, cpu_shares: int, memory_mib: int) -> list[str]:
+    def make(self, name: str, cpu_shares: int, memory_mib: int, memory_max_mib: int = 0) -> list[str]:
         """Make a task's cgroups and return their directories; the shim moves the task in and removes them.
 
-        A limit that cannot be set is left out: a task that runs without its limit is better than none.
+        `memory_max_mib`: the limit, where it is above what is reserved (`memory_mib`). A limit that cannot be set is left out: a task that runs without its limit is better than none.
         """
         made = []
         for controller, parent in self._parents.items():
@@ -86,21 +97,30 @@ class Cgroups:
             except OSError:
                 continue
             made.append(str(directory))
-            for file, value in self._limits(controller, cpu_shares, memory_mib):
+            for file, value in self._limits(controller, cpu_shares, memory_mib, memory_max_mib):
                 with contextlib.suppress(OSError):
                     (directory / file).write_text(value, encoding="ascii")
         return made
 
-    def _limits(self, controller: str, cpu_shares: int, memory_mib: int) -> list[tuple[str, str]]:
+    def _limits(
+        self, controller: str, cpu_shares: int, memory_mib: int, memory_max_mib: int
+    ) -> list[tuple[str, str]]:
         shares = min(max(cpu_shares, SHARES_MIN), SHARES_MAX)
-        limit = str(memory_mib * MIB)
+        memory_limit_mib = memory_max_mib or memory_mib
+        limit, reserved = str(memory_limit_mib * MIB), str(memory_mib * MIB)
         if self._is_unified:
-            limits = [("cpu.weight", str(weight_of(shares)))]
-            if memory_mib:
+            limits = [("cpu.weight", str(weight_of(shares))), ("pids.max", str(PIDS_MAX))]
+            if memory_max_mib:
+                limits += [("memory.low", reserved)]
+            if memory_limit_mib:
                 limits += [("memory.max", limit), ("memory.swap.max", "0"), ("memory.oom.group", "1")]
             return limits
         if controller == "cpu":
             return [("cpu.shares", str(shares))]
-        if controller == "memory" and memory_mib:
-            return [("memory.limit_in_bytes", limit), ("memory.memsw.limit_in_bytes", limit)]
+        if controller == "pids":
+            return [("pids.max", str(PIDS_MAX))]
+        if controller == "memory" and memory_limit_mib:
+            limits = [("memory.limit_in_bytes", limit), ("memory.memsw.limit_in_bytes", limit)]
+            # Under pressure the kernel takes back what is above it first.
+            return limits + ([("memory.soft_limit_in_bytes", reserved)] if memory_max_mib else [])
         return []

@@ -35,7 +35,7 @@ def test_unknown_keys_and_wrong_kinds_are_refused_by_name() -> None:
 
 
 def test_a_driver_that_there_is_not_is_refused() -> None:
-    assert validate_for("qemu", {}) == ["driver 'qemu' is not supported; there are docker and raw_exec"]
+    assert validate_for("qemu", {}) == ["driver 'qemu' is not supported; there are docker, exec and raw_exec"]
 
 
 def test_listed_ports_are_published_on_the_allocations_ports(tmp_path: Path) -> None:

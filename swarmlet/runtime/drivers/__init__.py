@@ -1,1 +1,1 @@
-"""Drivers run tasks: `docker` and `raw_exec`."""
+"""Drivers run tasks: `docker`, `exec` and `raw_exec`."""

@@ -37,12 +37,17 @@ def run_command(
     uid: int | None = None,
     gid: int | None = None,
     cgroups: Sequence[str] = (),
+    executable: str | None = None,
     timeout_seconds: float,
 ) -> CommandResult:
-    """Run it in a process group of its own, which is killed at the end. Raises DriverError when it cannot start."""
+    """Run it in a process group of its own, which is killed at the end. Raises DriverError when it cannot start.
+
+    `executable`: the file, where it is not what the command calls itself.
+    """
     try:
         process = subprocess.Popen(
             list(command),
+            executable=executable,
             cwd=directory,
             env=env,
             user=uid,

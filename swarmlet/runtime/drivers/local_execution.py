@@ -33,8 +33,12 @@ async def start_execution(
     gid: int | None,
     cgroups: Sequence[str],
     size: TerminalSize | None,
+    executable: str | None = None,
 ) -> LocalExecution:
-    """Run it in a session of its own; `size`: with a terminal. Raises DriverError when it cannot start."""
+    """Run it in a session of its own; `size`: with a terminal. Raises DriverError when it cannot start.
+
+    `executable`: the file, where it is not what the command calls itself.
+    """
     arguments = list(command)
     if size is None:
         theirs = [os.pipe() for _ in range(3)]
@@ -52,6 +56,7 @@ async def start_execution(
         process = await asyncio.to_thread(
             subprocess.Popen,
             arguments,
+            executable=executable,
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,

@@ -82,7 +82,7 @@ class MissingDriver:
             yield line
 
     def _reason(self) -> str:
-        return f"this node has no driver {self.name!r}; there are docker and raw_exec"
+        return f"this node has no driver {self.name!r}; there are docker, exec and raw_exec"
 
     async def execute(
         self, handle: TaskHandle, command: tuple[str, ...], timeout_seconds: float

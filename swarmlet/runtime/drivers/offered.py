@@ -8,7 +8,7 @@ from typing import Any
 
 from swarmlet.config import NodeConfig
 from swarmlet.ids import ClusterId, NodeId
-from swarmlet.runtime.drivers import docker_config, raw_exec
+from swarmlet.runtime.drivers import docker_config, exec, raw_exec  # noqa: A004 (the driver's name)
 from swarmlet.runtime.drivers.driver import Driver
 
 #: Below the node's data directory.
@@ -19,8 +19,10 @@ def offered(config: NodeConfig, node_id: NodeId, cluster_id: ClusterId) -> dict[
     """The drivers by name. An engine that does not answer is offered all the same: it may come."""
     switches = config.drivers
     is_allowed = switches.raw_exec if switches.raw_exec is not None else os.geteuid() != 0
+    allocations = Path(config.data_dir) / ALLOCATIONS
     found: dict[str, Driver] = {
-        raw_exec.NAME: raw_exec.RawExec(Path(config.data_dir) / ALLOCATIONS, is_allowed=is_allowed)
+        raw_exec.NAME: raw_exec.RawExec(allocations, is_allowed=is_allowed),
+        exec.NAME: exec.Exec(allocations, is_offered=switches.exec, is_host_allowed=is_allowed),
     }
     if switches.docker:
         # Imported here: a node without containers has no use for it.
@@ -40,7 +42,9 @@ def validate(driver: str, config: dict[str, Any]) -> list[str]:
     match driver:
         case "docker":
             return docker_config.validate(config)
+        case exec.NAME:
+            return exec.validate(config)
         case raw_exec.NAME:
             return raw_exec.validate(config)
         case _:
-            return [f"driver {driver!r} is not supported; there are docker and raw_exec"]
+            return [f"driver {driver!r} is not supported; there are docker, exec and raw_exec"]

@@ -111,6 +111,8 @@ class RawExec:
     """Plain processes. `allocations` is the directory that holds one directory per allocation."""
 
     name = NAME
+    #: Below an allocation's directory.
+    state_name = STATE_DIRECTORY
 
     def __init__(self, allocations: Path, *, is_allowed: bool) -> None:
         """Under root it is off unless the node's configuration allows it: a job could do anything."""
@@ -147,11 +149,11 @@ class RawExec:
         """Start the process under a shim; adopt a shim that runs."""
         if not self._is_allowed:
             raise DriverError(str((await self.fingerprint()).reason), temporary=False)
-        if problems := validate(spec.config):
+        if problems := self.validate(spec.config):
             raise DriverError("; ".join(problems), temporary=False)
         directory = self._directory(spec.allocation_id, spec.task)
         handle = TaskHandle(
-            driver=NAME,
+            driver=self.name,
             allocation_id=spec.allocation_id,
             task=spec.task,
             identifier=spec.task,
@@ -182,7 +184,7 @@ class RawExec:
                 return TaskExit(
                     exit_code=137,
                     signal=int(signals.SIGKILL),
-                    message="its shim was killed; the exit status is not known",
+                    message="its shim was killed, and so was the task; the exit status is not known",
                     at_ns=time.time_ns(),
                 )
             ended = wait_for_death_of(int(state["shim"]))
@@ -229,32 +231,36 @@ class RawExec:
                 exit_code=int(ended["exit_code"]),
                 signal=int(ended["signal"]),
                 is_oom_killed=bool(ended["is_oom_killed"]),
+                message=str(ended.get("message", "")),
                 at_ns=int(ended["at_ns"]),
             )
         if is_alive:
             return Presence.RUNNING
-        request = read_json(directory / "request.json") or {}
         if shim.start_time(int(state["pid"])) == state["pid_started"]:
-            shim.kill_group(int(state["pid"]), list(request.get("cgroups", [])))
+            with contextlib.suppress(OSError):
+                os.killpg(int(state["pid"]), signals.SIGKILL)
+        await asyncio.to_thread(_end_cgroups_of, directory)
         return Presence.GONE
 
     async def remove(self, handle: TaskHandle) -> None:
         """Its state; the logs lie with the allocation."""
         if await self.recover(handle) is Presence.RUNNING:
             await self.kill(handle)
+        # A shim that was killed could not; where the machine was restarted there are none.
+        await asyncio.to_thread(_end_cgroups_of, Path(handle.state_directory))
         await asyncio.to_thread(shutil.rmtree, handle.state_directory, ignore_errors=True)
 
     async def list_owned(self) -> list[TaskHandle]:
         """Every state directory; this data directory belongs to one node of one cluster."""
         return [
             TaskHandle(
-                driver=NAME,
+                driver=self.name,
                 allocation_id=AllocationId(path.parent.parent.name),
                 task=path.name,
                 identifier=path.name,
                 state_directory=str(path),
             )
-            for path in sorted(self._allocations.glob(f"*/{STATE_DIRECTORY}/*"))
+            for path in sorted(self._allocations.glob(f"*/{self.state_name}/*"))
         ]
 
     def logs(
@@ -311,9 +317,13 @@ class RawExec:
         request = read_json(Path(handle.state_directory) / "request.json")
         if request is None or await self.recover(handle) is not Presence.RUNNING:
             raise DriverError(f"task {handle.task} does not run")
+        try:
+            env = shim.environment(request)
+        except (OSError, ValueError) as error:
+            raise DriverError(f"the environment of task {handle.task} cannot be read: {error}") from error
         return {
             "directory": str(request["directory"]),
-            "env": shim.environment(request),
+            "env": env,
             "uid": request["uid"],
             "gid": request["gid"],
             "cgroups": [str(path) for path in request["cgroups"]],
@@ -332,24 +342,29 @@ class RawExec:
         return int(state["pid"])
 
     def _directory(self, allocation: AllocationId, task: str) -> Path:
-        return self._allocations / allocation / STATE_DIRECTORY / task
+        return self._allocations / allocation / self.state_name / task
+
+    def _identity(self, spec: TaskSpec) -> tuple[int | None, int | None]:
+        """User and group that the process changes to; None stays. Raises DriverError."""
+        if not spec.user:
+            return None, None
+        try:
+            entry = pwd.getpwnam(spec.user)
+        except KeyError as error:
+            message = f"task {spec.task}: user {spec.user!r} does not exist on this machine"
+            raise DriverError(message, temporary=False) from error
+        return (None, None) if entry.pw_uid == os.geteuid() else (entry.pw_uid, entry.pw_gid)
+
+    def _executable(self) -> str | None:
+        """What runs the shim, where it is not the interpreter's own file."""
+        return None
 
     def _request(self, spec: TaskSpec) -> dict[str, Any]:
-        uid = gid = None
-        if spec.user:
-            try:
-                entry = pwd.getpwnam(spec.user)
-            except KeyError as error:
-                message = f"task {spec.task}: user {spec.user!r} does not exist on this machine"
-                raise DriverError(message, temporary=False) from error
-            if entry.pw_uid != os.geteuid():
-                uid, gid = entry.pw_uid, entry.pw_gid
+        uid, gid = self._identity(spec)
         logs = Path(spec.directories.shared) / "logs"
-        command = str(spec.config["command"])
-        arguments = [str(argument) for argument in spec.config.get("args", [])]
         name = f"{spec.allocation_id[:8]}-{spec.task}"
         return {
-            "command": [command, *arguments],
+            "command": command_of(spec),
             "directory": str(spec.config.get("work_dir") or Path(spec.directories.local).parent),
             "env": {**INHERITED, "PATH": os.environ.get("PATH", os.defpath), **spec.env},
             "secret_env_file": str(Path(spec.directories.secrets) / SECRET_ENVIRONMENT_FILE)
@@ -360,7 +375,7 @@ class RawExec:
             "gid": gid,
             "boot_id": boot_id(),
             "oom_score_adj": int(spec.config.get("oom_score_adj", 0)),
-            "cgroups": self._cgroups.make(name, spec.cpu, spec.memory_max or spec.memory),
+            "cgroups": self._cgroups.make(name, spec.cpu, spec.memory, spec.memory_max),
             "logs": {
                 "stdout": str(logs / f"{spec.task}.stdout"),
                 "stderr": str(logs / f"{spec.task}.stderr"),
@@ -380,6 +395,7 @@ class RawExec:
                 done = await asyncio.to_thread(
                     subprocess.run,
                     command,
+                    executable=self._executable(),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
@@ -404,6 +420,17 @@ class RawExec:
         except ProcessLookupError:
             return False
         return True
+
+
+def command_of(spec: TaskSpec) -> list[str]:
+    """The command and its arguments."""
+    return [str(spec.config["command"]), *(str(argument) for argument in spec.config.get("args", []))]
+
+
+def _end_cgroups_of(directory: Path) -> None:
+    """End what a task's cgroups still hold, and remove them. Blocking, briefly."""
+    request = read_json(directory / "request.json") or {}
+    shim.end_cgroups([str(path) for path in request.get("cgroups", [])])
 
 
 def _is_zombie(pid: int) -> bool:

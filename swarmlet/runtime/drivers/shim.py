@@ -1,4 +1,4 @@
-"""The parent of one plain process: it outlives the agent, writes the logs, and keeps the exit status.
+"""The parent of one process, plain or isolated: it outlives the agent, writes the logs, keeps the exit status.
 
 Run as a script: `python -I -S shim.py STATE_DIRECTORY`, which holds `request.json`. It forks, so that it
 belongs to init, and the first process returns once the task runs (exit 0) or could not be started (exit 1,
@@ -8,12 +8,14 @@ the reason on standard error). It imports little: one such process lives beside 
     state.json     pids with their start times, once it runs
     exit.json      how it ended; written before the shim ends
 
-It ends when its task has ended, and the kernel kills the task when the shim is killed.
+It ends when its task has ended, and the kernel kills the task when the shim is killed. What isolates a task is in
+`isolation.py`, which it loads only then.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -64,9 +66,19 @@ def environment(request: dict[str, Any]) -> dict[str, str]:
     env = {str(key): str(value) for key, value in request["env"].items()}
     path = request.get("secret_env_file")
     if path:
-        with open(path, encoding="utf-8") as file:
+        # Its directory belongs to the task, which may have put a link there.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with open(descriptor, encoding="utf-8") as file:
             env.update(json.load(file))
     return env
+
+
+def load_isolation() -> Any:
+    """The module beside this script: run by its path, it has no package to import from."""
+    import importlib
+
+    sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+    return importlib.import_module("isolation")
 
 
 def read_number(path: str, key: str) -> int:
@@ -98,8 +110,16 @@ class RotatingLog:
         return sorted(int(end) for end in ends if end.isdigit())
 
     def _open(self) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self._fd = os.open(f"{self._prefix}.{self._number}", flags, 0o644)
+        # Never through a link, and never waiting for a reader: what lies there may be a task's doing.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        path = f"{self._prefix}.{self._number}"
+        try:
+            self._fd = os.open(path, flags, 0o644)
+        except OSError as error:
+            if error.errno not in {errno.ELOOP, errno.ENXIO}:
+                raise
+            os.unlink(path)
+            self._fd = os.open(path, flags, 0o644)
         self._size = os.fstat(self._fd).st_size
 
     def write(self, data: bytes) -> None:
@@ -129,8 +149,8 @@ class RotatingLog:
                 os.unlink(f"{self._prefix}.{number}")
 
 
-def become(request: dict[str, Any]) -> None:
-    """Turn this forked child into the task. Does not return."""
+def become(request: dict[str, Any], isolation: Any, holder: int) -> None:
+    """Turn this forked child into the task, in the namespaces of `holder` where it is isolated. Does not return."""
     env = environment(request)
     for directory in request["cgroups"]:
         with contextlib.suppress(OSError), open(directory + "/cgroup.procs", "w", encoding="ascii") as file:
@@ -138,11 +158,18 @@ def become(request: dict[str, Any]) -> None:
     if request["oom_score_adj"]:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write(str(request["oom_score_adj"]))
-    os.chdir(request["directory"])
-    if request["uid"] is not None:
+    if isolation is not None:
+        isolation.enter(holder, isolation.entered(request["isolation"]))
+        os.chdir(request["directory"])
+        isolation.give_up_rights(request["isolation"])
+        os.umask(0o022)
+    elif request["uid"] is not None:
+        os.chdir(request["directory"])
         os.initgroups(request["user"], request["gid"])
         os.setgid(request["gid"])
         os.setuid(request["uid"])
+    else:
+        os.chdir(request["directory"])
     # After setuid, which clears it. ctypes is loaded in the child alone, so the shim stays small.
     import ctypes
 
@@ -152,7 +179,7 @@ def become(request: dict[str, Any]) -> None:
     os.execvpe(request["command"][0], request["command"], env)  # noqa: S606 (a shell is what we avoid)
 
 
-def spawn(request: dict[str, Any], outputs: list[int]) -> int:
+def spawn(request: dict[str, Any], outputs: list[int], isolation: Any = None, holder: int = 0) -> int:
     """Fork the task in a session of its own; its pid. Raises OSError with the reason when it cannot be run."""
     told, tell = os.pipe()
     pid = os.fork()
@@ -162,7 +189,7 @@ def spawn(request: dict[str, Any], outputs: list[int]) -> int:
             os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
             os.dup2(outputs[0], 1)
             os.dup2(outputs[1], 2)
-            become(request)
+            become(request, isolation, holder)
         except BaseException as error:  # noqa: BLE001 (a forked child must not return into its parent's code)
             os.write(tell, f"{type(error).__name__}: {error}".encode())
         os._exit(127)
@@ -240,6 +267,15 @@ def was_oom_killed(cgroups: list[str]) -> bool:
     )
 
 
+def refused_processes(cgroups: list[str]) -> str:
+    """A sentence where the task asked for more processes than it may have."""
+    for directory in cgroups:
+        if read_number(f"{directory}/pids.events", "max"):
+            with contextlib.suppress(OSError), open(f"{directory}/pids.max", encoding="ascii") as file:
+                return f"it was refused more than {file.read().strip()} processes and threads at a time"
+    return ""
+
+
 def supervise(directory: str, request: dict[str, Any], tell: int) -> None:
     """Be the shim: start the task, say so through `tell`, stay until it has ended."""
     wakeup, wake = os.pipe()
@@ -259,14 +295,27 @@ def supervise(directory: str, request: dict[str, Any], tell: int) -> None:
             None if request["logs"]["is_disabled"] else RotatingLog(request["logs"][stream], *limits)
         )
         outputs.append(writer)
+    isolation: Any = None
+    holder = 0
     try:
-        pid = spawn(request, outputs)
+        if request.get("isolation"):
+            isolation = load_isolation()
+            holder = isolation.make(request["isolation"])
+            if request["isolation"]["uid"] is not None:
+                # A task opens /dev/stdout by its name.
+                for writer in outputs:
+                    os.fchown(writer, request["isolation"]["uid"], request["isolation"]["gid"])
+        pid = spawn(request, outputs, isolation, holder)
     except OSError:
+        if holder:
+            isolation.end(holder)
         end_cgroups(request["cgroups"])
         raise
     for writer in outputs:
         os.close(writer)
     state = {
+        "holder": holder,
+        "holder_started": start_time(holder) if holder else "",
         "shim": os.getpid(),
         "shim_started": start_time(os.getpid()),
         "pid": pid,
@@ -281,8 +330,11 @@ def supervise(directory: str, request: dict[str, Any], tell: int) -> None:
         "exit_code": os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status),
         "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
         "is_oom_killed": was_oom_killed(request["cgroups"]),
+        "message": refused_processes(request["cgroups"]),
         "at_ns": time.time_ns(),
     }
+    if holder:
+        isolation.end(holder)
     kill_group(pid, request["cgroups"])
     write_json(directory + "/exit.json", ended)
 

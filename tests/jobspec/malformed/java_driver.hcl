@@ -1,4 +1,4 @@
-# expect 5:16 driver "java" is not supported yet; expected one of docker, raw_exec
+# expect 5:16 driver "java" is not supported yet; expected one of docker, exec, raw_exec
 job "web" {
   group "g" {
     task "t" {
