@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ from swarmlet.ids import AllocationId, ClusterId, NodeId, PeerId
 from swarmlet.model.check import CheckResult
 from swarmlet.model.execution import Event, Input, TerminalSize
 from swarmlet.model.file import FileInfo
+from swarmlet.model.job import Job
 from swarmlet.model.usage import AllocationUsage
 from swarmlet.raft.options import Status
 from swarmlet.replica.replica import Replica
@@ -201,6 +202,8 @@ class ApiContext:
     operations: Operations
     #: What is wrong with a driver's configuration: (driver, config) -> sentences.
     check_driver: Callable[[str, dict[str, Any]], list[str]]
+    #: Binds images to digests: (job, the version before) -> the job, and what its user should know.
+    bind_images: Callable[[Job, Job | None], Awaitable[tuple[Job, list[str]]]]
     #: Why the leader replaces nothing now; empty when it does, and on every other node.
     replacement_pause: Callable[[], str] = lambda: ""
 
