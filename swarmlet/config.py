@@ -30,6 +30,13 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     attributes: dict[str, str] = {}
 
 
+#: What Docker gives every container: adding these back after `cap_drop` needs no permission.
+DOCKER_CAPABILITIES = (
+    "audit_write", "chown", "dac_override", "fowner", "fsetid", "kill", "mknod", "net_bind_service", "net_raw",
+    "setfcap", "setgid", "setpcap", "setuid", "sys_chroot",
+)  # fmt: skip
+
+
 class DriverSwitches(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which drivers this node offers, and what they may do."""
 
@@ -37,6 +44,19 @@ class DriverSwitches(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     docker_socket: str = "/var/run/docker.sock"
     docker_privileged: bool = False
     exec: bool = True
+    #: Whether jobs may mount directories and devices of this machine, and use volume drivers.
+    docker_volumes: bool = True
+    #: What `cap_add` may name; "all": anything.
+    docker_allow_caps: tuple[str, ...] = DOCKER_CAPABILITIES
+    #: Which of the engine's runtimes jobs may name.
+    docker_allow_runtimes: tuple[str, ...] = ("runc", "nvidia")
+    #: Credentials for registries: a file as `docker login` writes it (empty: that of the agent's user), and a helper.
+    docker_auth_config: str = ""
+    docker_auth_helper: str = ""
+    #: Images that came with jobs go when nobody has used them for so long and the disk is that full.
+    docker_image_gc: bool = True
+    docker_image_gc_hours: float = 72.0
+    docker_image_gc_disk_percent: int = 80
     #: None: allowed where the agent does not run as root.
     raw_exec: bool | None = None
 

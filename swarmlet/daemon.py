@@ -67,14 +67,18 @@ from swarmlet.replica.variables import Variables
 from swarmlet.runtime.agent import Agent
 from swarmlet.runtime.copy_service import CopyService
 from swarmlet.runtime.copying import Copying
+from swarmlet.runtime.drivers.docker_digest import Digests
 from swarmlet.runtime.drivers.driver import Driver
 from swarmlet.runtime.drivers.exec import Exec
+from swarmlet.runtime.drivers.offered import docker_of
 from swarmlet.runtime.drivers.offered import validate as validate_driver
 from swarmlet.runtime.drivers.raw_exec import RawExec
 from swarmlet.runtime.exec_service import ExecService
 from swarmlet.runtime.fingerprint import computed_class, fingerprint
 from swarmlet.runtime.forward_service import ForwardService
 from swarmlet.runtime.forwarding import Forwarding
+from swarmlet.runtime.image_digests import ImageDigests
+from swarmlet.runtime.image_service import ImageService
 from swarmlet.runtime.job_logs import JobLogs
 from swarmlet.runtime.log_service import LogService
 from swarmlet.runtime.reach import Reach
@@ -347,16 +351,16 @@ class Daemon:
 
     def _build_runtime(self, data: Path) -> None:
         self.drivers: dict[str, Driver] = {}
+        templates = ReplicaTemplates(self.replica, self.variables)
+        digests: Digests | None = None
         switches = self.config.drivers
         if switches.docker:
-            from swarmlet.runtime.drivers.docker import Docker
-
-            self.drivers["docker"] = Docker(
-                socket_path=switches.docker_socket,
-                node_id=self.identity.node,
-                cluster_id=self.identity.cluster,
-                is_privileged_allowed=switches.docker_privileged,
-            )
+            containers = docker_of(switches, self.identity.node, self.identity.cluster, data)
+            self.drivers["docker"] = containers
+            ImageService(
+                replica=self.replica, images=containers.images, mesh=self.mesh, places=self.places
+            ).register(self.handlers)
+            digests = containers.digests
         allowed = switches.raw_exec if switches.raw_exec is not None else os.geteuid() != 0
         self.drivers["raw_exec"] = RawExec(data / "alloc", is_allowed=allowed)
         self.drivers["exec"] = Exec(data / "alloc", is_offered=switches.exec, is_host_allowed=allowed)
@@ -367,9 +371,12 @@ class Daemon:
             drivers=self.drivers,
             source=ReplicaSource(self.replica),
             reporter=ReplicaReporter(self.replica, self.identity.node),
-            templates=ReplicaTemplates(self.replica, self.variables),
+            templates=templates,
             secrets=MemorySecrets(self.identity.node[:8]),
             rng=self._fork("templates"),
+        )
+        self.image_digests = ImageDigests(
+            replica=self.replica, local=digests, mesh=self.mesh, places=self.places, templates=templates
         )
         self.logs = LogService(replica=self.replica, agent=self.agent, mesh=self.mesh, places=self.places)
         self.job_logs = JobLogs(replica=self.replica, logs=self.logs, mesh=self.mesh, places=self.places)
@@ -439,6 +446,7 @@ class Daemon:
         self.joining.register(handlers)
         self.logs.register(handlers)
         self.job_logs.register(handlers)
+        self.image_digests.register(handlers)
         self.reach.register(handlers)
         self.copies.register(handlers)
         self.connections.register(handlers)
@@ -471,6 +479,7 @@ class Daemon:
             agent_facts=self._facts,
             identify=self._identify,
             check_driver=validate_driver,
+            bind_images=self.image_digests.bound,
             replacement_pause=self.leader.replacement_pause,
             operations=self.operations,
         )

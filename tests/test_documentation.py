@@ -10,6 +10,7 @@ import pytest
 
 from scripts.document import PAGES
 from swarmlet.config import DriverSwitches, HostVolume, NodeConfig
+from swarmlet.runtime.drivers.docker_keys import BLOCKS, KEYS, REFUSED
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")] + sorted(
@@ -37,6 +38,14 @@ def test_every_setting_is_documented_with_its_default(
         default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
         shown = "" if default is None else msgspec.json.encode(default).decode()
         assert rows[field.name] == (shown or "unset")
+
+
+def test_every_key_of_the_docker_driver_is_documented() -> None:
+    text = (ROOT / "docs/reference/docker.md").read_text(encoding="utf-8")
+    named = {word for code in re.findall(r"`([^`]+)`", text) for word in re.findall(r"\w+", code)}
+    assert sorted({*KEYS, *REFUSED} - named) == []
+    blocks = {key for keys in BLOCKS.values() for key in keys}
+    assert sorted(blocks - named) == []
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

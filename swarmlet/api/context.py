@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from swarmlet.model.check import CheckResult
 from swarmlet.model.execution import Event, Input, TerminalSize
 from swarmlet.model.file import FileInfo
 from swarmlet.model.forward import ForwardTarget
+from swarmlet.model.job import Job
 from swarmlet.model.log import LogPiece, LogSelection, LogSource
 from swarmlet.model.usage import AllocationUsage
 from swarmlet.raft.options import Status
@@ -257,6 +258,8 @@ class ApiContext:
     operations: Operations
     #: What is wrong with a driver's configuration: (driver, config) -> sentences.
     check_driver: Callable[[str, dict[str, Any]], list[str]]
+    #: Binds images to digests: (job, the version before) -> the job, and what its user should know.
+    bind_images: Callable[[Job, Job | None], Awaitable[tuple[Job, list[str]]]]
     #: Why the leader replaces nothing now; empty when it does, and on every other node.
     replacement_pause: Callable[[], str] = lambda: ""
 

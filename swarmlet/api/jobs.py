@@ -81,6 +81,7 @@ async def submit_job(request: web.Request) -> web.Response:
     if isinstance(submission, dict) and submission.get("Source"):
         job = _with_source(job, str(submission["Source"]))
     check = _check_index(body)
+    job, remarks = await context.bind_images(job, context.replica.view.job(job.namespace, job.id))
     request_id = request.headers.get("X-Swarmlet-Request-Id")
     applied = await context.replica.submit(
         RegisterJob(job=job, check_index=check),
@@ -92,7 +93,7 @@ async def submit_job(request: web.Request) -> web.Response:
             "EvalID": applied.evaluation_id or "",
             "EvalCreateIndex": applied.index,
             "JobModifyIndex": applied.job_modify_index,
-            "Warnings": "",
+            "Warnings": "\n".join(remarks),
             "Index": applied.index,
         },
         context.replica.view,

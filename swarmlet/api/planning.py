@@ -11,7 +11,7 @@ from swarmlet.api.allocations import requested_allocation
 from swarmlet.api.context import CONTEXT, ApiContext
 from swarmlet.api.jobs import checks_of
 from swarmlet.api.route import GET, WRITE, Route, answer, fresh_view, json_body, truth
-from swarmlet.api.what_if import candidate_json, planned, tried
+from swarmlet.api.what_if import candidate_json, image_changes, planned, tried
 from swarmlet.errors import InvalidInput, InvalidJob, NotFound
 from swarmlet.jobspec.json_job import job_from_json
 from swarmlet.jobspec.validation import validate_job
@@ -33,11 +33,15 @@ async def plan_job(request: web.Request) -> web.Response:
         raise InvalidInput(f"the path names job '{request.match_info['job']}', the body '{job.id}'")
     authorize(request["identity"], Capability.JOB_SUBMIT, job.namespace)
     await context.replica.barrier()
+    known = context.replica.view.job(job.namespace, job.id)
+    job, remarks = await context.bind_images(job, known)
     trial = WhatIf(context.replica.fork(), context.replica.view.time_ns)
     before = trial.view
     is_explained = truth(request, "explain") or bool(body.get("Explain"))
     found = await asyncio.to_thread(planned, trial, job, is_explained=is_explained)
     known = before.job(job.namespace, job.id)
+    found["Images"] = image_changes(known, job)
+    found["Warnings"] = "\n".join(remarks)
     found["JobModifyIndex"] = known.job_modify_index if known is not None else 0
     return answer(found, context.replica.view)
 

@@ -188,3 +188,25 @@ def _usage(view: View) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def image_changes(before: Job | None, after: Job) -> list[dict[str, str]]:
+    """Images of `after` that are new, or another one than in `before`: by name or by digest."""
+    found = []
+    for group in after.groups:
+        for task in group.tasks:
+            old = before.task(group.name, task.name) if before is not None else None
+            image, was = str(task.config.get("image", "")), str(old.config.get("image", "")) if old else ""
+            digest_was = old.image_digest if old is not None else ""
+            if task.driver == "docker" and (image, task.image_digest) != (was, digest_was):
+                found.append(
+                    {
+                        "TaskGroup": group.name,
+                        "Task": task.name,
+                        "Image": image,
+                        "Digest": task.image_digest,
+                        "OldImage": was,
+                        "OldDigest": digest_was,
+                    }
+                )
+    return found

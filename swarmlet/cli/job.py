@@ -139,6 +139,8 @@ def plan(
     if as_json:
         say_json(found)
     else:
+        for remark in found["Warnings"].splitlines():
+            warn(remark)
         _show_plan(found, wide=wide)
     return 3 if found["FailedTGAllocs"] else 0
 
@@ -152,10 +154,28 @@ _ACTIONS = {
 }
 
 
+def image_change(change: dict[str, str]) -> str:
+    """`image web:1.2 → web:1.3 (ab12… → cd34…)`, as much of it as there is."""
+
+    def digest(text: str) -> str:
+        return text.removeprefix("sha256:")[:12] or "no digest"
+
+    after, before = digest(change["Digest"]), digest(change["OldDigest"])
+    if not change["OldImage"]:
+        return f"image {change['Image']} ({after})"
+    named = change["Image"]
+    if change["OldImage"] != change["Image"]:
+        named = f"{change['OldImage']} → {change['Image']}"
+    return f"image {named} ({before} → {after})"
+
+
 def _show_plan(found: dict[str, Any], *, wide: bool) -> None:
     for group, counts in found["Annotations"]["DesiredTGUpdates"].items():
         parts = [f"{counts[name]} {words}" for name, words in _ACTIONS.items() if counts[name]]
         say(f"{paint(group, 'bold')}  {', '.join(parts) or 'nothing to do'}")
+        for change in found["Images"]:
+            if change["TaskGroup"] == group:
+                say(f"  ~ {change['Task']}: {image_change(change)}")
         for node, count in found["Placements"].get(group, {}).items():
             say(f"  {node}" + (f" x{count}" if count > 1 else ""))
         if found["Queued"].get(group):
@@ -216,6 +236,8 @@ def run(
         body |= {"EnforceIndex": True, "JobModifyIndex": check_index}
     api = client(ctx)
     answered = api.put("/v1/jobs", body, {"namespace": parsed.job.namespace})
+    for remark in answered["Warnings"].splitlines():
+        warn(remark)
     if detach:
         if as_json:
             say_json(answered)

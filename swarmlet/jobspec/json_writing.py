@@ -235,6 +235,7 @@ def _task(task: Task) -> dict[str, Any]:
         "Driver": task.driver,
         "User": task.user,
         "Config": task.config,
+        "ImageDigest": task.image_digest,
         "Env": dict(task.env),
         "Services": [_service(service) for service in task.services],
         "Constraints": _constraints(task.constraints),

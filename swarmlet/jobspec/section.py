@@ -233,11 +233,13 @@ class Section:
                 result[name] = value
         for nested in self._nested:
             self._asked[nested.kind] = None
+            number = str(len(_listed(result.get(nested.kind))))
+            self.reading.places.setdefault((*self.path, nested.kind), nested.start)
             inner = Section(
                 self.reading,
                 nested.body,
                 nested.scope,
-                path=(*self.path, nested.kind),
+                path=(*self.path, nested.kind, number),
                 title=nested.kind,
                 start=nested.start,
             ).data()
@@ -348,3 +350,7 @@ class Section:
             return tuple(map(to_text, to_list(value)))
         except BadValue as error:
             raise self.reading.source.fault(attribute.value.start, f"labels: {error}") from error
+
+
+def _listed(value: Value) -> list[Value]:
+    return value if isinstance(value, list) else []

@@ -14,7 +14,13 @@ from swarmlet.jobspec.policy_section import (
     restart_policy,
 )
 from swarmlet.jobspec.section import Section
-from swarmlet.jobspec.unsupported import RESOURCES_IGNORED, RESOURCES_REFUSED, SERVICE_REFUSED, TASK_REFUSED
+from swarmlet.jobspec.unsupported import (
+    CONFIG_IGNORED,
+    RESOURCES_IGNORED,
+    RESOURCES_REFUSED,
+    SERVICE_REFUSED,
+    TASK_REFUSED,
+)
 from swarmlet.model.check import CheckRestart
 from swarmlet.model.job import DEVICE_WHOLE, DeviceRequest, LogRotation, Service, Task, VolumeMount
 from swarmlet.model.resources import TaskResources
@@ -49,6 +55,8 @@ def read_task(section: Section, group_restart: Fields, job_name: str, group_name
             shutdown_delay_ns=section.duration_ns("shutdown_delay"),
         ),
     )
+    if config is not None and task.driver == "docker":
+        config.ignore(CONFIG_IGNORED)
     section.refuse(TASK_REFUSED)
     section.finish()
     return task

@@ -60,5 +60,9 @@ SERVICE_REFUSED = {
     "gateway": "there is no service mesh",
     "identity": "workload identities do not exist yet",
 }
+CONFIG_IGNORED = {
+    "container_exists_attempts": "a container that is there already is taken over",
+    "advertise_ipv6_address": "services are announced under their node's address",
+}
 DRIVERS = ("docker", "exec", "raw_exec")
 DRIVERS_KNOWN_ELSEWHERE = ("exec2", "java", "qemu", "podman", "containerd-driver", "mock_driver")

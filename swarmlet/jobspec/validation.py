@@ -67,13 +67,15 @@ _NO_ATTRIBUTE = ("distinct_hosts",)
 _PREFERABLE = " ".join(OPERANDS[:-2])
 
 DOCKER_KEYS = (
-    "args", "auth", "cap_add", "cap_drop", "cgroupns", "command", "cpuset_cpus", "devices", "dns_options",
-    "dns_search_domains", "dns_servers", "entrypoint", "extra_hosts", "force_pull", "group_add",
-    "healthchecks", "hostname", "image", "image_pull_timeout", "init", "interactive", "ipc_mode", "labels",
-    "logging", "memory_hard_limit", "mount", "mounts", "network_mode", "oom_score_adj", "pid_mode",
-    "pids_limit", "port_map", "ports", "privileged", "readonly_rootfs", "runtime", "security_opt", "shm_size",
-    "storage_opt", "sysctl", "tty", "ulimit", "userns_mode", "uts_mode", "volume_driver", "volumes",
-    "work_dir",
+    "advertise_ipv6_address", "args", "auth", "auth_soft_fail", "cap_add", "cap_drop", "cgroupns",
+    "command", "container_exists_attempts", "cpu_cfs_period", "cpu_hard_limit", "cpuset_cpus", "devices",
+    "dns_options", "dns_search_domains", "dns_servers", "entrypoint", "extra_hosts", "force_pull",
+    "group_add", "healthchecks", "hostname", "image", "image_pull_timeout", "init", "interactive",
+    "ipc_mode", "ipv4_address", "ipv6_address", "isolation", "labels", "load", "logging", "mac_address",
+    "memory_hard_limit", "mount", "mounts", "network_aliases", "network_mode", "oom_score_adj",
+    "pid_mode", "pids_limit", "port_map", "ports", "privileged", "readonly_rootfs", "runtime",
+    "security_opt", "shm_size", "storage_opt", "sysctl", "tty", "ulimit", "userns_mode", "uts_mode",
+    "volume_driver", "volumes", "work_dir",
 )  # fmt: skip
 EXEC_KEYS = ("args", "cap_add", "cap_drop", "command", "ipc_mode", "pid_mode", "work_dir")
 RAW_EXEC_KEYS = ("args", "command", "oom_score_adj", "work_dir")
@@ -84,11 +86,7 @@ _CONFIGURATIONS = {
     "raw_exec": (RAW_EXEC_KEYS, "command"),
 }
 #: Nomad's, and no driver of ours has them: refused instead of ignored.
-KEYS_NOT_SUPPORTED = (
-    "advertise_ipv6_address", "auth_soft_fail", "container_exists_attempts", "cpu_cfs_period",
-    "cpu_hard_limit", "ipv4_address", "ipv6_address", "isolation", "load", "mac_address", "network_aliases",
-    "cgroup_v1_override", "cgroup_v2_override",
-)  # fmt: skip
+KEYS_NOT_SUPPORTED = ("cgroup_v1_override", "cgroup_v2_override")
 
 
 @dataclass(frozen=True)
@@ -153,7 +151,7 @@ def _checked(job: Job, checks: Checks) -> _Found:
                 yield from _compiled((*here, "resources", "0", "device", request.name), rules, checks)
             yield from _compiled(here, (*task.constraints, *map(matched, task.affinities)), checks)
             for message in checks.driver(task.driver, task.config):
-                yield (*here, "config", "0", _key_in(message, task.config)), message
+                yield (*here, "config", "0", *_key_in(message, task.config)), message
             yield from _templates(here, job, group, task, checks)
 
 
@@ -183,10 +181,13 @@ def _templates(path: tuple[str, ...], job: Job, group: TaskGroup, task: Task, ch
             yield (*path, "template", str(number), "data"), message
 
 
-def _key_in(message: str, config: dict[str, Any]) -> str:
-    """The key that a driver's sentence speaks of ('volume' speaks of `volumes`), for its place."""
+def _key_in(message: str, config: dict[str, Any]) -> tuple[str, ...]:
+    """The place of the key that a driver's sentence speaks of (`config key 'mount[0].type'`)."""
+    named = re.search(r"config key '([^']+)'", message)
+    if named:
+        return tuple(re.findall(r"[^.\[\]]+", named[1]))
     words = set(re.findall(r"[a-z_]+", message))
-    return next((key for key in config if {key, key.removesuffix("s")} & words), "")
+    return (next((key for key in config if {key, key.removesuffix("s")} & words), ""),)
 
 
 def _job(job: Job) -> _Found:
@@ -603,10 +604,6 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
 
 
-def _is_boolean(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
 _SHAPES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("image", _is_text, "a name of an image"),
     ("command", _is_text, "a string"),
@@ -616,12 +613,8 @@ _SHAPES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("network_mode", _is_text, "a string"),
     ("hostname", _is_text, "a string"),
     ("work_dir", _is_text, "a string"),
-    ("privileged", _is_boolean, "true or false"),
-    ("force_pull", _is_boolean, "true or false"),
-    ("init", _is_boolean, "true or false"),
     ("cap_add", _is_texts, "a list of strings"),
     ("cap_drop", _is_texts, "a list of strings"),
     ("pid_mode", _is_text, "a string"),
     ("ipc_mode", _is_text, "a string"),
-    ("extra_hosts", _is_texts, "a list of strings"),
 )

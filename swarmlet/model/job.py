@@ -336,6 +336,8 @@ class Task(Record):
     devices: tuple[DeviceRequest, ...] = ()
     templates: tuple[Template, ...] = ()
     artifacts: tuple[Artifact, ...] = ()
+    #: The digest that the image's tag stood for when the job was submitted; empty: none was found.
+    image_digest: str = ""
 
 
 class TaskGroup(Record):
@@ -415,3 +417,8 @@ class Job(Record):
     def group(self, name: str) -> TaskGroup | None:
         """The group of that name."""
         return next((group for group in self.groups if group.name == name), None)
+
+    def task(self, group: str, name: str) -> Task | None:
+        """The task of that name in that group."""
+        found = self.group(group)
+        return next((task for task in found.tasks if task.name == name), None) if found is not None else None

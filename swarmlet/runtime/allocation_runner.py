@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import structlog
@@ -36,6 +37,7 @@ from swarmlet.runtime.drivers.driver import Directories, Driver, TaskSpec, Volum
 from swarmlet.runtime.drivers.missing import MissingDriver
 from swarmlet.runtime.local_state import VERSION, LocalAllocation
 from swarmlet.runtime.probe import Prober
+from swarmlet.runtime.registry_login import with_login
 from swarmlet.runtime.secrets_directory import PlainSecrets, Secrets
 from swarmlet.runtime.task_directory import Place
 from swarmlet.runtime.task_files import Surroundings, TaskFiles
@@ -299,6 +301,8 @@ class AllocationRunner:
             changed=self._task_changed,
             now_ns=self.site.now_ns,
             shutdown_delay_ns=max(task.shutdown_delay_ns, self.group.shutdown_delay_ns),
+            kill_signal=task.kill_signal,
+            kill_timeout_ns=task.kill_timeout_ns,
             prepare=None if self.files[task.name].is_empty else self.files[task.name].prepare,
         )
 
@@ -416,12 +420,19 @@ class AllocationRunner:
     # Its files.
 
     def _make_files(self, task: Task) -> TaskFiles:
-        reader = Reader(
-            namespace=self.allocation.namespace, job=self.job.id, group=self.group.name, task=task.name
-        )
         return TaskFiles(
-            task, reader, self.allocation.id, self, self.site.templates, self._fetch, self.site.rng
+            task,
+            self._reader(task.name),
+            self.allocation.id,
+            self,
+            self.site.templates,
+            self._fetch,
+            self.site.rng,
         )
+
+    def _reader(self, task: str) -> Reader:
+        """On whose behalf variables are read."""
+        return Reader(namespace=self.allocation.namespace, job=self.job.id, group=self.group.name, task=task)
 
     async def _fetch(self, artifact: Artifact, place: Place) -> None:
         root = self.site.allocations / self.allocation.id
@@ -498,7 +509,7 @@ class AllocationRunner:
             task=name,
             node_id=node.id,
             cluster_id=self.site.cluster_id,
-            config=interpolation.value(task.config),
+            config=self._config(task, interpolation),
             env=env,
             cpu=task.resources.cpu,
             memory=task.resources.memory,
@@ -512,7 +523,17 @@ class AllocationRunner:
             kill_timeout_ns=task.kill_timeout_ns,
             logs=task.logs,
             secret_env=self.files[name].env,
+            devices=tuple(held for held in allocation.devices if held.task == name),
+            image_digest=task.image_digest,
+            core_mhz=node.resources.cpu // max(1, int(node.attributes.get("cpu.numcores", "0") or 0)),
         )
+
+    def _config(self, task: Task, interpolation: environment.Interpolation) -> dict[str, Any]:
+        """The driver's part; as in Nomad it knows what templates put into the environment. Raises DriverError."""
+        secret = self.files[task.name].env
+        known = interpolation.values | secret | {f"env.{name}": value for name, value in secret.items()}
+        config: dict[str, Any] = environment.Interpolation(known).value(task.config)
+        return with_login(config, self.site.templates, self._reader(task.name))
 
     @property
     def _root(self) -> Path:

@@ -55,6 +55,8 @@ class TaskRunner:
         changed: Callable[[], None],
         now_ns: Callable[[], int],
         shutdown_delay_ns: int = 0,
+        kill_signal: str = "",
+        kill_timeout_ns: int = 5_000_000_000,
         prepare: Callable[[Notice], Awaitable[None]] | None = None,
     ) -> None:
         """`specify` makes the spec afresh for every start, `prepare` what the task finds then (it may wait)."""
@@ -67,6 +69,7 @@ class TaskRunner:
         self._changed = changed
         self._now_ns = now_ns
         self._shutdown_delay_ns = shutdown_delay_ns
+        self._kill_signal, self._kill_timeout_ns = kill_signal, kill_timeout_ns
         self._inbox: asyncio.Queue[Event] = asyncio.Queue(INBOX_MAX)
         self._start: asyncio.Task[None] | None = None
         self._delay: asyncio.Task[None] | None = None
@@ -199,9 +202,8 @@ class TaskRunner:
     async def _do_stop(self) -> None:
         handle = self.machine.record.handle
         assert handle is not None
-        spec = self._specify()
         await asyncio.sleep(self._shutdown_delay_ns / 1e9)
-        await self._insist(lambda: self.driver.stop(handle, spec.kill_signal, spec.kill_timeout_ns), "stop")
+        await self._insist(lambda: self.driver.stop(handle, self._kill_signal, self._kill_timeout_ns), "stop")
 
     async def _insist(self, call: Callable[[], Awaitable[T]], what: str) -> T:
         """Call the driver until it answers: an engine that is down comes back."""

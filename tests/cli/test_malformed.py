@@ -75,8 +75,8 @@ _JOB = """job "a" {
 @pytest.mark.parametrize(
     ("driver", "config", "place", "says"),
     [
-        ("docker", 'image = "x"\n        mac_address = "02:42:ac:11:65:43"', "8:23", "mac_address is not supported"),
-        ("docker", 'image = "x"\n        load = "x.tar"', "8:16", "load is not supported by the docker driver"),
+        ("docker", 'image = "x"\n        mac_address = "02:42"', "8:23", "config key 'mac_address' is '02:42'"),
+        ("docker", 'image = "x"\n        lod = "x.tar"', "8:15", "lod is unknown in the configuration of docker"),
         ("docker", 'image = "x"\n        volumes = ["a"]', "8:19", "volumes"),
         ("raw_exec", 'command = "x"\n        cgroup_v1_override = "x"', "8:30", "not supported by the raw_exec"),
     ],

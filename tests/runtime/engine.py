@@ -71,6 +71,11 @@ class Engine:
             time.sleep(0.05)
         raise AssertionError("no engine: " + (root / "log").read_text()[-2000:])
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def client(self) -> docker.APIClient:
         if self._client is None:
             self._client = docker.APIClient(base_url=f"unix://{self.socket}", version="1.41", timeout=10)
@@ -86,7 +91,21 @@ class Engine:
                 entry.type, entry.mode = tarfile.DIRTYPE, 0o755
                 tar.addfile(entry)
             tar.add(binary.resolve(), "bin/busybox")
-            for name in ("sh", "sleep", "echo", "cat", "true", "dd", "tail", "id", "env", "awk"):
+            for name in (
+                "sh",
+                "sleep",
+                "echo",
+                "cat",
+                "true",
+                "dd",
+                "tail",
+                "id",
+                "env",
+                "awk",
+                "ls",
+                "hostname",
+                "pwd",
+            ):
                 entry = tarfile.TarInfo(f"bin/{name}")
                 entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
                 tar.addfile(entry)

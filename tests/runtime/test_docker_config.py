@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from swarmlet.errors import DriverError
+from swarmlet.model.allocation import AllocatedDevice
 from swarmlet.model.job import LogRotation
 from swarmlet.model.resources import AllocatedPort, Network
-from swarmlet.runtime.drivers.docker_config import container, is_environment_other, seconds, validate
+from swarmlet.runtime.drivers.docker_config import container, is_environment_other
+from swarmlet.runtime.drivers.docker_rights import Rights
 from swarmlet.runtime.drivers.driver import VolumeBind
 from swarmlet.runtime.drivers.offered import validate as validate_for
 from tests.runtime.test_raw_exec import spec
@@ -18,20 +20,7 @@ from tests.runtime.test_raw_exec import spec
 
 def body(root: Path, config: dict[str, Any], **changes: Any) -> dict[str, Any]:
     wanted = spec(root, "", config={"image": "a:1", **config}, **changes)
-    return container(wanted, is_privileged_allowed=True)
-
-
-def test_unknown_keys_and_wrong_kinds_are_refused_by_name() -> None:
-    assert validate({"image": "a", "imge": "b"}) == ["docker: config key 'imge' is not supported"]
-    assert validate({"image": "a", "args": "x"}) == [
-        "docker: config key 'args' is 'x', expected a list of strings"
-    ]
-    assert validate({}) == ['docker: config needs an image, such as image = "nginx:1.27"']
-    assert validate({"image": "a", "mount": [{"type": "nfs", "target": "/x"}]}) == [
-        "docker: mount type 'nfs' is not one of bind, volume, tmpfs"
-    ]
-    assert validate({"image": "a", "volumes": ["x"]})[0].startswith("docker: volume 'x'")
-    assert validate({"image": "a", "image_pull_timeout": "soon"})[0].startswith("docker: image_pull_timeout")
+    return container(wanted, Rights(is_privileged=True))
 
 
 def test_a_driver_that_there_is_not_is_refused() -> None:
@@ -122,23 +111,6 @@ def test_our_labels_cannot_be_overwritten(tmp_path: Path) -> None:
     assert (made["Labels"]["swarmlet.node"], made["Labels"]["own"]) == ("node-1", "1")
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        {"privileged": True},
-        {"cap_add": ["SYS_ADMIN"]},
-        {"security_opt": ["seccomp=unconfined"]},
-        {"pid_mode": "host"},
-        {"devices": [{"host_path": "/dev/kmsg"}]},
-    ],
-)
-def test_what_a_node_does_not_allow_is_refused_for_good(tmp_path: Path, config: dict[str, Any]) -> None:
-    wanted = spec(tmp_path, "", config={"image": "a", **config})
-    with pytest.raises(DriverError, match="docker_privileged") as caught:
-        container(wanted, is_privileged_allowed=False)
-    assert caught.value.temporary is False
-
-
 def test_a_hard_limit_turns_the_reservation_into_a_soft_one(tmp_path: Path) -> None:
     host = body(tmp_path, {"memory_hard_limit": 128, "cpuset_cpus": "0"}, memory=64)["HostConfig"]
     assert (host["Memory"], host["MemoryReservation"], host["CpusetCpus"]) == (128 << 20, 64 << 20, "0")
@@ -151,10 +123,6 @@ def test_devices_keep_their_path_unless_told(tmp_path: Path) -> None:
     ]
 
 
-def test_durations_are_read_in_gos_form() -> None:
-    assert (seconds("1m30s"), seconds("500ms"), seconds("soon"), seconds("5")) == (90.0, 0.5, None, None)
-
-
 def test_a_container_made_with_older_secrets_is_another_one(tmp_path: Path) -> None:
     old = body(tmp_path, {}, secret_env={"A": "value-1"})
     made = {"Labels": old["Labels"], "Env": [*old["Env"], "PATH=/bin"]}
@@ -163,3 +131,46 @@ def test_a_container_made_with_older_secrets_is_another_one(tmp_path: Path) -> N
     for secrets in others:
         assert is_environment_other(made, body(tmp_path, {}, secret_env=secrets))
     assert "value-1" not in str(old["Labels"])
+
+
+def test_a_hard_limit_below_the_reservation_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DriverError, match="32 MiB is below the 64 MiB"):
+        body(tmp_path, {"memory_hard_limit": 32}, memory=64)
+
+
+def test_a_hard_cpu_limit_is_the_tasks_share_of_a_core(tmp_path: Path) -> None:
+    host = body(tmp_path, {"cpu_hard_limit": True}, cpu=500, core_mhz=2_000)["HostConfig"]
+    assert (host["CpuPeriod"], host["CpuQuota"], host["CpuShares"]) == (100_000, 25_000, 500)
+    host = body(tmp_path, {"cpu_hard_limit": True, "cpu_cfs_period": 10_000}, cpu=1, core_mhz=2_000)
+    assert (host["HostConfig"]["CpuPeriod"], host["HostConfig"]["CpuQuota"]) == (10_000, 1_000)
+    with pytest.raises(DriverError, match="cpu_mhz"):
+        body(tmp_path, {"cpu_hard_limit": True})
+
+
+def test_gpus_of_the_allocation_are_asked_of_the_engine(tmp_path: Path) -> None:
+    held = (AllocatedDevice(task="server", device="nvidia/gpu/a100", ids=("GPU-1", "GPU-2")),)
+    host = body(tmp_path, {}, devices=held)["HostConfig"]
+    assert host["DeviceRequests"] == [
+        {"Driver": "nvidia", "DeviceIDs": ["GPU-1", "GPU-2"], "Capabilities": [["gpu"]]}
+    ]
+    assert "DeviceRequests" not in body(tmp_path, {"runtime": "nvidia"}, devices=held)["HostConfig"]
+
+
+def test_devices_that_are_paths_are_given_without_a_permission(tmp_path: Path) -> None:
+    held = (AllocatedDevice(task="server", device="intel/gpu/arc", ids=("/dev/dri/renderD128",)),)
+    wanted = spec(tmp_path, "", config={"image": "a:1"}, devices=held)
+    host = container(wanted, Rights(is_host=False))["HostConfig"]
+    assert [device["PathOnHost"] for device in host["Devices"]] == ["/dev/dri/renderD128"]
+
+
+def test_a_network_of_the_engines_user_takes_addresses_and_names(tmp_path: Path) -> None:
+    keys = {"ipv4_address": "10.9.0.5", "mac_address": "02:42:0a:09:00:05", "network_aliases": ["db"]}
+    made = body(tmp_path, {"network_mode": "backend", **keys})
+    assert made["NetworkingConfig"]["EndpointsConfig"] == {
+        "backend": {
+            "MacAddress": "02:42:0a:09:00:05",
+            "IPAMConfig": {"IPv4Address": "10.9.0.5"},
+            "Aliases": ["db"],
+        }
+    }
+    assert "NetworkingConfig" not in body(tmp_path, {"network_mode": "backend"})

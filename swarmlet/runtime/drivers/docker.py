@@ -13,6 +13,7 @@ import stat as modes
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -24,12 +25,16 @@ from swarmlet.model.execution import TerminalSize
 from swarmlet.model.file import FileInfo
 from swarmlet.model.node import DriverInfo
 from swarmlet.model.resources import Network
-from swarmlet.runtime.drivers import docker_config
+from swarmlet.runtime.drivers import docker_config, docker_keys
 from swarmlet.runtime.drivers.command import OUTPUT_BYTES_MAX, CommandResult
 from swarmlet.runtime.drivers.docker_config import LABEL
+from swarmlet.runtime.drivers.docker_credentials import CredentialSource
+from swarmlet.runtime.drivers.docker_digest import Digests
 from swarmlet.runtime.drivers.docker_engine import CALL_SECONDS_MAX, Engine, EngineAwayError, MissingError
 from swarmlet.runtime.drivers.docker_execution import start_execution
-from swarmlet.runtime.drivers.docker_image import Puller, wants_latest
+from swarmlet.runtime.drivers.docker_garbage import Garbage, GarbageRules
+from swarmlet.runtime.drivers.docker_image import Images
+from swarmlet.runtime.drivers.docker_rights import Rights
 from swarmlet.runtime.drivers.driver import (
     Directories,
     LogStream,
@@ -53,9 +58,6 @@ COMMANDS_MAX = 8
 FRESH_SECONDS = 0.5
 #: A start waits so long for an engine that is away, before it counts as a failed attempt.
 ENGINE_SECONDS_MAX = 60.0
-PULL_TRIES = 3
-#: An image that is here is refreshed (`latest`, force_pull) for at most this long before what is here is used.
-REFRESH_SECONDS_MAX = 20.0
 RECONNECT_SECONDS, RECONNECT_SECONDS_MAX = 0.1, 5.0
 #: A stream can stall without breaking; what is waited for is looked at this often regardless.
 RESYNC_SECONDS = 60.0
@@ -72,17 +74,29 @@ class Docker:
     name = NAME
 
     def __init__(
-        self, *, socket_path: str, node_id: NodeId, cluster_id: ClusterId, is_privileged_allowed: bool = False
+        self,
+        *,
+        socket_path: str,
+        node_id: NodeId,
+        cluster_id: ClusterId,
+        rights: Rights | None = None,
+        credentials: CredentialSource | None = None,
+        rules: GarbageRules | None = None,
+        data_directory: Path | None = None,
     ) -> None:
-        """`socket_path` is the engine's socket; nothing is asked before the first call."""
+        """`socket_path` is the engine's socket; nothing is asked before the first call.
+
+        `data_directory` keeps which images this agent brought; without it they are never collected.
+        """
         self._node_id, self._cluster_id = node_id, cluster_id
-        self._is_privileged_allowed = is_privileged_allowed
+        self._rights = rights or Rights()
         self._engine = Engine(socket_path)
-        self._puller = Puller(socket_path)
+        self.garbage = Garbage(self._engine, rules or GarbageRules(), data_directory)
+        credentials = credentials or CredentialSource()
+        self.images = Images(self._engine, credentials, self.garbage)
+        self.digests = Digests(self._engine, credentials)
         self._starts = LaunchWindow(STARTS_MAX)
         self._commands = asyncio.Semaphore(COMMANDS_MAX)
-        #: One pull per image at a time; entries go when nobody waits.
-        self._pulls: dict[str, asyncio.Lock] = {}
         #: Container id -> who waits for news of it.
         self._waiting: dict[str, list[asyncio.Event]] = {}
         #: Containers of which the engine said "oom" and that have not been reported yet.
@@ -104,8 +118,8 @@ class Docker:
         return docker_config.is_port_mapped(config, network)
 
     def validate(self, config: dict[str, Any]) -> list[str]:
-        """See docker_config."""
-        return docker_config.validate(config)
+        """See docker_keys."""
+        return docker_keys.validate(config)
 
     async def fingerprint(self) -> DriverInfo:
         """Ask the engine who it is."""
@@ -118,35 +132,40 @@ class Docker:
         )
 
     async def run(self) -> None:
-        """Follow the engine's events; reconnect with back-off for as long as the agent lives."""
-        since_ns, delay = 0, RECONNECT_SECONDS
+        """Follow the engine's events, and remove images that nobody needs, for as long as the agent lives."""
         try:
-            while True:
-                try:
-                    async for event in self._engine.events(since_ns, self._filters()):
-                        delay = RECONNECT_SECONDS
-                        if event is None:
-                            self._connect()
-                            continue
-                        since_ns = int(event.get("timeNano", since_ns))
-                        self._on_event(event)
-                    reason = "the engine ended the event stream"
-                except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-                    reason = str(error)
-                if self._connected.is_set():
-                    log.warning("docker.disconnected", reason=reason)
-                self._connected.clear()
-                self._reason = reason
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, RECONNECT_SECONDS_MAX)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._follow())
+                group.create_task(self.garbage.run())
         finally:
             await self.close()
+
+    async def _follow(self) -> None:
+        """The engine's events; reconnect with back-off."""
+        since_ns, delay = 0, RECONNECT_SECONDS
+        while True:
+            try:
+                async for event in self._engine.events(since_ns, self._filters()):
+                    delay = RECONNECT_SECONDS
+                    if event is None:
+                        self._connect()
+                        continue
+                    since_ns = int(event.get("timeNano", since_ns))
+                    self._on_event(event)
+                reason = "the engine ended the event stream"
+            except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+                reason = str(error)
+            if self._connected.is_set():
+                log.warning("docker.disconnected", reason=reason)
+            self._connected.clear()
+            self._reason = reason
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, RECONNECT_SECONDS_MAX)
 
     async def close(self) -> None:
         """Let go of the engine; the containers run on."""
         self._connected.clear()
         await self._engine.close()
-        self._puller.close()
 
     def _filters(self) -> dict[str, list[str]]:
         return {
@@ -174,40 +193,41 @@ class Docker:
     async def start(self, spec: TaskSpec, notice: Notice) -> TaskHandle:
         """Start the container of this task; adopt the one that runs; start the one that has ended again."""
         if problems := self.validate(spec.config):
-            raise DriverError("; ".join(problems), temporary=False)
-        body = docker_config.container(spec, is_privileged_allowed=self._is_privileged_allowed)
+            raise DriverError(_without_secrets("; ".join(problems), spec), temporary=False)
+        body = docker_config.container(spec, self._rights)
+        wanted = body["Image"]
         name = docker_config.container_name(spec)
         found = await self._inspect_when_there(name, notice)
         looked_at = time.monotonic()
-        if found is None or (
-            not found["State"]["Running"] and docker_config.is_true(spec.config.get("force_pull", False))
-        ):
-            await self._provide_image(spec, notice)
-        async with self._starts:
-            if time.monotonic() - looked_at > FRESH_SECONDS:
-                found = await self._inspect(name)
-            if found is not None and not self._is_same(found, spec):
-                owner = found["Config"]["Labels"].get(
-                    LABEL + "allocation_name", "a container that is not ours"
-                )
-                raise DriverError(f"docker: the name {name} is taken by {owner}; remove it", temporary=True)
-            if found is not None and found["State"]["Running"]:
-                return self._handle(found)
-            if found is not None and (
-                found["State"].get("Dead")
-                or found["Config"].get("Image") != body["Image"]
-                or docker_config.is_environment_other(found["Config"], body)
-            ):
-                await self._remove(found["Id"])
-                found = None
-            identifier = found["Id"] if found is not None else await self._engine.create(name, body)
-            try:
-                await self._engine.start(identifier)
-            except DriverError:
-                # Left behind it would hold its name and ports.
-                with contextlib.suppress(DriverError):
-                    await self._remove(identifier)
-                raise
+        with self.garbage.holding(wanted):
+            if found is None or (not found["State"]["Running"] and _needs_image(found, spec)):
+                body["Image"] = await self.images.provide(wanted, spec, notice)
+            async with self._starts:
+                if time.monotonic() - looked_at > FRESH_SECONDS:
+                    found = await self._inspect(name)
+                if found is not None and not self._is_same(found, spec):
+                    owner = found["Config"]["Labels"].get(
+                        LABEL + "allocation_name", "a container that is not ours"
+                    )
+                    raise DriverError(f"docker: the name {name} is taken by {owner}; remove it")
+                if found is not None and found["State"]["Running"]:
+                    return self._handle(found)
+                if found is not None and (
+                    found["State"].get("Dead")
+                    or docker_config.is_image_other(found["Config"], spec)
+                    or docker_config.is_environment_other(found["Config"], body)
+                ):
+                    await self._remove(found["Id"])
+                    body["Image"] = await self.images.find(wanted) or wanted
+                    found = None
+                identifier = found["Id"] if found is not None else await self._engine.create(name, body)
+                try:
+                    await self._engine.start(identifier)
+                except DriverError:
+                    # Left behind it would hold its name and ports.
+                    with contextlib.suppress(DriverError):
+                        await self._remove(identifier)
+                    raise
         return TaskHandle(
             driver=NAME,
             allocation_id=spec.allocation_id,
@@ -490,59 +510,6 @@ class Docker:
             started_at_ns=wall_ns(found["State"].get("StartedAt", "")),
         )
 
-    # Images.
-
-    async def _provide_image(self, spec: TaskSpec, notice: Notice) -> None:
-        """Pull the image unless it is here. Allocations that want the same image wait for one pull."""
-        image = str(spec.config["image"])
-        lock = self._pulls.setdefault(image, asyncio.Lock())
-        try:
-            async with lock:
-                is_here = await self._has_image(image)
-                is_forced = docker_config.is_true(spec.config.get("force_pull", False))
-                if is_here and not is_forced and not wants_latest(image):
-                    return
-                notice("Driver", f"Downloading image {image}")
-                allowed = docker_config.seconds(str(spec.config.get("image_pull_timeout", "")))
-                allowed = allowed or docker_config.PULL_SECONDS_MAX
-                credentials = docker_config.as_map(spec.config.get("auth"))
-                try:
-                    await self._pull(
-                        image,
-                        credentials,
-                        seconds=min(allowed, REFRESH_SECONDS_MAX) if is_here else allowed,
-                        tries=1 if is_here else PULL_TRIES,
-                    )
-                except DriverError as error:
-                    if not is_here:
-                        raise
-                    notice("Driver", f"Using the image {image} that is here: {error}")
-        finally:
-            if not lock.locked():
-                self._pulls.pop(image, None)
-
-    async def _has_image(self, image: str) -> bool:
-        try:
-            await self._engine.inspect_image(image)
-        except MissingError:
-            return False
-        return True
-
-    async def _pull(self, image: str, credentials: dict[str, Any], *, seconds: float, tries: int) -> None:
-        delay = 1.0
-        for attempt in range(1, tries + 1):
-            try:
-                await self._puller.pull(image, credentials, seconds)
-            except DriverError as error:
-                text = f"cannot pull image {image}: {error}"
-                if not error.temporary or attempt == tries:
-                    raise DriverError(text, temporary=error.temporary) from error
-                log.warning("image.pull_failed", image=image, attempt=attempt, reason=str(error))
-            else:
-                return
-            await asyncio.sleep(delay)
-            delay *= 2
-
     # Calls.
 
     async def _inspect(self, container: str) -> dict[str, Any] | None:
@@ -554,6 +521,19 @@ class Docker:
     async def _remove(self, container: str) -> None:
         with contextlib.suppress(MissingError):
             await self._engine.remove(container)
+
+
+def _needs_image(ended: dict[str, Any], spec: TaskSpec) -> bool:
+    """Whether an ended container cannot simply be started again."""
+    is_forced = docker_keys.is_true(spec.config.get("force_pull", False))
+    return is_forced or docker_config.is_image_other(ended["Config"], spec)
+
+
+def _without_secrets(text: str, spec: TaskSpec) -> str:
+    """What is told of a value may be told to everybody."""
+    for value in sorted(spec.secret_env.values(), key=len, reverse=True):
+        text = text.replace(value, "(secret)") if value else text
+    return text
 
 
 def wall_ns(text: str) -> int:

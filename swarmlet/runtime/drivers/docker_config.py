@@ -1,6 +1,6 @@
-"""The `config` block of a docker task: what may be in it, and the container that it means. Pure.
+"""The container that a docker task's `config` means, in the engine's own form. Pure.
 
-Keys as in Nomad's docker driver. A key that is not in `KINDS` is refused by name: nothing is ignored silently.
+The keys are in `docker_keys`; the engine's words: https://docs.docker.com/reference/api/engine/ ("Create a container").
 """
 
 from __future__ import annotations
@@ -12,62 +12,18 @@ from typing import Any
 
 from swarmlet.errors import DriverError
 from swarmlet.model.resources import AllocatedPort, Network
+from swarmlet.runtime.drivers.docker_keys import BUILT_IN_NETWORKS, as_blocks, as_map, is_true
+from swarmlet.runtime.drivers.docker_reference import with_digest
+from swarmlet.runtime.drivers.docker_rights import Rights, check_rights
 from swarmlet.runtime.drivers.driver import TaskSpec
 
 LABEL = "swarmlet."
+#: The image by the name under which the task wants it: the engine may know it by its id only.
+IMAGE_LABEL = LABEL + "image"
 MIB = 1024 * 1024
 #: Where a container sees its allocation's directories.
 SHARED, LOCAL, SECRETS = "/alloc", "/local", "/secrets"
 
-KINDS: dict[str, str] = {
-    "image": "text",
-    "command": "text",
-    "args": "texts",
-    "entrypoint": "texts",
-    "hostname": "text",
-    "work_dir": "text",
-    "network_mode": "text",
-    "ports": "texts",
-    "port_map": "map",
-    "volumes": "texts",
-    "volume_driver": "text",
-    "mount": "blocks",
-    "mounts": "blocks",
-    "labels": "map",
-    "dns_servers": "texts",
-    "dns_search_domains": "texts",
-    "dns_options": "texts",
-    "extra_hosts": "texts",
-    "cap_add": "texts",
-    "cap_drop": "texts",
-    "security_opt": "texts",
-    "group_add": "texts",
-    "privileged": "truth",
-    "readonly_rootfs": "truth",
-    "init": "truth",
-    "tty": "truth",
-    "interactive": "truth",
-    "ulimit": "map",
-    "sysctl": "map",
-    "shm_size": "number",
-    "pids_limit": "number",
-    "memory_hard_limit": "number",
-    "oom_score_adj": "number",
-    "cpuset_cpus": "text",
-    "pid_mode": "text",
-    "ipc_mode": "text",
-    "uts_mode": "text",
-    "userns_mode": "text",
-    "cgroupns": "text",
-    "runtime": "text",
-    "devices": "blocks",
-    "storage_opt": "map",
-    "healthchecks": "map",
-    "force_pull": "truth",
-    "image_pull_timeout": "text",
-    "auth": "map",
-    "logging": "map",
-}
 #: Keys that are the engine's own under another name.
 ENGINE_NAMES = {
     "cpuset_cpus": "CpusetCpus",
@@ -77,131 +33,15 @@ ENGINE_NAMES = {
     "userns_mode": "UsernsMode",
     "cgroupns": "CgroupnsMode",
     "runtime": "Runtime",
+    "volume_driver": "VolumeDriver",
 }
-MOUNT_KEYS = frozenset(
-    {"type", "target", "source", "readonly", "bind_options", "volume_options", "tmpfs_options"}
-)
-MOUNT_TYPES = ("bind", "volume", "tmpfs")
-#: What Docker gives every container; asking for more needs the node's permission.
-DEFAULT_CAPABILITIES = frozenset(
-    [
-        "AUDIT_WRITE",
-        "CHOWN",
-        "DAC_OVERRIDE",
-        "FOWNER",
-        "FSETID",
-        "KILL",
-        "MKNOD",
-        "NET_BIND_SERVICE",
-        "SETFCAP",
-        "SETGID",
-        "SETPCAP",
-        "SETUID",
-        "SYS_CHROOT",
-        "NET_RAW",
-    ]
-)
-DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
-DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-PULL_SECONDS_MAX = 300.0
+#: The same for numbers; 0 is the engine's default.
+NUMBERS = {"shm_size": "ShmSize", "pids_limit": "PidsLimit", "oom_score_adj": "OomScoreAdj"}
+#: The engine's own period of its CPU limit, in microseconds, and the least quota that the kernel takes.
+CPU_PERIOD, CPU_QUOTA_MIN = 100_000, 1_000
+NVIDIA = "nvidia"
+DEVICES = "/dev/"
 NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_.-]")
-
-
-def as_map(value: Any) -> dict[str, Any]:
-    """A map, written as one or as blocks (a list of maps; the later wins)."""
-    if isinstance(value, dict):
-        return value
-    merged: dict[str, Any] = {}
-    for item in value or ():
-        merged |= item
-    return merged
-
-
-def as_blocks(value: Any) -> list[dict[str, Any]]:
-    """A list of maps; one alone may stand for itself."""
-    return [value] if isinstance(value, dict) else list(value or ())
-
-
-def is_true(value: Any) -> bool:
-    """`true`, or the text that interpolation made of it."""
-    return value is True or str(value).lower() in {"true", "1"}
-
-
-def _matches(kind: str, value: Any) -> bool:
-    match kind:
-        case "text":
-            return isinstance(value, str)
-        case "texts":
-            return isinstance(value, (list, tuple)) and all(isinstance(item, (str, int)) for item in value)
-        case "number":
-            return (isinstance(value, int) and not isinstance(value, bool)) or (
-                isinstance(value, str) and (value.isdigit() or "${" in value)
-            )
-        case "truth":
-            return (
-                isinstance(value, bool)
-                or str(value).lower() in {"true", "false", "0", "1"}
-                or "${" in str(value)
-            )
-        case _:
-            return isinstance(value, dict) or (
-                isinstance(value, (list, tuple)) and all(isinstance(item, dict) for item in value)
-            )
-
-
-EXPECTED = {
-    "text": "a string",
-    "texts": "a list of strings",
-    "number": "a number",
-    "truth": "true or false",
-    "map": "a map",
-    "blocks": "a block",
-}
-
-
-def validate(config: dict[str, Any]) -> list[str]:
-    """What is wrong, a sentence each."""
-    problems = []
-    for key, value in config.items():
-        kind = KINDS.get(key)
-        if kind is None:
-            problems.append(f"docker: config key {key!r} is not supported")
-        elif not _matches(kind, value):
-            problems.append(f"docker: config key {key!r} is {value!r}, expected {EXPECTED[kind]}")
-    if not config.get("image"):
-        problems.append('docker: config needs an image, such as image = "nginx:1.27"')
-    if problems:
-        return problems
-    for mount in [*as_blocks(config.get("mount")), *as_blocks(config.get("mounts"))]:
-        problems += _mount_problems(mount)
-    for volume in config.get("volumes", ()):
-        if len(str(volume).split(":")) not in {2, 3}:
-            problems.append(f'docker: volume {volume!r} is not of the form "source:destination[:ro]"')
-    timeout = config.get("image_pull_timeout")
-    if timeout is not None and "${" not in timeout and seconds(timeout) is None:
-        problems.append(f'docker: image_pull_timeout {timeout!r} is not a duration such as "5m"')
-    return problems
-
-
-def _mount_problems(mount: dict[str, Any]) -> list[str]:
-    problems = [
-        f"docker: mount key {key!r} is not supported; known: {', '.join(sorted(MOUNT_KEYS))}"
-        for key in mount
-        if key not in MOUNT_KEYS
-    ]
-    if mount.get("type", "volume") not in MOUNT_TYPES:
-        problems.append(f"docker: mount type {mount['type']!r} is not one of {', '.join(MOUNT_TYPES)}")
-    if not mount.get("target"):
-        problems.append("docker: a mount needs a target, the path inside the container")
-    return problems
-
-
-def seconds(duration: str) -> float | None:
-    """A duration in Go's form (`1m30s`) in seconds; None when it is none."""
-    parts = DURATION.findall(duration)
-    if not parts or "".join(number + unit for number, unit in parts) != duration:
-        return None
-    return sum(float(number) * DURATION_UNITS[unit] for number, unit in parts)
 
 
 def container_name(spec: TaskSpec) -> str:
@@ -221,6 +61,7 @@ def labels(spec: TaskSpec) -> dict[str, str]:
         LABEL + "namespace": spec.namespace,
         LABEL + "node": spec.node_id,
         LABEL + "cluster": spec.cluster_id,
+        IMAGE_LABEL: image_of(spec),
         **({LABEL + "secret_names": ",".join(sorted(spec.secret_env))} if spec.secret_env else {}),
     }
 
@@ -234,6 +75,12 @@ def is_environment_other(made: dict[str, Any], body: dict[str, Any]) -> bool:
     return (made.get("Labels") or {}).get(names) != body["Labels"].get(names) or not set(body["Env"]) <= set(
         made.get("Env") or body["Env"]
     )
+
+
+def is_image_other(made: dict[str, Any], spec: TaskSpec) -> bool:
+    """Whether a container was made of another image than the task wants now."""
+    name = (made.get("Labels") or {}).get(IMAGE_LABEL) or made.get("Image")
+    return bool(name != image_of(spec))
 
 
 def network_mode(config: dict[str, Any], network: Network | None) -> str:
@@ -274,32 +121,6 @@ def port_bindings(spec: TaskSpec) -> dict[str, list[tuple[str, int]]]:
 
 def _inside(port: AllocatedPort) -> int:
     return port.to if port.to > 0 else port.value
-
-
-def check_rights(config: dict[str, Any], *, is_privileged_allowed: bool) -> None:
-    """Raises DriverError when the task asks for more than this node's configuration allows."""
-    if is_privileged_allowed:
-        return
-    allow = "; allow it with [drivers] docker_privileged = true in the node's configuration"
-    if is_true(config.get("privileged", False)):
-        raise DriverError(
-            "docker: privileged containers are not allowed on this node" + allow, temporary=False
-        )
-    for key in ("pid_mode", "ipc_mode", "uts_mode", "userns_mode", "cgroupns"):
-        if config.get(key) == "host":
-            raise DriverError(f'docker: {key} = "host" is not allowed on this node' + allow, temporary=False)
-    if config.get("devices"):
-        raise DriverError("docker: devices are not allowed on this node" + allow, temporary=False)
-    for capability in config.get("cap_add", ()):
-        if str(capability).upper().removeprefix("CAP_") not in DEFAULT_CAPABILITIES:
-            raise DriverError(
-                f"docker: cap_add {capability!r} is not allowed on this node" + allow, temporary=False
-            )
-    for option in config.get("security_opt", ()):
-        if "unconfined" in str(option) or str(option).startswith("label"):
-            raise DriverError(
-                f"docker: security_opt {option!r} is not allowed on this node" + allow, temporary=False
-            )
 
 
 def binds(spec: TaskSpec) -> list[str]:
@@ -360,6 +181,8 @@ def _mount(block: dict[str, Any], task_directory: str) -> dict[str, Any]:
             "NoCopy": is_true(options.get("no_copy", False)),
             "Labels": {key: str(value) for key, value in as_map(options.get("labels")).items()},
         }
+        if options.get("subpath"):
+            mount["VolumeOptions"]["Subpath"] = str(options["subpath"])
         if driver:
             mount["VolumeOptions"]["DriverConfig"] = {
                 "Name": driver.get("name", ""),
@@ -397,21 +220,52 @@ def log_options(spec: TaskSpec) -> dict[str, Any]:
     return {"Type": "json-file", "Config": options}
 
 
-def container(spec: TaskSpec, *, is_privileged_allowed: bool) -> dict[str, Any]:
+def container(spec: TaskSpec, rights: Rights) -> dict[str, Any]:
     """The body of the engine's "create container" call. Raises DriverError for what this node does not allow."""
     config = spec.config
-    check_rights(config, is_privileged_allowed=is_privileged_allowed)
+    check_rights(config, rights)
     bindings = port_bindings(spec)
-    hard_limit = int(config.get("memory_hard_limit", 0)) or spec.memory_max
-    limit = (hard_limit or spec.memory) * MIB
     network = spec.network or Network()
+    body: dict[str, Any] = {
+        "Image": image_of(spec),
+        "Env": [f"{key}={value}" for key, value in {**spec.env, **spec.secret_env}.items()],
+        "Labels": {
+            **{key: str(value) for key, value in as_map(config.get("labels")).items()},
+            **labels(spec),
+        },
+        "Hostname": config.get("hostname") or network.hostname,
+        "User": spec.user,
+        "WorkingDir": config.get("work_dir", ""),
+        "Tty": is_true(config.get("tty", False)),
+        "OpenStdin": is_true(config.get("interactive", False)),
+        "ExposedPorts": {port: {} for port in bindings},
+        "HostConfig": _host_config(spec, bindings),
+    }
+    if config.get("mac_address"):
+        # Engines from API 1.44 on take it with the network, older ones here.
+        body["MacAddress"] = config["mac_address"]
+    if endpoint := _endpoint(config):
+        mode = network_mode(config, spec.network) or "default"
+        body["NetworkingConfig"] = {"EndpointsConfig": {mode: endpoint}}
+    if is_true(as_map(config.get("healthchecks")).get("disable", False)):
+        body["Healthcheck"] = {"Test": ["NONE"]}
+    # The task's own command replaces the image's; arguments alone are arguments of the image's entry point.
+    command = ([config["command"]] if config.get("command") else []) + _texts(config.get("args", ()))
+    body |= {"Cmd": command} if command else {}
+    body |= {"Entrypoint": _texts(config["entrypoint"])} if config.get("entrypoint") else {}
+    return body
+
+
+def image_of(spec: TaskSpec) -> str:
+    """The image that the job wants: the one that its tag meant when it was submitted, where that is known."""
+    return with_digest(str(spec.config["image"]), spec.image_digest)
+
+
+def _host_config(spec: TaskSpec, bindings: dict[str, list[tuple[str, int]]]) -> dict[str, Any]:
+    config, network = spec.config, spec.network or Network()
     host: dict[str, Any] = {
         "Binds": binds(spec),
         "Mounts": mounts(spec),
-        "Memory": limit,
-        "MemorySwap": limit,
-        "MemoryReservation": spec.memory * MIB if hard_limit else 0,
-        "CpuShares": max(2, spec.cpu) if spec.cpu else 0,
         "PortBindings": {
             port: [{"HostIp": address, "HostPort": str(number)} for address, number in hosts]
             for port, hosts in bindings.items()
@@ -431,43 +285,67 @@ def container(spec: TaskSpec, *, is_privileged_allowed: bool) -> dict[str, Any]:
         "ReadonlyRootfs": is_true(config.get("readonly_rootfs", False)),
         "Ulimits": ulimits(config),
         "Sysctls": {key: str(value) for key, value in as_map(config.get("sysctl")).items()},
+        **_limits(spec),
+        **_devices(spec),
     }
     for key, name in ENGINE_NAMES.items():
         host |= {name: config[key]} if config.get(key) else {}
-    if config.get("oom_score_adj"):
-        host["OomScoreAdj"] = int(config["oom_score_adj"])
+    for key, name in NUMBERS.items():
+        host |= {name: int(config[key])} if config.get(key) else {}
     if config.get("storage_opt"):
         host["StorageOpt"] = {key: str(value) for key, value in as_map(config["storage_opt"]).items()}
-    if config.get("devices"):
-        host["Devices"] = [_device(block) for block in as_blocks(config["devices"])]
     mode = network_mode(config, spec.network)
     host |= {"NetworkMode": mode} if mode else {}
-    host |= {"ShmSize": int(config["shm_size"])} if config.get("shm_size") else {}
-    host |= {"PidsLimit": int(config["pids_limit"])} if config.get("pids_limit") else {}
     host |= {"Init": True} if is_true(config.get("init", False)) else {}
-    host |= {"VolumeDriver": config["volume_driver"]} if config.get("volume_driver") else {}
-    body: dict[str, Any] = {
-        "Image": config["image"],
-        "Env": [f"{key}={value}" for key, value in {**spec.env, **spec.secret_env}.items()],
-        "Labels": {
-            **{key: str(value) for key, value in as_map(config.get("labels")).items()},
-            **labels(spec),
-        },
-        "Hostname": config.get("hostname") or network.hostname,
-        "User": spec.user,
-        "WorkingDir": config.get("work_dir", ""),
-        "Tty": is_true(config.get("tty", False)),
-        "OpenStdin": is_true(config.get("interactive", False)),
-        "ExposedPorts": {port: {} for port in bindings},
-        "HostConfig": host,
+    return host
+
+
+def _limits(spec: TaskSpec) -> dict[str, Any]:
+    """Memory and CPU. A hard limit, or `memory_max`, turns the reservation into a soft one."""
+    config = spec.config
+    wanted = int(config.get("memory_hard_limit") or 0)
+    if wanted and wanted < spec.memory:
+        raise DriverError(
+            f"docker: memory_hard_limit of {wanted} MiB is below the {spec.memory} MiB that the task reserves; "
+            "expected at least as much",
+            temporary=False,
+        )
+    hard_limit = wanted or spec.memory_max
+    limit = (hard_limit or spec.memory) * MIB
+    found = {
+        "Memory": limit,
+        "MemorySwap": limit,
+        "MemoryReservation": spec.memory * MIB if hard_limit else 0,
+        "CpuShares": max(2, spec.cpu) if spec.cpu else 0,
     }
-    if is_true(as_map(config.get("healthchecks")).get("disable", False)):
-        body["Healthcheck"] = {"Test": ["NONE"]}
-    # The task's own command replaces the image's; arguments alone are arguments of the image's entry point.
-    command = ([config["command"]] if config.get("command") else []) + _texts(config.get("args", ()))
-    body |= {"Cmd": command} if command else {}
-    body |= {"Entrypoint": _texts(config["entrypoint"])} if config.get("entrypoint") else {}
-    return body
+    period = int(config.get("cpu_cfs_period") or CPU_PERIOD)
+    if config.get("cpu_cfs_period") or is_true(config.get("cpu_hard_limit", False)):
+        found["CpuPeriod"] = period
+    if is_true(config.get("cpu_hard_limit", False)):
+        if spec.core_mhz <= 0:
+            raise DriverError(
+                "docker: cpu_hard_limit needs the speed of this node's cores; set cpu_mhz in its configuration",
+                temporary=False,
+            )
+        found["CpuQuota"] = max(CPU_QUOTA_MIN, period * spec.cpu // spec.core_mhz)
+    return found
+
+
+def _devices(spec: TaskSpec) -> dict[str, Any]:
+    """What the task names, and what the allocation holds of the node's devices.
+
+    A device whose id is a path is given as it is; NVIDIA's are asked of the engine, whose runtime knows them.
+    """
+    found = [_device(block) for block in as_blocks(spec.config.get("devices"))]
+    requests = []
+    for held in spec.devices:
+        paths = [name for name in held.ids if name.startswith(DEVICES)]
+        found += [_device({"host_path": path}) for path in paths]
+        others = [name for name in held.ids if not name.startswith(DEVICES)]
+        # The nvidia runtime goes by NVIDIA_VISIBLE_DEVICES, which the task has anyway.
+        if others and held.device.startswith(NVIDIA + "/") and spec.config.get("runtime") != NVIDIA:
+            requests.append({"Driver": NVIDIA, "DeviceIDs": others, "Capabilities": [["gpu"]]})
+    return ({"Devices": found} if found else {}) | ({"DeviceRequests": requests} if requests else {})
 
 
 def _device(block: dict[str, Any]) -> dict[str, str]:
@@ -477,6 +355,24 @@ def _device(block: dict[str, Any]) -> dict[str, str]:
         "PathInContainer": str(block.get("container_path") or path),
         "CgroupPermissions": str(block.get("cgroup_permissions") or "rwm"),
     }
+
+
+def _endpoint(config: dict[str, Any]) -> dict[str, Any]:
+    """How the container stands in its network; only a network of the engine's user takes addresses and names."""
+    mode = str(config.get("network_mode", ""))
+    endpoint: dict[str, Any] = {}
+    if config.get("mac_address") and mode not in {"host", "none"}:
+        endpoint["MacAddress"] = config["mac_address"]
+    if mode in BUILT_IN_NETWORKS or mode.startswith("container:"):
+        return endpoint
+    addresses = {
+        name: config[key]
+        for key, name in (("ipv4_address", "IPv4Address"), ("ipv6_address", "IPv6Address"))
+        if config.get(key)
+    }
+    endpoint |= {"IPAMConfig": addresses} if addresses else {}
+    aliases = _texts(config.get("network_aliases", ()))
+    return endpoint | ({"Aliases": aliases} if aliases else {})
 
 
 def _texts(values: Iterable[Any]) -> list[str]:

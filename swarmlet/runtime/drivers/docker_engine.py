@@ -144,6 +144,91 @@ class Engine:
         found: dict[str, Any] = await self._call("GET", f"/images/{quote(image, safe='/:@')}/json")
         return found
 
+    async def images(self) -> list[dict[str, Any]]:
+        """Every image: id, names, digests, size."""
+        found: list[dict[str, Any]] = await self._call("GET", "/images/json")
+        return found
+
+    async def remove_image(self, name: str) -> None:
+        """Remove a name, and the image with its last one; never one that a container is made of. Raises MissingError."""
+        await self._call("DELETE", f"/images/{quote(name, safe='/:@')}")
+
+    async def tag_image(self, name: str, repository: str, tag: str) -> None:
+        """Give an image one more name. Raises MissingError."""
+        path = f"/images/{quote(name, safe='/:@')}/tag"
+        await self._call("POST", path, {"repo": repository, "tag": tag})
+
+    async def info(self) -> dict[str, Any]:
+        """Where it keeps its data, and the like."""
+        found: dict[str, Any] = await self._call("GET", "/info")
+        return found
+
+    async def distribution(self, image: str, header: str) -> dict[str, Any]:
+        """What the registry says of an image; `header` are credentials. Raises MissingError, DriverError."""
+        path = f"/distribution/{quote(image, safe='/:@')}/json"
+        found: dict[str, Any] = await self._call("GET", path, headers=_auth(header))
+        return found
+
+    async def pull(
+        self, repository: str, tag: str, header: str, silence_seconds: float
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Pull it, and tell how it goes; closing the generator gives up. Raises DriverError."""
+        url, query = "http://docker/images/create", {"fromImage": repository, "tag": tag}
+        async for line in self._told(url, query, _auth(header), None, silence_seconds):
+            yield line
+
+    async def load(
+        self, archive: AsyncIterable[bytes], silence_seconds: float
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Take images from an archive (`docker save`), and tell how it goes. Raises DriverError."""
+        url = "http://docker/images/load"
+        async for line in self._told(url, {}, {}, archive, silence_seconds):
+            yield line
+
+    async def _told(
+        self,
+        url: str,
+        query: Mapping[str, str],
+        headers: Mapping[str, str],
+        data: AsyncIterable[bytes] | None,
+        silence_seconds: float,
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """A call that answers with a line per step. A failure in its middle is a line too."""
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=CONNECT_SECONDS_MAX, sock_read=silence_seconds
+        )
+        try:
+            async with self._open().post(
+                url, params=query, headers=headers, data=data, timeout=timeout
+            ) as answer:
+                if answer.status != 200:
+                    raise refusal(answer.status, await answer.read())
+                async for raw in answer.content:
+                    line = json.loads(raw) if raw.strip() else {}
+                    if "error" in line:
+                        raise DriverError(f"docker: {line['error']}")
+                    yield line
+        except TimeoutError as error:
+            raise DriverError(f"docker: not a byte came for {silence_seconds:g} s") from error
+        except aiohttp.ClientConnectorError as error:
+            raise self._away(error) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise DriverError(f"docker: the engine at {self._socket} broke off: {error}") from error
+        except ValueError as error:
+            raise DriverError("docker: the engine's answer is not JSON") from error
+
+    async def save(self, image: str) -> AsyncGenerator[bytes, None]:
+        """An image as an archive, as `load` takes it. Raises MissingError, DriverError."""
+        url = f"http://docker/images/{quote(image, safe='/:@')}/get"
+        try:
+            async with self._open().get(url) as answer:
+                if answer.status != 200:
+                    raise refusal(answer.status, await answer.read())
+                async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
+                    yield chunk
+        except (aiohttp.ClientError, OSError) as error:
+            raise DriverError(f"docker: the engine at {self._socket} broke off: {error}") from error
+
     async def describe_path(self, container: str, path: str) -> dict[str, Any]:
         """Name, size, mode (as Go writes it), time and link target of a file in a container. Raises MissingError."""
         url = f"http://docker/containers/{quote(container)}/archive"
@@ -194,6 +279,7 @@ class Engine:
         path: str,
         query: Mapping[str, str] | None = None,
         body: dict[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Any:
         """One call and its answer. Raises MissingError, EngineAwayError, DriverError.
 
@@ -204,7 +290,9 @@ class Engine:
             async with (
                 asyncio.timeout(CALL_SECONDS_MAX),
                 self._calls,
-                self._open().request(method, "http://docker" + path, params=query, json=sent) as answer,
+                self._open().request(
+                    method, "http://docker" + path, params=query, json=sent, headers=headers
+                ) as answer,
             ):
                 data = await answer.read()
                 status = answer.status
@@ -282,6 +370,10 @@ def refusal(status: int, data: bytes) -> DriverError:
     is_lasting = status < 500 and status not in PASSING_STATUSES
     is_lasting = is_lasting or any(text in reason for text in LASTING)
     return DriverError(f"docker: {reason}", temporary=not is_lasting)
+
+
+def _auth(header: str) -> dict[str, str]:
+    return {"X-Registry-Auth": header} if header else {}
 
 
 async def _frames(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:

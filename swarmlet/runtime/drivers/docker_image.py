@@ -1,105 +1,279 @@
-"""Pulling images, through the `docker` SDK: it knows the registries' credentials of this machine's user.
-
-The SDK is loaded when the first image is pulled: it costs every agent 7 MiB that only this needs.
-"""
+"""The images of one engine: pulled once for all who wait, loaded from a file, or copied from another node."""
 
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+import json
+import os
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
 
-from swarmlet.errors import DriverError
+import structlog
 
-#: A pull holds a thread for as long as it takes, and registries limit how many they serve at once.
+from swarmlet.errors import DriverError, NotFound, SwarmletError
+from swarmlet.ids import AllocationId
+from swarmlet.runtime.drivers.docker_credentials import Credentials, CredentialSource, written
+from swarmlet.runtime.drivers.docker_engine import Engine, MissingError
+from swarmlet.runtime.drivers.docker_garbage import Garbage
+from swarmlet.runtime.drivers.docker_keys import as_map, is_true, seconds
+from swarmlet.runtime.drivers.docker_pull import PullProgress, is_lasting
+from swarmlet.runtime.drivers.docker_reference import pull_target, split_image, wants_latest
+from swarmlet.runtime.drivers.driver import Notice, TaskSpec
+from swarmlet.runtime.file_tree import open_file
+
+log = structlog.get_logger()
+#: Registries limit how many they serve at once, and one disk unpacks no faster with more.
 PULLS_MAX = 3
+PULL_TRIES = 3
+#: Before the second try; doubled before the third.
+RETRY_SECONDS = 1.0
 #: A pull gives up after this long without a byte.
-SILENCE_SECONDS_MAX = 60
-VERSION_SECONDS_MAX = 10
-#: Words of engine and registry for what no repetition will change.
-LASTING = ("not found", "denied", "manifest unknown", "unauthorized")
+SILENCE_SECONDS_MAX = 60.0
+#: A task that sets no image_pull_timeout waits for as long as bytes come, within reason.
+PULL_SECONDS_MAX = 3_600.0
+#: An image that is here is refreshed (`latest`, force_pull) for at most this long before what is here is used.
+REFRESH_SECONDS_MAX = 20.0
+CHUNK_BYTES = 256 * 1024
 
 
-class Puller:
-    """Pulls images into one engine."""
+class ImagePeers(Protocol):
+    """Other nodes, which may have an image."""
 
-    def __init__(self, socket: str) -> None:
-        """`socket` is the path of the engine's socket."""
-        self._socket = socket
-        self._pool = ThreadPoolExecutor(PULLS_MAX, thread_name_prefix="docker-pull")
+    def fetch(self, image: str, allocation: AllocationId) -> AsyncGenerator[bytes, None]:
+        """The image as an archive, from a node that has it. Raises NotFound, Unavailable."""
 
-    def close(self) -> None:
-        """Begin no more pulls."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def pull(self, image: str, credentials: dict[str, Any], seconds: float) -> None:
-        """Pull it, in a thread that goes on by itself after `seconds`. Raises DriverError."""
-        loop = asyncio.get_running_loop()
+@dataclass
+class _Wait:
+    """One image that somebody waits for. `rounds` counts what came to an end, well or not."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    notices: list[Notice] = field(default_factory=list)
+    rounds: int = 0
+    name: str = ""
+    failure: DriverError | None = None
+
+    def tell(self, message: str) -> None:
+        for notice in self.notices:
+            notice("Driver", message)
+
+
+class Images:
+    """Provides images. `peers` is set by whoever knows other nodes."""
+
+    def __init__(self, engine: Engine, credentials: CredentialSource, garbage: Garbage) -> None:
+        """All of one engine."""
+        self._engine = engine
+        self._credentials = credentials
+        self._garbage = garbage
+        self.peers: ImagePeers | None = None
+        #: By image and by who asks the registry for it; entries go when nobody waits.
+        self._waits: dict[tuple[str, str], _Wait] = {}
+        self._pulls = asyncio.Semaphore(PULLS_MAX)
+
+    async def find(self, image: str) -> str | None:
+        """The name under which the engine has it now, if it has it."""
         try:
-            async with asyncio.timeout(seconds):
-                await loop.run_in_executor(self._pool, self._pull, image, credentials)
-        except TimeoutError as error:
-            raise DriverError(f"docker: the pull took more than {seconds:g} s") from error
-
-    def _pull(self, image: str, credentials: dict[str, Any]) -> None:
-        import docker.errors
-        import requests
-
-        auth = None
-        if credentials:
-            auth = {key: credentials.get(key, "") for key in ("username", "password")}
-        repository, tag = split_image(image)
+            await self._engine.inspect_image(image)
+        except MissingError:
+            known = self._garbage.image_called(image)
+            if known is None:
+                return None
+        else:
+            return image
         try:
-            client = docker.APIClient(
-                base_url=f"unix://{self._socket}", version=self._api_version(), timeout=SILENCE_SECONDS_MAX
-            )
-            try:
-                for line in client.pull(repository, tag=tag, stream=True, decode=True, auth_config=auth):
-                    if "error" in line:
-                        raise docker.errors.DockerException(line["error"])
-            finally:
-                client.close()
-        except docker.errors.APIError as error:
-            is_lasting = error.is_client_error() and error.status_code not in {409, 429}
-            raise DriverError(f"docker: {error.explanation or error}", temporary=not is_lasting) from error
-        except docker.errors.DockerException as error:
-            is_lasting = any(text in str(error) for text in LASTING)
-            raise DriverError(f"docker: {error}", temporary=not is_lasting) from error
-        except requests.exceptions.RequestException as error:
-            raise DriverError(f"docker: no engine answers at {self._socket}: {error}") from error
+            await self._engine.inspect_image(known)
+        except MissingError:
+            return None
+        return known
 
-    def _api_version(self) -> str:
-        """What the engine speaks.
+    async def provide(self, image: str, spec: TaskSpec, notice: Notice) -> str:
+        """Have the image here; the name under which the engine has it. Raises DriverError.
 
-        Asked apart: the SDK does not close a client that it could not finish making.
+        All who want the same image as the same user of its registry wait for one pull, and share how it ends.
         """
-        import docker.constants
-
-        asker = docker.APIClient(
-            base_url=f"unix://{self._socket}",
-            version=docker.constants.MINIMUM_DOCKER_API_VERSION,
-            timeout=VERSION_SECONDS_MAX,
-        )
+        key = (image, json.dumps(as_map(spec.config.get("auth")), sort_keys=True, default=str))
+        wait = self._waits.setdefault(key, _Wait())
+        wait.notices.append(notice)
+        rounds = wait.rounds
         try:
-            return str(asker.version(api_version=False)["ApiVersion"])
+            async with wait.lock:
+                if wait.rounds != rounds:
+                    if wait.failure is not None:
+                        raise DriverError(str(wait.failure), temporary=wait.failure.temporary)
+                    return wait.name
+                wait.failure = None
+                try:
+                    wait.name = await self._provide(image, spec, wait)
+                except DriverError as error:
+                    wait.failure = error
+                    wait.rounds += 1
+                    raise
+                wait.rounds += 1
+                return wait.name
         finally:
-            asker.close()
+            wait.notices.remove(notice)
+            if not wait.notices:
+                self._waits.pop(key, None)
+
+    async def _provide(self, image: str, spec: TaskSpec, wait: _Wait) -> str:
+        config = spec.config
+        here = await self.find(image)
+        if here is not None and not is_true(config.get("force_pull", False)) and not wants_latest(image):
+            return here
+        try:
+            async with self._garbage.bringing(image):
+                if config.get("load"):
+                    await self._load_file(str(config["load"]), spec, wait)
+                else:
+                    await self._pull_or_copy(image, spec, wait, is_here=here is not None)
+        except DriverError as error:
+            if here is None:
+                raise
+            wait.tell(f"Using the image {image} that is here: {error}")
+            return here
+        found = await self.find(image)
+        if found is None:
+            brought = f"the archive {config['load']}" if config.get("load") else "what came"
+            raise DriverError(f"docker: {brought} holds no image {image}", temporary=False)
+        return found
+
+    async def export(self, image: str) -> AsyncGenerator[bytes, None]:
+        """An image of this engine as an archive, for another node. Raises NotFound, DriverError."""
+        name = await self.find(image)
+        if name is None:
+            raise NotFound(f"this node has no image {image}")
+        # By its id: the other node names it as its task does.
+        identifier = str((await self._engine.inspect_image(name))["Id"])
+        with self._garbage.holding(image):
+            async with aclosing(self._engine.save(identifier)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    # From a registry.
+
+    async def _pull_or_copy(self, image: str, spec: TaskSpec, wait: _Wait, *, is_here: bool) -> None:
+        allowed = seconds(str(spec.config.get("image_pull_timeout", ""))) or PULL_SECONDS_MAX
+        if is_here:
+            allowed = min(allowed, REFRESH_SECONDS_MAX)
+        try:
+            try:
+                async with asyncio.timeout(allowed):
+                    credentials = await self._credentials_of(image, spec, wait)
+                    async with self._pulls:
+                        wait.tell(f"Downloading image {image}")
+                        await self._insist(image, credentials, wait, tries=1 if is_here else PULL_TRIES)
+            except TimeoutError as error:
+                raise DriverError(
+                    f"cannot pull image {image}: it took more than {allowed:g} s; set image_pull_timeout"
+                ) from error
+        except DriverError as error:
+            if is_here or self.peers is None:
+                raise
+            await self._copy(image, spec, wait, error)
+
+    async def _credentials_of(self, image: str, spec: TaskSpec, wait: _Wait) -> Credentials | None:
+        own = written(as_map(spec.config.get("auth")), image)
+        if own is not None:
+            return own
+        try:
+            return await self._credentials.find(image)
+        except DriverError as error:
+            if not is_true(spec.config.get("auth_soft_fail", False)):
+                raise
+            wait.tell(f"Downloading without credentials (auth_soft_fail): {error}")
+            return None
+
+    async def _insist(self, image: str, credentials: Credentials | None, wait: _Wait, *, tries: int) -> None:
+        delay = RETRY_SECONDS
+        for attempt in range(1, tries + 1):
+            try:
+                await self._pull(image, credentials, wait)
+            except DriverError as error:
+                text = f"cannot pull image {image}: {error}"
+                is_temporary = error.temporary and not is_lasting(str(error))
+                if not is_temporary or attempt == tries:
+                    raise DriverError(text, temporary=is_temporary) from error
+                log.warning("image.pull_failed", image=image, attempt=attempt, reason=str(error))
+                wait.tell(f"{text}; trying again in {delay:g} s")
+            else:
+                return
+            await asyncio.sleep(delay)
+            delay *= 2
+
+    async def _pull(self, image: str, credentials: Credentials | None, wait: _Wait) -> None:
+        repository, tag = pull_target(image)
+        header = credentials.header() if credentials is not None else ""
+        progress = PullProgress(time.monotonic())
+        lines = self._engine.pull(repository, tag, header, SILENCE_SECONDS_MAX)
+        async with aclosing(lines):
+            async for line in lines:
+                progress.take(line)
+                if sentence := progress.notice(time.monotonic()):
+                    wait.tell(f"Downloading image {image}: {sentence}")
+
+    # From elsewhere.
+
+    async def _load_file(self, path: str, spec: TaskSpec, wait: _Wait) -> None:
+        """An archive in the task's directory, as an artifact brings it."""
+        wait.tell(f"Loading the image from {path}")
+        root = Path(spec.directories.local).parent
+        # `local/x` from the task's own directory; a task sees it as /local/x.
+        try:
+            descriptor = await asyncio.to_thread(open_file, root, path)
+        except SwarmletError as error:
+            raise DriverError(f"docker: load: {error}", temporary=False) from error
+        await self._load(_chunks(descriptor))
+
+    async def _copy(self, image: str, spec: TaskSpec, wait: _Wait, error: DriverError) -> None:
+        """No registry gave it: another node may have it. Raises `error` where none has."""
+        assert self.peers is not None, "asked by whoever knows of peers"
+        chunks = self.peers.fetch(image, spec.allocation_id)
+        try:
+            async with aclosing(chunks):
+                first = await anext(chunks)
+                wait.tell(f"Copying image {image} from another node: {error}")
+                identifiers = await self._load(_with_first(first, chunks))
+        except (StopAsyncIteration, NotFound):
+            raise error from None
+        except SwarmletError as failure:
+            raise DriverError(f"{error}; and another node's copy failed: {failure}") from failure
+        await self._name(image, identifiers)
+
+    async def _load(self, archive: AsyncGenerator[bytes, None]) -> list[str]:
+        """The names and ids that were in it."""
+        found = []
+        async with aclosing(archive):
+            lines = self._engine.load(archive, SILENCE_SECONDS_MAX)
+            async with aclosing(lines):
+                async for line in lines:
+                    _, colon, name = str(line.get("stream", "")).partition("Loaded image")
+                    if colon:
+                        found.append(name.removeprefix(" ID").removeprefix(":").strip())
+        return found
+
+    async def _name(self, image: str, identifiers: list[str]) -> None:
+        """A copy comes without names: it gets the task's tag, unless that is another image's here."""
+        repository, tag = split_image(image.partition("@")[0])
+        for identifier in identifiers:
+            self._garbage.alias(image, identifier)
+            if await self.find(f"{repository}:{tag}") is None:
+                await self._engine.tag_image(identifier, repository, tag or "latest")
 
 
-def split_image(image: str) -> tuple[str, str | None]:
-    """Repository and tag ("latest" where none is given); a digest stays with the repository.
-
-    >>> split_image("localhost:5000/web")
-    ('localhost:5000/web', 'latest')
-    """
-    if "@" in image:
-        return image, None
-    repository, colon, tag = image.rpartition(":")
-    if not colon or "/" in tag:
-        return image, "latest"
-    return repository, tag
+async def _with_first(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    yield first
+    async for chunk in rest:
+        yield chunk
 
 
-def wants_latest(image: str) -> bool:
-    """Whether the name may mean another image tomorrow."""
-    return split_image(image)[1] == "latest"
+async def _chunks(descriptor: int) -> AsyncGenerator[bytes, None]:
+    try:
+        while chunk := await asyncio.to_thread(os.read, descriptor, CHUNK_BYTES):
+            yield chunk
+    finally:
+        os.close(descriptor)

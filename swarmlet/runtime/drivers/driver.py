@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
 from swarmlet.ids import AllocationId, ClusterId, JobId, Namespace, NodeId
+from swarmlet.model.allocation import AllocatedDevice
 from swarmlet.model.execution import TerminalSize
 from swarmlet.model.file import FileInfo
 from swarmlet.model.job import LogRotation
@@ -75,6 +76,12 @@ class TaskSpec(Record):
     logs: LogRotation = LogRotation()
     #: More environment, that holds secrets: a driver writes it to no disk of its own.
     secret_env: dict[str, str] = {}
+    #: What it holds of this node's devices.
+    devices: tuple[AllocatedDevice, ...] = ()
+    #: How much CPU one core of this node counts for, in MHz (0: not known).
+    core_mhz: int = 0
+    #: The image's digest as it was when the job was submitted; empty: whatever its tag means.
+    image_digest: str = ""
 
 
 class TaskHandle(Record):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from swarmlet.config import NodeConfig
+from swarmlet.config import DriverSwitches, NodeConfig
 from swarmlet.ids import ClusterId, NodeId
-from swarmlet.runtime.drivers import docker_config, exec, raw_exec  # noqa: A004 (the driver's name)
+from swarmlet.runtime.drivers import docker_keys, exec, raw_exec  # noqa: A004 (the driver's name)
+from swarmlet.runtime.drivers.docker_rights import rights_of
 from swarmlet.runtime.drivers.driver import Driver
+
+if TYPE_CHECKING:
+    from swarmlet.runtime.drivers.docker import Docker
 
 #: Below the node's data directory.
 ALLOCATIONS = "alloc"
@@ -25,23 +29,39 @@ def offered(config: NodeConfig, node_id: NodeId, cluster_id: ClusterId) -> dict[
         exec.NAME: exec.Exec(allocations, is_offered=switches.exec, is_host_allowed=is_allowed),
     }
     if switches.docker:
-        # Imported here: a node without containers has no use for it.
-        from swarmlet.runtime.drivers.docker import Docker
-
-        found["docker"] = Docker(
-            socket_path=switches.docker_socket,
-            node_id=node_id,
-            cluster_id=cluster_id,
-            is_privileged_allowed=switches.docker_privileged,
-        )
+        found["docker"] = docker_of(switches, node_id, cluster_id, Path(config.data_dir))
     return found
+
+
+def docker_of(
+    switches: DriverSwitches, node_id: NodeId, cluster_id: ClusterId, data_directory: Path
+) -> Docker:
+    """The docker driver as the node's configuration wants it."""
+    # Imported here: a node without containers has no use for it.
+    from swarmlet.runtime.drivers.docker import Docker
+    from swarmlet.runtime.drivers.docker_credentials import CredentialSource
+    from swarmlet.runtime.drivers.docker_garbage import GarbageRules
+
+    return Docker(
+        socket_path=switches.docker_socket,
+        node_id=node_id,
+        cluster_id=cluster_id,
+        rights=rights_of(switches),
+        credentials=CredentialSource(switches.docker_auth_config, switches.docker_auth_helper),
+        rules=GarbageRules(
+            is_on=switches.docker_image_gc,
+            hours=switches.docker_image_gc_hours,
+            disk_percent=switches.docker_image_gc_disk_percent,
+        ),
+        data_directory=data_directory,
+    )
 
 
 def validate(driver: str, config: dict[str, Any]) -> list[str]:
     """What is wrong with a task's driver and its config: a sentence each. Any node can tell."""
     match driver:
         case "docker":
-            return docker_config.validate(config)
+            return docker_keys.validate(config)
         case exec.NAME:
             return exec.validate(config)
         case raw_exec.NAME:
