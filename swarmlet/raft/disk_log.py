@@ -231,6 +231,11 @@ class DiskLog:
         """The newest snapshot with its data, checked. Raises CorruptLog, StorageError."""
         return self._load_snapshot(self._snapshot_path(self._meta))
 
+    def before_last(self, index: int, max_entries: int, max_bytes: int) -> int:
+        """Where to compact to, so that up to `index` at most so many entries and bytes stay, as they are on disk."""
+        with self._lock:
+            return self._index.before_last(index, max_entries, max_bytes)
+
     def compact(self, index: int) -> None:
         """Forget entries up to `index`, which the snapshot must cover; whole segments below it are deleted."""
         self._check()

@@ -12,7 +12,7 @@ from itertools import groupby
 
 import msgspec
 
-from swarmlet.ids import Index, Term
+from swarmlet.ids import Term
 from swarmlet.raft.log import ENTRY_OVERHEAD_BYTES, Compacted, Unavailable, total_bytes
 from swarmlet.raft.message import Entry
 from swarmlet.raft.segment import Place
@@ -69,6 +69,18 @@ class EntryIndex:
             if stretch.first >= high:
                 return
             yield stretch
+
+    def before_last(self, index: int, max_entries: int, max_bytes: int) -> int:
+        """The index behind which, up to `index`, lie at most `max_entries` entries and `max_bytes` of whole frames."""
+        low, left = max(0, index - max_entries), max_bytes
+        for stretch in reversed(self._stretches):
+            if stretch.last <= low:
+                break
+            if stretch.first <= index:
+                left -= stretch.place.length
+                if left < 0:
+                    return min(stretch.last, index)
+        return low
 
     def _check(self, index: int) -> None:
         if index <= self.base_index:

@@ -10,7 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from swarmlet.ids import Index, Term
 from swarmlet.raft import entry_index
 from swarmlet.raft.entry_index import EntryIndex, entries_between
-from swarmlet.raft.log import Compacted, Unavailable
+from swarmlet.raft.log import Compacted, Unavailable, entry_bytes
+from swarmlet.raft.memory_log import MemoryLog
 from swarmlet.raft.message import Entry
 from swarmlet.raft.segment import Place
 
@@ -40,6 +41,37 @@ def test_the_term_of_the_base_is_known_and_what_is_before_it_is_gone() -> None:
         index.term(4)
     index = EntryIndex(9, 7)
     assert (index.term(9), index.last_index, index.last_term, index.cached_bytes) == (7, 9, 7, 0)
+
+
+@pytest.mark.parametrize(
+    ("index", "max_entries", "max_bytes", "found"),
+    [
+        (9, 4, 1000, 5),
+        (9, 100, 1000, 0),
+        (9, 100, 45, 6),
+        (9, 100, 39, 8),
+        (9, 100, 5, 9),
+        (7, 100, 45, 4),
+        (7, 100, 5, 7),
+    ],
+)
+def test_what_stays_in_front_of_a_snapshot_is_bounded_in_entries_and_bytes(
+    index: int, max_entries: int, max_bytes: int, found: int
+) -> None:
+    """Each frame is of two entries and 20 bytes; the snapshot may lie in the middle of one."""
+    entries = EntryIndex()
+    for number in range(5):
+        entries.add(run(2 * number + 1, [1, 1]), Place(1, number, 20))
+    assert entries.before_last(index, max_entries, max_bytes) == found
+
+
+def test_the_log_in_memory_bounds_what_stays_too() -> None:
+    memory = MemoryLog()
+    memory.append(run(1, [1] * 9), None)
+    size = entry_bytes(run(1, [1])[0])
+    assert memory.before_last(8, 3, 1000) == 5
+    assert memory.before_last(8, 100, 2 * size) == 6
+    assert memory.before_last(8, 100, 1) == 8
 
 
 class AgreesWithAList(RuleBasedStateMachine):
