@@ -30,8 +30,8 @@ from swarmlet.raft.segment import (
     HEADER_BYTES,
     Frame,
     Place,
+    Run,
     SegmentHeader,
-    batch_bytes,
     encode_batch,
     encode_runs,
     encode_vouching,
@@ -286,19 +286,13 @@ class DiskLog:
         self, entries: tuple[Entry, ...], hard_state: HardState | None, reset: tuple[int, int] | None
     ) -> None:
         runs = encode_runs(entries)
-        needed = batch_bytes(runs)
         try:
-            if self._end + needed > self._segments[-1].size:
-                self._rotate(needed)
             active = self._segments[-1]
-            data, offsets = encode_batch(
-                active.seed,
-                self._next_batch,
-                self._durable_batch,
-                hard_state=hard_state,
-                runs=runs,
-                reset=reset,
-            )
+            data, offsets = self._encoded(active, runs, hard_state, reset)
+            if self._end + len(data) > active.size:
+                self._rotate(len(data))
+                active = self._segments[-1]
+                data, offsets = self._encoded(active, runs, hard_state, reset)
             end = self._end + len(data)
             if end > self._zeroed_end:
                 self._zero_ahead(active, end, len(data))
@@ -317,6 +311,22 @@ class DiskLog:
                 active.last_index = entries[-1].index
         self._end = end
         self._next_batch += 1
+
+    def _encoded(
+        self,
+        active: _Segment,
+        runs: Sequence[Run],
+        hard_state: HardState | None,
+        reset: tuple[int, int] | None,
+    ) -> tuple[bytes, list[int]]:
+        return encode_batch(
+            active.seed,
+            self._next_batch,
+            self._durable_batch,
+            hard_state=hard_state,
+            runs=runs,
+            reset=reset,
+        )
 
     def _zero_ahead(self, active: _Segment, end: int, written: int) -> None:
         """Zeroes behind `end`, where a write of this size ends that needs space of its own."""

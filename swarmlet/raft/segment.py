@@ -230,14 +230,6 @@ def _pack_batch(seed: int, length: int, number: int, durable: int) -> bytes:
     return fields + zlib.crc32(fields, seed).to_bytes(_CRC.size, "big")
 
 
-def batch_bytes(runs: Sequence[Run] = ()) -> int:
-    """An upper bound for a batch of `runs` with a hard state."""
-    size = BATCH_OVERHEAD_BYTES + FRAME_BYTES + 8
-    for run in runs:
-        size += FRAME_BYTES + len(run.payload)
-    return size
-
-
 def _batch_header(data: bytes, offset: int, seed: int) -> tuple[int, int, int] | None:
     """(bytes of frames, number, last durable number) of a valid batch header at `offset`."""
     if offset + _BATCH.size > len(data):
