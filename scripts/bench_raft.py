@@ -29,9 +29,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -48,6 +48,7 @@ from tests.testbed.images import GoldenData
 from tests.testbed.testbed import Testbed
 
 VALUE = b"v" * 256
+TERM = Term(1)
 BATCHES = (1, 8, 64, 512)
 ROUNDS = 31
 #: Appends of one turn: enough to even out single syncs, few enough that turns alternate fast.
@@ -79,7 +80,8 @@ class Ours:
         self._log = DiskLog.open(str(directory / "raft"), "benchmark")
 
     def append(self, first: int, count: int) -> None:
-        entries = [Entry(term=Term(1), index=Index(first + n), data=VALUE) for n in range(count)]
+        indices = cast("Iterable[Index]", range(first, first + count))
+        entries = [Entry(term=TERM, index=index, data=VALUE) for index in indices]
         self._log.append(entries, None, sync=True)
 
 

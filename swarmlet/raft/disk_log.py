@@ -1,4 +1,4 @@
-"""The log on disk: segments of pre-zeroed files, and snapshots beside them.
+"""The log on disk: segments of reserved files, zeroed a little ahead of what is written, and snapshots beside them.
 
 Whatever `append(..., sync=True)` returned from is there after a power failure. A torn tail is cut on open;
 damage before it is refused (`CorruptLog`), never cut. The first failed write or fsync is final: the kernel may have
@@ -19,27 +19,33 @@ from pathlib import Path
 
 from swarmlet.errors import CorruptLog, DiskFull, StorageError, WireError
 from swarmlet.ids import Index, Term
+from swarmlet.raft.entry_index import EntryIndex, Stretch, entries_between
 from swarmlet.raft.files import Files, OsFiles
-from swarmlet.raft.log import Compacted, Unavailable, entry_bytes, limit_bytes, total_bytes
+from swarmlet.raft.log import Compacted, Unavailable, limit_bytes, total_bytes
 from swarmlet.raft.message import Entry, HardState, Snapshot, SnapshotMeta, snapshot_meta_codec
 from swarmlet.raft.segment import (
+    BATCH_OVERHEAD_BYTES,
     CLEAR_KEY,
     FRAME_BYTES,
     HEADER_BYTES,
     Frame,
     Place,
+    Run,
     SegmentHeader,
-    batch_bytes,
     encode_batch,
     encode_runs,
+    encode_vouching,
     read_frame,
     read_segment,
 )
 
-#: Zeroing ahead makes an append 1.2 to 1.8 times as fast (no file growth to journal); a new one costs about 10 ms.
+#: Large enough that making one costs nothing beside filling it, small enough that compaction frees space soon.
 SEGMENT_BYTES = 16 * 1024 * 1024
-#: Entries kept in memory so that followers that are nearly caught up are served without reading the disk.
-CACHE_BYTES_MAX = 32 * 1024 * 1024
+#: The first write into reserved space is journalled by the file system (twice the cost of a small append), a second
+#: one is not: small appends find zeroes that one of them wrote for all. This many: a pause of half a millisecond.
+ZEROED_BYTES = 256 * 1024
+#: An append this large pays for its own space: zeroes below it would double what goes to the disk.
+ZEROED_APPEND_BYTES_MAX = 64 * 1024
 
 #: Goes with the directory wherever that is moved to on purpose.
 BIRTH_MARK_SUFFIX = ".created"
@@ -61,12 +67,13 @@ ROOM_BYTES_MIN = 1024 * 1024
 class _Segment:
     """An open segment file."""
 
-    __slots__ = ("descriptor", "header", "last_index", "path", "size")
+    __slots__ = ("descriptor", "header", "last_index", "path", "seed", "size")
 
     def __init__(self, path: Path, descriptor: int, header: SegmentHeader, size: int) -> None:
         self.path = path
         self.descriptor = descriptor
         self.header = header
+        self.seed = header.seed
         self.size = size
         #: The highest index ever written to it.
         self.last_index = header.base_index
@@ -85,20 +92,14 @@ class DiskLog:
         self._failure: StorageError | None = None
         self._hard = HardState()
         self._meta = SnapshotMeta()
-        self._base_index = 0
-        #: None: a compaction removed the segment that knew it.
-        self._base_term: int | None = 0
-        self._terms: list[int] = []
-        self._places: list[Place] = []
-        #: The last entries, up to the end of the log; the first of them has index `_cache_first`.
-        self._cache: list[Entry] = []
-        self._cache_first = 1
-        self._cache_bytes = 0
+        self._index = EntryIndex()
         self._segments: list[_Segment] = []
         self._end = 0
+        #: The active segment was written up to here, be it with zeroes.
+        self._zeroed_end = 0
         self._next_batch = 1
         self._durable_batch = 0
-        #: An open file of zeroes that becomes the next segment.
+        #: An open file, its space reserved, that becomes the next segment.
         self._spare: int | None = None
         #: The last try to make one found the disk full.
         self._is_full = False
@@ -145,67 +146,44 @@ class DiskLog:
 
     def first_index(self) -> Index:
         """The lowest index held."""
-        return Index(self._base_index + 1)
+        return Index(self._index.base_index + 1)
 
     def last_index(self) -> Index:
         """The highest index held."""
-        with self._lock:
-            return Index(self._base_index + len(self._terms))
+        return Index(self._index.last_index)
 
     def term(self, index: Index) -> Term:
         """The term at `index`. Raises Compacted, Unavailable."""
         with self._lock:
-            return self._term(index)
-
-    def _term(self, index: int) -> Term:
-        if index == self._base_index and self._base_term is not None:
-            return Term(self._base_term)
-        return Term(self._terms[self._position(index)])
+            return self._index.term(index)
 
     def entries(self, low: Index, high: Index, max_bytes: int) -> list[Entry]:
         """Entries of [low, high) within `max_bytes`, at least one. Raises Compacted, Unavailable, StorageError."""
         if low >= high:
             return []
-        with self._lock:
-            self._position(low)
-            self._position(high - 1)
-            first = self._cache_first if self._cache else self.last_index() + 1
-            found = self._read_range(low, min(high, first), max_bytes) if low < first else []
-            if len(found) == max(0, min(high, first) - low):
-                found += self._cache[max(low, first) - first : high - first]
-        return limit_bytes(found, max_bytes)
-
-    def _read_range(self, low: int, high: int, max_bytes: int) -> list[Entry]:
-        """Entries of [low, high) from the segments, until they exceed `max_bytes`."""
         found: list[Entry] = []
         total = 0
-        while low + len(found) < high and total <= max_bytes:
-            place = self._places[self._position(low + len(found))]
-            for entry in self._read(place):
-                index = low + len(found)
-                if entry.index < index:
-                    continue
-                if index >= high or self._places[self._position(index)] != place:
+        with self._lock:
+            for stretch in self._index.stretches(low, high):
+                held = stretch.entries if stretch.entries is not None else self._read(stretch)
+                part = entries_between(low, high, stretch, held)
+                found += part
+                if stretch.last + 1 >= high:
                     break
-                found.append(entry)
-                total += entry_bytes(entry)
-        return found
+                total += total_bytes(part)
+                if total > max_bytes:
+                    break
+        return limit_bytes(found, max_bytes)
 
-    def _position(self, index: int) -> int:
-        if index <= self._base_index:
-            raise Compacted(f"no entry at index {index}: the first is {self._base_index + 1}")
-        position = index - self._base_index - 1
-        if position >= len(self._terms):
-            raise Unavailable(f"no entry at index {index}: the last is {self.last_index()}")
-        return position
-
-    def _read(self, place: Place) -> tuple[Entry, ...]:
+    def _read(self, stretch: Stretch) -> tuple[Entry, ...]:
+        """All entries of the frame that it is in."""
+        place = stretch.place
         segment = next(item for item in self._segments if item.header.number == place.segment)
         try:
             data = self._files.read_at(segment.descriptor, FRAME_BYTES + place.length, place.offset)
         except OSError as error:
             raise self._fail(f"can't read {segment.path}", error) from error
-        frame = read_frame(data, 0, segment.header.seed)
+        frame = read_frame(data, 0, segment.seed)
         if frame is None:
             self._failure = CorruptLog(f"{segment.path}: the entry at byte {place.offset} is damaged")
             raise self._failure
@@ -220,14 +198,11 @@ class DiskLog:
         refuses every later write.
         """
         self._check()
-        if not entries and hard_state is None:
-            if sync:
-                self._make_durable()
-            return
         if entries:
-            gap = entries[0].index - self._base_index - 1
-            assert 0 <= gap <= len(self._terms), f"entry {entries[0].index} leaves a gap"
-        self._write(entries, hard_state, reset=None)
+            first = entries[0].index
+            assert self._index.base_index < first <= self._index.last_index + 1, f"entry {first} leaves a gap"
+        if entries or hard_state is not None:
+            self._write(tuple(entries), hard_state, reset=None)
         if sync:
             self._make_durable()
 
@@ -256,18 +231,19 @@ class DiskLog:
         """The newest snapshot with its data, checked. Raises CorruptLog, StorageError."""
         return self._load_snapshot(self._snapshot_path(self._meta))
 
+    def before_last(self, index: int, max_entries: int, max_bytes: int) -> int:
+        """Where to compact to, so that up to `index` at most so many entries and bytes stay, as they are on disk."""
+        with self._lock:
+            return self._index.before_last(index, max_entries, max_bytes)
+
     def compact(self, index: int) -> None:
         """Forget entries up to `index`, which the snapshot must cover; whole segments below it are deleted."""
         self._check()
         assert index <= self._meta.index, f"compaction to {index} beyond the snapshot at {self._meta.index}"
         with self._lock:
-            if index <= self._base_index:
+            if index <= self._index.base_index:
                 return
-            term = self._term(index)
-            self._forget_cached(index + 1 - self._cache_first)
-            del self._terms[: index - self._base_index]
-            del self._places[: index - self._base_index]
-            self._base_index, self._base_term = index, term
+            self._index.forget(index)
         try:
             while len(self._segments) > 1 and self._segments[0].last_index <= index:
                 # From the front only, so that what is left is always a run of segments.
@@ -307,21 +283,19 @@ class DiskLog:
         return self._failure
 
     def _write(
-        self, entries: Sequence[Entry], hard_state: HardState | None, reset: tuple[int, int] | None
+        self, entries: tuple[Entry, ...], hard_state: HardState | None, reset: tuple[int, int] | None
     ) -> None:
         runs = encode_runs(entries)
         try:
-            if self._end + batch_bytes(runs) > self._segments[-1].size:
-                self._rotate(batch_bytes(runs))
             active = self._segments[-1]
-            data, offsets = encode_batch(
-                active.header,
-                self._next_batch,
-                self._durable_batch,
-                hard_state=hard_state,
-                runs=runs,
-                reset=reset,
-            )
+            data, offsets = self._encoded(active, runs, hard_state, reset)
+            if self._end + len(data) > active.size:
+                self._rotate(len(data))
+                active = self._segments[-1]
+                data, offsets = self._encoded(active, runs, hard_state, reset)
+            end = self._end + len(data)
+            if end > self._zeroed_end:
+                self._zero_ahead(active, end, len(data))
             self._files.write_at(active.descriptor, data, self._end)
         except OSError as error:
             raise self._fail("can't write the log", error) from error
@@ -329,19 +303,53 @@ class DiskLog:
             if hard_state is not None:
                 self._hard = hard_state
             if reset is not None:
-                self._reset(*reset)
-            for run, offset in zip(runs, offsets, strict=True):
-                place = Place(active.header.number, self._end + offset, len(run.payload))
-                self._note_entries(run.entries, place, active)
-        self._end += len(data)
+                self._index = EntryIndex(*reset)
+            for number, run in enumerate(runs):
+                place = Place(active.header.number, self._end + offsets[number], len(run.payload))
+                self._index.add(run.entries, place)
+            if entries and entries[-1].index > active.last_index:
+                active.last_index = entries[-1].index
+        self._end = end
         self._next_batch += 1
+
+    def _encoded(
+        self,
+        active: _Segment,
+        runs: Sequence[Run],
+        hard_state: HardState | None,
+        reset: tuple[int, int] | None,
+    ) -> tuple[bytes, list[int]]:
+        return encode_batch(
+            active.seed,
+            self._next_batch,
+            self._durable_batch,
+            hard_state=hard_state,
+            runs=runs,
+            reset=reset,
+        )
+
+    def _zero_ahead(self, active: _Segment, end: int, written: int) -> None:
+        """Zeroes behind `end`, where a write of this size ends that needs space of its own."""
+        self._zeroed_end = end
+        if written <= ZEROED_APPEND_BYTES_MAX:
+            count = min(ZEROED_BYTES, active.size - end)
+            self._files.write_at(active.descriptor, bytes(count), end)
+            self._zeroed_end += count
 
     def _make_durable(self) -> None:
         """Sync, and vouch for what was synced before anybody is told."""
         self._sync()
-        if self._end + batch_bytes() <= self._segments[-1].size:
+        active = self._segments[-1]
+        if self._end + BATCH_OVERHEAD_BYTES > active.size:
+            return
+        data = encode_vouching(active.seed, self._next_batch, self._durable_batch)
+        try:
             # Reaches the disk with whatever comes next.
-            self._write((), None, reset=None)
+            self._files.write_at(active.descriptor, data, self._end)
+        except OSError as error:
+            raise self._fail("can't write the log", error) from error
+        self._end += BATCH_OVERHEAD_BYTES
+        self._next_batch += 1
 
     def _sync(self) -> None:
         try:
@@ -349,51 +357,6 @@ class DiskLog:
         except OSError as error:
             raise self._fail("can't make the log durable", error) from error
         self._durable_batch = self._next_batch - 1
-
-    def _note_entries(self, entries: Sequence[Entry], place: Place, segment: _Segment) -> None:
-        """`entries` follow each other and are at `place`; what was at their indices and behind is gone."""
-        first = entries[0].index
-        position = first - self._base_index - 1
-        if position < len(self._terms):
-            del self._terms[position:]
-            del self._places[position:]
-            self._cut_cached(first)
-        self._terms += [entry.term for entry in entries]
-        self._places += [place] * len(entries)
-        segment.last_index = max(segment.last_index, first + len(entries) - 1)
-        if not self._cache:
-            self._cache_first = first
-        self._cache += entries
-        self._cache_bytes += total_bytes(entries)
-        if self._cache_bytes > CACHE_BYTES_MAX:
-            self._shrink_cache()
-
-    def _reset(self, index: int, term: int) -> None:
-        self._base_index, self._base_term = index, term
-        self._terms, self._places = [], []
-        self._cache, self._cache_bytes = [], 0
-
-    def _cut_cached(self, index: int) -> None:
-        """Forget the entries from `index` on."""
-        keep = max(0, index - self._cache_first)
-        self._cache_bytes -= total_bytes(self._cache[keep:])
-        del self._cache[keep:]
-
-    def _forget_cached(self, count: int) -> None:
-        """Forget the first `count` entries."""
-        if count > 0:
-            self._cache_bytes -= total_bytes(self._cache[:count])
-            del self._cache[:count]
-            self._cache_first += count
-
-    def _shrink_cache(self) -> None:
-        """Forget the oldest, an eighth more than needed: cutting a list's front moves all the rest."""
-        goal, count = CACHE_BYTES_MAX - CACHE_BYTES_MAX // 8, 0
-        left = self._cache_bytes
-        while left > goal and count < len(self._cache) - 1:
-            left -= entry_bytes(self._cache[count])
-            count += 1
-        self._forget_cached(count)
 
     def _rotate(self, needed: int) -> None:
         """Go on in a new segment; everything before it is durable from then on."""
@@ -404,14 +367,14 @@ class DiskLog:
             number=self._segments[-1].header.number + 1 if self._segments else 1,
             cluster_id=self._cluster_id,
             base_index=last,
-            base_term=self._terms[-1] if self._terms else (self._base_term or 0),
+            base_term=self._index.last_term,
             hard_state=self._hard,
             first_batch=self._next_batch,
         )
         size = max(self._segment_bytes, HEADER_BYTES + needed)
         path = self._directory / f"{header.number:016d}.log"
         if self._spare is None or size > self._segment_bytes:
-            descriptor = self._zeroed(path.with_suffix(".new"), size)
+            descriptor = self._reserved(path.with_suffix(".new"), size)
             unnamed = path.with_suffix(".new")
         else:
             descriptor, self._spare = self._spare, None
@@ -426,15 +389,14 @@ class DiskLog:
             raise
         with self._lock:
             self._segments.append(_Segment(path, descriptor, header, size))
-        self._end = HEADER_BYTES
+        self._end = self._zeroed_end = HEADER_BYTES
         self._reserve()
 
-    def _zeroed(self, path: Path, size: int) -> int:
-        """A new file full of zeroes, open; nothing is left of it where that fails."""
+    def _reserved(self, path: Path, size: int) -> int:
+        """A new file full of zeroes, open, its space reserved; nothing is left of it where that fails."""
         descriptor = self._files.create(str(path))
         try:
-            for offset in range(0, size, _COPY_BYTES):
-                self._files.write_at(descriptor, bytes(min(_COPY_BYTES, size - offset)), offset)
+            self._files.reserve(descriptor, size)
         except OSError:
             self._files.close(descriptor)
             self._files.remove(str(path))
@@ -446,7 +408,7 @@ class DiskLog:
         if self._spare is not None:
             return
         try:
-            self._spare = self._zeroed(self._directory / _SPARE_NAME, self._segment_bytes)
+            self._spare = self._reserved(self._directory / _SPARE_NAME, self._segment_bytes)
         except OSError as error:
             if error.errno not in _FULL:
                 raise
@@ -471,7 +433,7 @@ class DiskLog:
     def _agrees_with(self, meta: SnapshotMeta) -> bool:
         """The log's entry at the snapshot's index is the snapshot's."""
         try:
-            return self._term(meta.index) == meta.term
+            return self._index.term(meta.index) == meta.term
         except Compacted:
             return True
         except Unavailable:
@@ -581,11 +543,8 @@ class DiskLog:
         header = contents.header
         self._check_cluster(path, header.cluster_id)
         if not self._segments:
-            self._base_index, self._base_term, self._hard = (
-                header.base_index,
-                header.base_term,
-                header.hard_state,
-            )
+            self._index = EntryIndex(header.base_index, header.base_term)
+            self._hard = header.hard_state
         elif header.first_batch != self._next_batch or header.base_index != self.last_index():
             raise CorruptLog(
                 f"{path}: does not continue the segment before it; wipe this node's Raft data and rejoin"
@@ -595,7 +554,8 @@ class DiskLog:
         self._segments.append(segment)
         for frame in contents.frames:
             self._replay(frame, segment)
-        self._end, self._next_batch = contents.end, contents.next_batch
+        self._end = self._zeroed_end = contents.end
+        self._next_batch = contents.next_batch
         if contents.is_torn:
             used = len(data.rstrip(b"\0"))
             self._files.write_at(descriptor, bytes(used - contents.end), contents.end)
@@ -609,38 +569,37 @@ class DiskLog:
         if frame.is_hard_state:
             self._hard = frame.hard_state()
         elif frame.is_reset:
-            self._reset(frame.index, frame.term)
+            self._index = EntryIndex(frame.index, frame.term)
         else:
             if frame.index > self.last_index() + 1:
                 raise CorruptLog(
                     f"{segment.path}: entry {frame.index} follows {self.last_index()}; wipe and rejoin"
                 )
-            if frame.index <= self._base_index:
+            if frame.index <= self._index.base_index:
                 # It replaced entries of a segment that a compaction has deleted since.
-                self._reset(frame.index - 1, 0)
-                self._base_term = None
-            place = Place(segment.header.number, frame.offset, len(frame.payload))
-            self._note_entries(frame.entries(), place, segment)
+                self._index = EntryIndex(frame.index - 1, None)
+            entries = frame.entries()
+            self._index.add(entries, Place(segment.header.number, frame.offset, len(frame.payload)))
+            segment.last_index = max(segment.last_index, entries[-1].index)
 
     def _reconcile_with_snapshot(self) -> None:
         """A crash may lie between a snapshot's file and what it means for the log."""
         if not self._agrees_with(self._meta):
             self._write((), None, reset=(self._meta.index, self._meta.term))
             self._make_durable()
-        if self._base_term is None and self._meta.index == self._base_index:
-            self._base_term = self._meta.term
-        if self._base_term is None:
-            if self._meta.index < self._base_index:
+        index = self._index
+        if index.base_term is None and self._meta.index == index.base_index:
+            index.base_term = self._meta.term
+        if index.base_term is None:
+            if self._meta.index < index.base_index:
                 raise CorruptLog(
-                    f"{self._directory}: entries up to {self._base_index} are missing; wipe and rejoin"
+                    f"{self._directory}: entries up to {index.base_index} are missing; wipe and rejoin"
                 )
             # Nobody knows the term before the first entry that is left, so that one takes its place.
-            self._base_index, self._base_term = self._base_index + 1, self._terms[0]
-            del self._terms[0]
-            del self._places[0]
-        if self._base_index > self._meta.index:
+            index.forget(index.base_index + 1)
+        if index.base_index > self._meta.index:
             raise CorruptLog(
-                f"{self._directory}: the log starts at {self._base_index + 1}, the snapshot ends at"
+                f"{self._directory}: the log starts at {index.base_index + 1}, the snapshot ends at"
                 f" {self._meta.index}; wipe this node's Raft data and rejoin"
             )
         if self._hard.commit > self.last_index():

@@ -49,6 +49,10 @@ class Files(Protocol):
         """All of `data`."""
         ...
 
+    def reserve(self, descriptor: int, size: int) -> None:
+        """Make an empty file `size` bytes of zeroes, which later writes find room for."""
+        ...
+
     def sync_data(self, descriptor: int) -> None:
         """What was written, within the size the file had at its last `sync`, is durable."""
         ...
@@ -116,11 +120,13 @@ class OsFiles:
 
     def write_at(self, descriptor: int, data: bytes, offset: int) -> None:
         """All of `data`."""
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(descriptor, view, offset)
-            view = view[written:]
-            offset += written
+        written = os.pwrite(descriptor, data, offset)
+        while written < len(data):  # as good as never
+            written += os.pwrite(descriptor, memoryview(data)[written:], offset + written)
+
+    def reserve(self, descriptor: int, size: int) -> None:
+        """Where a file system cannot, the C library writes the zeroes."""
+        os.posix_fallocate(descriptor, 0, size)
 
     def sync_data(self, descriptor: int) -> None:
         """Flush data."""

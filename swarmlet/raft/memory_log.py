@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from swarmlet.errors import StorageError
 from swarmlet.ids import Index, Term
-from swarmlet.raft.log import Compacted, Unavailable, limit_bytes
+from swarmlet.raft.log import Compacted, Unavailable, entry_bytes, limit_bytes
 from swarmlet.raft.message import Entry, HardState, Snapshot, SnapshotMeta
 
 
@@ -105,6 +105,15 @@ class MemoryLog:
     def has_room(self, size: int) -> bool:
         """Memory is bounded elsewhere."""
         return True
+
+    def before_last(self, index: int, max_entries: int, max_bytes: int) -> int:
+        """Where to compact to, so that up to `index` at most so many entries and bytes stay."""
+        low, left = max(0, index - max_entries, self._base_index), max_bytes
+        for entry in reversed(self._entries[low - self._base_index : index - self._base_index]):
+            left -= entry_bytes(entry)
+            if left < 0:
+                return entry.index
+        return low
 
     def compact(self, index: int) -> None:
         """Forget entries up to `index`, which a snapshot must cover. Raises StorageError."""

@@ -14,7 +14,6 @@ Layouts are big-endian. Sources: etcd's WAL and hashicorp's raft-wal for what go
 
 from __future__ import annotations
 
-import functools
 import struct
 import zlib
 from collections.abc import Sequence
@@ -90,7 +89,6 @@ class SegmentHeader(msgspec.Struct, frozen=True, kw_only=True):
         return raw + _CRC.pack(zlib.crc32(raw))
 
 
-@functools.lru_cache(maxsize=16)  # asked for by every append; a log writes one segment at a time
 def _seed(cluster_id: str, number: int) -> int:
     return zlib.crc32(f"{cluster_id}/{number}".encode(), 0x5EED)
 
@@ -129,7 +127,7 @@ class Place(msgspec.Struct, frozen=True, gc=False):
 class Run(msgspec.Struct, frozen=True, gc=False):
     """Entries that follow each other, encoded."""
 
-    entries: Sequence[Entry]
+    entries: tuple[Entry, ...]
     payload: bytes
 
 
@@ -175,16 +173,16 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
 
 
 def _pack_frame(seed: int, term: int, index: int, kind: int, payload: bytes) -> bytes:
-    rest = _REST.pack(len(payload), term, index, kind)
-    crc = zlib.crc32(payload, zlib.crc32(rest, seed))
-    return _FRAME.pack(len(payload), crc, term, index, kind)
+    length = len(payload)
+    crc = zlib.crc32(payload, zlib.crc32(_REST.pack(length, term, index, kind), seed))
+    return _FRAME.pack(length, crc, term, index, kind)
 
 
-def encode_runs(entries: Sequence[Entry]) -> list[Run]:
+def encode_runs(entries: tuple[Entry, ...]) -> list[Run]:
     """Entries as they are stored: as few runs as `RUN_BYTES_MAX` allows."""
     if not entries:
         return []
-    payload = _run_codec.encode(tuple(entries))
+    payload = _run_codec.encode(entries)
     if len(payload) <= RUN_BYTES_MAX or len(entries) == 1:
         return [Run(entries, payload)]
     middle = len(entries) // 2
@@ -192,7 +190,7 @@ def encode_runs(entries: Sequence[Entry]) -> list[Run]:
 
 
 def encode_batch(
-    header: SegmentHeader,
+    seed: int,
     number: int,
     durable: int,
     *,
@@ -200,33 +198,36 @@ def encode_batch(
     runs: Sequence[Run] = (),
     reset: tuple[int, int] | None = None,
 ) -> tuple[bytes, list[int]]:
-    """The bytes of one batch, and where in it each run's frame starts. `reset` is (index, term)."""
-    seed = header.seed
+    """The bytes of one batch, and where in it each run's frame starts. `seed` is the segment's, `reset` is (index, term)."""
     parts = [b""]
     length = 0
     # The hard state goes first: a term on disk without its entries is harmless, the other way is not.
     if hard_state is not None:
         vote = hard_state.vote.to_bytes(8, "big")
         parts += (_pack_frame(seed, hard_state.term, hard_state.commit, _HARD_STATE, vote), vote)
-        length += FRAME_BYTES + len(vote)
+        length = FRAME_BYTES + len(vote)
     if reset is not None:
         parts.append(_pack_frame(seed, reset[1], reset[0], _RESET, b""))
         length += FRAME_BYTES
     offsets = []
     for run in runs:
         offsets.append(_BATCH.size + length)
-        first = run.entries[0]
-        parts += (_pack_frame(seed, first.term, first.index, _RUN, run.payload), run.payload)
-        length += FRAME_BYTES + len(run.payload)
-    fields = _BATCH_FIELDS.pack(_BATCH_MAGIC, length, number, durable)
-    parts[0] = fields + _CRC.pack(zlib.crc32(fields, seed))
+        first, payload = run.entries[0], run.payload
+        parts += (_pack_frame(seed, first.term, first.index, _RUN, payload), payload)
+        length += FRAME_BYTES + len(payload)
+    parts[0] = _pack_batch(seed, length, number, durable)
     parts.append(_TRAILER)
     return b"".join(parts), offsets
 
 
-def batch_bytes(runs: Sequence[Run] = ()) -> int:
-    """An upper bound for a batch of `runs` with a hard state."""
-    return BATCH_OVERHEAD_BYTES + FRAME_BYTES + 8 + sum(FRAME_BYTES + len(run.payload) for run in runs)
+def encode_vouching(seed: int, number: int, durable: int) -> bytes:
+    """A batch without frames: it only says that the batches up to `durable` are."""
+    return _pack_batch(seed, 0, number, durable) + _TRAILER
+
+
+def _pack_batch(seed: int, length: int, number: int, durable: int) -> bytes:
+    fields = _BATCH_FIELDS.pack(_BATCH_MAGIC, length, number, durable)
+    return fields + zlib.crc32(fields, seed).to_bytes(_CRC.size, "big")
 
 
 def _batch_header(data: bytes, offset: int, seed: int) -> tuple[int, int, int] | None:

@@ -94,10 +94,12 @@ APPLY_SLICE_ENTRIES = 256
 #: A snapshot is made after this many entries, or this many bytes of entries.
 SNAPSHOT_ENTRIES = 10_000
 SNAPSHOT_BYTES = 64 * 1024 * 1024
-#: Entries kept behind a snapshot, so that a slow follower needs none.
+#: Entries kept in front of a snapshot, so that a slow follower needs none: half of those between two snapshots, and, where
+#: they are large, bytes of them: 5,000 of the largest would be 20 GB.
+TRAILING_ENTRIES = 5_000
+TRAILING_BYTES = 32 * 1024 * 1024
 #: A full disk is looked at again after this long.
 ROOM_SECONDS = 1.0
-TRAILING_ENTRIES = 5_000
 #: The log's writer was full, or the disk: it is tried again then.
 SNAPSHOT_RETRY_SECONDS = 1.0
 SNAPSHOT_NO_ROOM_SECONDS = 10.0
@@ -127,6 +129,9 @@ class Log(WritableLog, Protocol):
 
     def has_room(self, size: int) -> bool:
         """Whether a snapshot of `size` bytes would fit. Raises StorageError."""
+
+    def before_last(self, index: int, max_entries: int, max_bytes: int) -> int:
+        """Where to compact to, so that up to `index` at most so many entries and bytes stay."""
 
     def compact(self, index: int) -> None:
         """Entries up to `index` are not needed any more."""
@@ -813,7 +818,7 @@ class Replica:
                 # It can wait: the log holds everything.
                 _call_soon(loop, _refuse, done, error)
                 return
-            self._log.compact(max(0, meta.index - TRAILING_ENTRIES))
+            self._log.compact(self._log.before_last(meta.index, TRAILING_ENTRIES, TRAILING_BYTES))
             _call_soon(loop, _finish, done)
 
         self._writer.run(store)

@@ -89,12 +89,14 @@ class SimulatedFiles:
         self._check()
         inode = self._open[descriptor]
         end = offset + len(data)
-        if end > len(inode.current):
-            if self.capacity is not None and self._used() + end - len(inode.current) > self.capacity:
-                raise OSError(errno.ENOSPC, "simulated disk: no space left")
-            inode.current.extend(bytes(end - len(inode.current)))
+        self._extend(inode, end)
         inode.current[offset:end] = data
         inode.dirty.append((offset, end))
+
+    def reserve(self, descriptor: int, size: int) -> None:
+        """Zeroes, and room for what replaces them."""
+        self._check()
+        self._extend(self._open[descriptor], size)
 
     def sync_data(self, descriptor: int) -> None:
         """Flush a file; where that fails, its pages are clean and not on disk."""
@@ -192,6 +194,14 @@ class SimulatedFiles:
 
     def _used(self) -> int:
         return sum(len(inode.current) for inode in self._names.values())
+
+    def _extend(self, inode: _Inode, size: int) -> None:
+        missing = size - len(inode.current)
+        if missing <= 0:
+            return
+        if self.capacity is not None and self._used() + missing > self.capacity:
+            raise OSError(errno.ENOSPC, "simulated disk: no space left")
+        inode.current.extend(bytes(missing))
 
     def _check(self) -> None:
         if self.fail_next:

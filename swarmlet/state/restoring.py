@@ -43,6 +43,7 @@ def begin(step: Step, body: BeginRestore) -> None:
     check_name("a restore's id", body.restore_id)
     step.store._incoming = Incoming(restore_id=body.restore_id, begun_at_ns=step.now_ns)
     step.store._incoming_pieces = ()
+    step.store.incoming_rows = _Built()
 
 
 def add_piece(step: Step, body: RestorePiece) -> None:
@@ -59,6 +60,8 @@ def add_piece(step: Step, body: RestorePiece) -> None:
         )
     step.store._incoming = msgspec.structs.replace(incoming, size=size)
     step.store._incoming_pieces = (*have, body.data)
+    if step.store.incoming_rows is not None:
+        step.store.incoming_rows.add(body.number, body.data)
 
 
 def drop_stale(step: Step) -> None:
@@ -66,6 +69,7 @@ def drop_stale(step: Step) -> None:
     incoming = step.store._incoming
     if incoming is not None and incoming.begun_at_ns + STALE_NS < step.now_ns:
         step.store._incoming, step.store._incoming_pieces = None, ()
+        step.store.incoming_rows = None
 
 
 def commit(step: Step, body: CommitRestore) -> None:
@@ -80,7 +84,7 @@ def commit(step: Step, body: CommitRestore) -> None:
     settings = store.settings()
     if settings is None:
         raise Conflict("the cluster is not initialised yet")
-    saved, theirs = _loaded(pieces, settings)
+    saved, theirs = _loaded(store, settings)
     before = _scopes(store)
     _take_over(step, saved, theirs, settings)
     autopilot = msgspec.structs.replace(theirs.autopilot, modify_index=step.index)
@@ -100,9 +104,38 @@ def _incoming(step: Step, restore_id: str) -> Incoming:
     return incoming
 
 
-def _loaded(pieces: tuple[bytes, ...], settings: ClusterSettings) -> tuple[Store, ClusterSettings]:
+class _Built:
+    """The pieces so far, built as they come: at the end nobody has to wait for all of them at once."""
+
+    def __init__(self) -> None:
+        self._loading: snapshot_bytes.Loading | None = snapshot_bytes.Loading()
+        self._count = 0
+
+    def add(self, number: int, data: bytes) -> None:
+        """Build one piece."""
+        if self._loading is None or number != self._count:
+            self._loading = None
+            return
+        self._count += 1
+        try:
+            self._loading.feed(data)
+            self._loading.fill()
+        except StorageError:
+            # The end says it, as it does where all is read at the end.
+            self._loading = None
+
+    def take(self, count: int) -> snapshot_bytes.Loading | None:
+        """All `count` pieces, built, once: whoever takes it changes it."""
+        loading, self._loading = self._loading, None
+        return loading if count == self._count else None
+
+
+def _loaded(store: Store, settings: ClusterSettings) -> tuple[Store, ClusterSettings]:
+    pieces = store._incoming_pieces
+    built = store.incoming_rows.take(len(pieces)) if store.incoming_rows is not None else None
+    store.incoming_rows = None
     try:
-        saved = snapshot_bytes.load(pieces)
+        saved = built.finish() if built is not None else snapshot_bytes.load(pieces)
     except StorageError as error:
         raise InvalidInput(f"the saved state can't be read: {error}") from error
     theirs = saved.settings()

@@ -116,6 +116,8 @@ _TYPES: dict[Kind, Any] = {
     Kind.INCOMING: Incoming,
     Kind.INCOMING_PIECE: bytes,
 }
+#: A row of a block's allocation takes that one's place, and what is gone or told of a block follows it.
+_BEFORE_ALLOCATIONS = (Kind.ALLOCATION_BLOCK, Kind.ALLOCATION_GONE, Kind.ALLOCATION_TOLD)
 _row_codecs: dict[Kind, Codec[Any]] = {kind: Codec(_TYPES[kind]) for kind in Kind}
 
 
@@ -203,35 +205,89 @@ def _rows_of(state: Snapshot, kind: Kind) -> Iterator[Any]:
 
 def load(data: Iterable[bytes]) -> Store:
     """The store in `data`. Raises StorageError when it is not one whole snapshot that this build can read."""
-    pieces = _unframed(data)
-    header = next(pieces, None)
+    loading = Loading()
+    for block in data:
+        loading.feed(block)
+    return loading.finish()
+
+
+class Loading:
+    """A snapshot that comes block by block, cut anywhere."""
+
+    def __init__(self) -> None:
+        """Nothing has come."""
+        self._unframing = _Unframing()
+        self._header: Header | None = None
+        self._end: End | None = None
+        self._count = 0
+        self._rows: dict[Kind, list[Any]] = {kind: [] for kind in Kind}
+        self._filled: set[Kind] = set()
+        self._store = Store()
+
+    def feed(self, block: bytes) -> None:
+        """Take the next block. Raises StorageError; then it takes no more."""
+        for piece in self._unframing.feed(block):
+            self._take(piece)
+
+    def fill(self) -> None:
+        """Build the allocations that have come: most of the work, which need not wait for the end."""
+        if not self._rows[Kind.ALLOCATION]:
+            return
+        for kind in _BEFORE_ALLOCATIONS:
+            if kind not in self._filled:
+                self._fill(kind)
+        self._fill(Kind.ALLOCATION)
+
+    def finish(self) -> Store:
+        """The store. Raises StorageError when something is missing."""
+        self._unframing.finish()
+        if self._header is None:
+            raise StorageError(_NO_HEADER)
+        if self._end is None:
+            raise StorageError("the snapshot is cut off: its end is missing")
+        for kind in Kind:
+            if kind is Kind.ALLOCATION or kind not in self._filled:
+                self._fill(kind)
+        self._store._table_indexes = immutables.Map(self._header.table_indexes)
+        self._store.index, self._store.time_ns = self._header.index, self._header.time_ns
+        return self._store
+
+    def _fill(self, kind: Kind) -> None:
+        rows, self._rows[kind] = self._rows[kind], []
+        self._filled.add(kind)
+        _FILL[kind](self._store, rows)
+
+    def _take(self, piece: Header | Rows | End) -> None:
+        if self._header is None:
+            self._header = _checked(piece)
+        elif self._end is not None:
+            raise StorageError(f"the snapshot goes on behind its end, which says {self._end.rows} rows")
+        elif isinstance(piece, Rows):
+            self._count += len(piece.rows)
+            kind, rows = _decoded(piece)
+            if kind in self._filled and kind is not Kind.ALLOCATION:
+                raise StorageError(f"the snapshot has rows of {kind.name.lower()} behind its allocations")
+            self._rows[kind].extend(rows)
+        elif isinstance(piece, End):
+            if piece.rows != self._count:
+                raise StorageError(f"the snapshot holds {self._count} rows, its end says {piece.rows}")
+            self._end = piece
+        else:
+            raise StorageError("the snapshot has two headers")
+
+
+_NO_HEADER = "not a snapshot of the cluster state: its header is missing"
+
+
+def _checked(header: Header | Rows | End) -> Header:
     if not isinstance(header, Header) or header.format != FORMAT:
-        raise StorageError("not a snapshot of the cluster state: its header is missing")
+        raise StorageError(_NO_HEADER)
     if header.version != FORMAT_VERSION:
         raise StorageError(
             f"the snapshot has format {header.version}, this build reads {FORMAT_VERSION}; "
             "run the version of swarmlet that wrote it"
         )
-    store = Store()
-    count = 0
-    rows_by_kind: dict[Kind, list[Any]] = {kind: [] for kind in Kind}
-    for piece in pieces:
-        match piece:
-            case Rows():
-                count += len(piece.rows)
-                kind, rows = _decoded(piece)
-                rows_by_kind[kind].extend(rows)
-            case End():
-                if piece.rows != count or next(pieces, None) is not None:
-                    raise StorageError(f"the snapshot holds {count} rows, its end says {piece.rows}")
-                for kind, rows in rows_by_kind.items():
-                    _FILL[kind](store, rows)
-                store._table_indexes = immutables.Map(header.table_indexes)
-                store.index, store.time_ns = header.index, header.time_ns
-                return store
-            case Header():
-                raise StorageError("the snapshot has two headers")
-    raise StorageError("the snapshot is cut off: its end is missing")
+    return header
 
 
 def count_rows(data: Iterable[bytes]) -> dict[str, int]:
@@ -254,8 +310,21 @@ def _decoded(piece: Rows) -> tuple[Kind, list[Any]]:
 
 def _unframed(data: Iterable[bytes]) -> Iterator[Header | Rows | End]:
     """The pieces, whatever blocks the bytes come in."""
-    buffer = bytearray()
+    unframing = _Unframing()
     for block in data:
+        yield from unframing.feed(block)
+    unframing.finish()
+
+
+class _Unframing:
+    """Finds the pieces in blocks."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, block: bytes) -> Iterator[Header | Rows | End]:
+        """The pieces that end in `block`."""
+        buffer = self._buffer
         buffer += block
         while len(buffer) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(buffer)
@@ -270,8 +339,11 @@ def _unframed(data: Iterable[bytes]) -> Iterator[Header | Rows | End]:
                 raise StorageError(f"the snapshot is damaged: {error}") from error
             del buffer[:end]
             yield piece
-    if buffer:
-        raise StorageError(f"the snapshot is cut off: {len(buffer)} B of a piece are left")
+
+    def finish(self) -> None:
+        """Raises StorageError when a piece is not whole."""
+        if self._buffer:
+            raise StorageError(f"the snapshot is cut off: {len(self._buffer)} B of a piece are left")
 
 
 def _fill_settings(store: Store, rows: list[ClusterSettings]) -> None:

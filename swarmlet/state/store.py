@@ -8,6 +8,7 @@ times). A store belongs to one command; it is thrown away when the command is re
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
 import msgspec
 
@@ -61,10 +62,30 @@ def variable_tree_scope(namespace: Namespace, job_id: str) -> str:
     return f"variables:{namespace}/{job_id.partition('/')[0]}"
 
 
+class LoadedRows(Protocol):
+    """A saved state of which all has come."""
+
+    def finish(self) -> Store:
+        """It, as a store. Raises StorageError when it is not whole."""
+        ...
+
+
+class IncomingRows(Protocol):
+    """A saved state on its way, built as its pieces come."""
+
+    def add(self, number: int, data: bytes) -> None:
+        """The next piece."""
+        ...
+
+    def take(self, count: int) -> LoadedRows | None:
+        """All `count` pieces, once; None where they have to be read again."""
+        ...
+
+
 class Store(Snapshot):
     """A snapshot that can be written to."""
 
-    __slots__ = ("_touched_jobs", "changes")
+    __slots__ = ("_touched_jobs", "changes", "incoming_rows")
 
     def __init__(self) -> None:
         """Start empty."""
@@ -72,6 +93,9 @@ class Store(Snapshot):
         #: What changed since the store was copied.
         self.changes: list[Change] = []
         self._touched_jobs: dict[tuple[Namespace, JobId], None] = {}
+        #: What the pieces of a saved state that is on its way have been built into. It follows from them and is no state:
+        #: None wherever it was not kept.
+        self.incoming_rows: IncomingRows | None = None
 
     def copy(self) -> Store:
         """A store of its own, without changes yet. O(1)."""
@@ -79,6 +103,7 @@ class Store(Snapshot):
         fresh._take(self)
         fresh.changes = []
         fresh._touched_jobs = {}
+        fresh.incoming_rows = self.incoming_rows
         return fresh
 
     def snapshot(self) -> Snapshot:

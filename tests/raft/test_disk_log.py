@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from swarmlet.errors import CorruptLog, DiskFull, StorageError
 from swarmlet.ids import Index, PeerId, Term
-from swarmlet.raft import disk_log, segment
+from swarmlet.raft import disk_log, entry_index, segment
 from swarmlet.raft.disk_log import DiskLog
 from swarmlet.raft.files import OsFiles
 from swarmlet.raft.log import NO_LIMIT, Compacted, Unavailable
@@ -421,6 +421,49 @@ def test_a_full_disk_is_known_a_segment_ahead_and_takes_what_is_under_way() -> N
     assert (was_full, log.is_full) == (True, False)
 
 
+class WatchedWrites(OsFiles):
+    """Remembers where each write began and how large it was."""
+
+    def __init__(self) -> None:
+        super().__init__(no_sync)
+        self.writes: list[tuple[int, int]] = []
+
+    def write_at(self, descriptor: int, data: bytes, offset: int) -> None:
+        self.writes.append((offset, len(data)))
+        super().write_at(descriptor, data, offset)
+
+
+def test_small_appends_share_zeroes_written_ahead(directory: Path) -> None:
+    """The file system journals the first write to a place, not the second: the appends after it are cheap."""
+    files = WatchedWrites()
+    log = DiskLog.open(str(directory), CLUSTER, files=files)
+    for index in range(1, 41):
+        log.append([entry(index, data=bytes(10_000))], None, sync=False)
+    zeroes = [size for _, size in files.writes if size == disk_log.ZEROED_BYTES]
+    log.close()
+    assert len(zeroes) == 40 * 10_000 // disk_log.ZEROED_BYTES + 1
+
+
+def test_large_appends_are_written_once(directory: Path) -> None:
+    files = WatchedWrites()
+    log = DiskLog.open(str(directory), CLUSTER, files=files)
+    files.writes.clear()
+    for index in range(1, 11):
+        log.append([entry(index, data=bytes(disk_log.ZEROED_APPEND_BYTES_MAX))], None)
+    ends = [offset + size for offset, size in files.writes]
+    log.close()
+    assert [offset for offset, _ in files.writes] == [HEADER_BYTES, *ends[:-1]]
+
+
+def test_zeroes_end_where_the_segment_ends(directory: Path) -> None:
+    log = open_log(directory)
+    for index in range(1, 60):
+        log.append([entry(index, data=bytes(index))], None)
+    sizes = {path.stat().st_size for path in directory.glob("*.log")}
+    log.close()
+    assert sizes == {SMALL}
+
+
 def test_the_disk_is_not_called_full_while_the_next_segment_is_being_prepared(directory: Path) -> None:
     """The leader's loop looks while the writer's thread is at it: it would refuse writes and offer its place."""
     logs: list[DiskLog] = []
@@ -490,12 +533,12 @@ def test_a_full_disk_is_a_storage_error(directory: Path, monkeypatch: pytest.Mon
 def test_entries_beyond_the_cache_are_read_from_disk(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("swarmlet.raft.disk_log.CACHE_BYTES_MAX", 500)
+    monkeypatch.setattr(entry_index, "CACHE_BYTES_MAX", 500)
     log = open_log(directory)
     wanted = [entry(index, data=bytes([index]) * 100) for index in range(1, 41)]
     for item in wanted:
         log.append([item], None)
-    assert len(log._cache) < 10
+    assert log._index.cached_bytes <= 500
     assert log.entries(Index(1), Index(41), NO_LIMIT) == wanted
     log.close()
 
@@ -611,7 +654,8 @@ def test_a_log_of_the_first_version_is_read_and_continued(
     log.append([entry(5, term=2, data=b"5")], hard(2, 4))
     log.close()
     log = open_log(directory)
-    log._cache.clear()
+    monkeypatch.setattr(entry_index, "CACHE_BYTES_MAX", 0)
+    log._index._shrink_cache()
     found = log.entries(Index(1), Index(6), NO_LIMIT)
     assert [(item.index, item.term, item.data) for item in found] == [
         (index, 2 if index == 5 else 1, b"%d" % index) for index in range(1, 6)
@@ -622,7 +666,7 @@ def test_a_log_of_the_first_version_is_read_and_continued(
 def test_entries_that_left_the_cache_are_read_from_their_runs(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disk_log, "CACHE_BYTES_MAX", 2_000)
+    monkeypatch.setattr(entry_index, "CACHE_BYTES_MAX", 2_000)
     monkeypatch.setattr(segment, "RUN_BYTES_MAX", 500)
     log = open_log(directory, segment_bytes=64 * 1024)
     model: list[Entry] = []
@@ -630,7 +674,7 @@ def test_entries_that_left_the_cache_are_read_from_their_runs(
         added = [entry(index, data=bytes([index]) * 100) for index in range(start, start + 10)]
         model[start - 1 :] = added  # each replaces three of the ones before
         log.append(added, None)
-        assert log._cache_bytes <= 2_000
+        assert log._index.cached_bytes <= 2_000
     for low in range(1, len(model) + 1, 4):
         assert log.entries(Index(low), Index(len(model) + 1), NO_LIMIT) == model[low - 1 :]
         assert log.entries(Index(low), Index(len(model) + 1), 250) == model[low - 1 : low + 1]

@@ -91,6 +91,26 @@ def test_a_follower_that_is_far_behind_gets_a_snapshot() -> None:
     run(main())
 
 
+def test_large_entries_do_not_pile_up_in_front_of_a_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bound in entries alone would keep gigabytes."""
+    monkeypatch.setattr(replica_module, "TRAILING_BYTES", 10_000)
+
+    async def main() -> None:
+        async with Cluster(1, directory=tmp_path).running() as cluster:
+            leader = await cluster.leader()
+            for number in range(30):
+                name = Namespace(f"name-{number}")
+                await leader.lead_all([UpsertNamespace(name=name, description="x" * 1000)])
+            await leader.save_snapshot()
+            log = cluster.hosts[leader.node_id].log
+            kept = log.snapshot_meta().index - log.first_index() + 1
+            assert 5 < kept <= 10
+
+    run(main())
+
+
 @pytest.mark.usefixtures("_small_snapshots")
 @pytest.mark.parametrize("broken", [0, 1, 3])
 def test_a_fresh_learner_gets_a_snapshot_even_when_transfers_break(broken: int) -> None:

@@ -11,7 +11,7 @@ from swarmlet.model.cluster import AutopilotConfig, ClusterSettings, JoinToken
 from swarmlet.model.evaluation import EvaluationStatus
 from swarmlet.model.node import NodeStatus
 from swarmlet.model.variable import VariableKey
-from swarmlet.state import restoring
+from swarmlet.state import restoring, snapshot_bytes
 from swarmlet.state.apply import StateMachine
 from swarmlet.state.command import (
     AddVariableKey,
@@ -236,6 +236,46 @@ def test_a_snapshot_in_the_middle_of_a_restore_keeps_what_has_come() -> None:
     replica.machine = StateMachine.load([saved(replica)])
     replica.ok(last)
     assert b"".join(replica.machine.save()) == b"".join(StateMachine.load([saved(replica)]).save())
+
+
+def test_pieces_are_built_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Building all of a large state in one entry would hold up every replica for seconds."""
+    replica, again = a_cluster(), a_cluster()
+    data = saved(replica)
+    last = send(replica, data)
+    again.machine = StateMachine.load([saved(replica)])
+    again.index, again.now_ns = replica.index, replica.now_ns
+    again.ok(last)
+    monkeypatch.setattr(snapshot_bytes, "load", None)
+    replica.ok(last)
+    assert replica.machine.digest() == again.machine.digest()
+
+
+def test_a_restore_that_was_refused_can_be_taken_up_again() -> None:
+    replica = a_cluster()
+    last = send(replica, saved(replica))
+    assert replica.do(replace(last, pieces=1)).error == "Conflict"
+    replica.ok(last)
+    later = a_cluster()
+    for name in ("a", "b"):
+        later.ok(RegisterNode(node=replace(node(name), feature_level=2)))
+    later.ok(UpdateSettings(feature_level=2))
+    last = send(replica, saved(later))
+    assert replica.do(last).error == "Conflict"
+    for name in ("a", "b"):
+        replica.ok(RegisterNode(node=replace(node(name), feature_level=2)))
+    replica.ok(UpdateSettings(feature_level=2))
+    replica.ok(last)
+
+
+def test_pieces_cut_anywhere_make_the_same_state() -> None:
+    data = saved(a_cluster())
+    for size in (1, 7, 1000, 100_000):
+        loading = snapshot_bytes.Loading()
+        for start in range(0, len(data), size):
+            loading.feed(data[start : start + size])
+            loading.fill()
+        assert b"".join(snapshot_bytes.save(loading.finish())) == data
 
 
 def test_damaged_or_incomplete_pieces_change_nothing() -> None:
