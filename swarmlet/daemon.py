@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from swarmlet import VERSION
 from swarmlet.api.context import ApiContext
 from swarmlet.api.server import ApiServer
 from swarmlet.config import NodeConfig, parse_address
-from swarmlet.errors import Refused, StorageError, SwarmletError, Unavailable
+from swarmlet.errors import Overloaded, Refused, StorageError, SwarmletError, Unavailable
 from swarmlet.gossip.config import GossipConfig
 from swarmlet.gossip.effect import EventKind, Member, MemberEvent, MemberState, StreamAnswer
 from swarmlet.gossip.keyring import fingerprint as key_fingerprint
@@ -91,6 +92,7 @@ from swarmlet.security.contexts import client_context, load_identity, server_con
 from swarmlet.security.sealing import ClusterKey
 from swarmlet.state.apply import StateMachine
 from swarmlet.state.command import FEATURE_LEVEL, CreateJoinToken, InitializeCluster, RegisterNode
+from swarmlet.state.view import Table
 from swarmlet.transport.client import SYNC_METHOD, MeshClient
 from swarmlet.transport.frame import Purpose
 from swarmlet.transport.peer import Address, Peer, text
@@ -671,9 +673,13 @@ class Daemon:
                 "swarmlet.version": VERSION,
             },
         )
-        settings = self.replica.view.settings()
-        node = at_level(node, settings.feature_level if settings is not None else 1)
+        node = at_level(node, self._kept_level())
         return msgspec.structs.replace(node, computed_class=computed_class(node))
+
+    def _kept_level(self) -> int:
+        """What the cluster can keep, as far as this node knows."""
+        settings = self.replica.view.settings()
+        return settings.feature_level if settings is not None else 1
 
     async def _register_loop(self) -> None:
         """Tell the cluster what this node is and has, at the start and when it changes."""
@@ -681,6 +687,7 @@ class Daemon:
         while True:
             for name, driver in self.drivers.items():
                 self._driver_info[name] = await driver.fingerprint()
+            level = self._kept_level()
             node = self.node()
             if registered is not None:
                 # A disk that fills and empties is no news; it counts when the agent starts.
@@ -697,7 +704,16 @@ class Daemon:
                     continue
                 registered = node
                 log.info("node.registered", node_id=node.id, name=node.name)
-            await asyncio.sleep(FINGERPRINT_SECONDS)
+            # A cluster that can keep more is told more at once.
+            try:
+                await self.replica.watches.wait_changed(
+                    [Table.SETTINGS], partial(self._is_level_past, level), FINGERPRINT_SECONDS
+                )
+            except Overloaded:
+                await asyncio.sleep(FINGERPRINT_SECONDS)
+
+    def _is_level_past(self, level: int) -> bool:
+        return self._kept_level() > level
 
     async def _contact_loop(self) -> None:
         seen = 0.0

@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 from swarmlet.jobspec.json_writing import job_to_json
-from swarmlet.model.allocation import Allocation, TaskEvent, TaskState
+from swarmlet.model.allocation import AllocatedDevice, Allocation, TaskEvent, TaskState
 from swarmlet.model.cluster import JoinToken, NamespaceRecord
 from swarmlet.model.deployment import Deployment
 from swarmlet.model.evaluation import Evaluation, PlacementFailure
 from swarmlet.model.job import Job
-from swarmlet.model.node import DriverInfo, Node
+from swarmlet.model.node import DriverInfo, Node, NodeDevice
 from swarmlet.model.resources import Quantity
 from swarmlet.state.view import View
 
@@ -68,7 +68,10 @@ def node_stub(node: Node) -> Json:
         "Status": node.status.value,
         "StatusDescription": node.status_description,
         "Drivers": {name: _driver(info) for name, info in sorted(node.drivers.items())},
-        "NodeResources": _node_resources(node.resources),
+        "NodeResources": {
+            **_node_resources(node.resources),
+            "Devices": [_node_device(each) for each in node.devices],
+        },
         "ReservedResources": {
             **_node_resources(node.reserved),
             "Networks": {"ReservedHostPorts": ",".join(map(str, node.reserved_ports))},
@@ -121,6 +124,16 @@ def _node_resources(quantity: Quantity) -> Json:
         "Cpu": {"CpuShares": quantity.cpu},
         "Memory": {"MemoryMB": quantity.memory},
         "Disk": {"DiskMB": quantity.disk},
+    }
+
+
+def _node_device(device: NodeDevice) -> Json:
+    return {
+        "Vendor": device.vendor,
+        "Type": device.type,
+        "Name": device.name,
+        "Instances": [{"ID": name, "Healthy": True, "HealthDescription": ""} for name in device.ids],
+        "Attributes": {name: {"String": text} for name, text in sorted(device.attributes.items())},
     }
 
 
@@ -195,6 +208,9 @@ def allocation_detail(allocation: Allocation, view: View) -> Json:
                         "MemoryMB": task.resources.memory,
                         "MemoryMaxMB": task.resources.memory_max,
                     },
+                    "Devices": [
+                        _allocated_device(each) for each in allocation.devices if each.task == task.name
+                    ],
                 }
                 for task in (group.tasks if group else ())
             },
@@ -206,6 +222,18 @@ def allocation_detail(allocation: Allocation, view: View) -> Json:
             "DiskMB": allocation.resources.disk,
         },
         "AllocModifyIndex": allocation.alloc_modify_index,
+    }
+
+
+def _allocated_device(held: AllocatedDevice) -> Json:
+    """`Milli` is ours: thousandths of each that the task holds."""
+    vendor, kind, name = held.device.split("/", 2)
+    return {
+        "Vendor": vendor,
+        "Type": kind,
+        "Name": name,
+        "DeviceIDs": list(held.ids),
+        "Milli": held.milli,
     }
 
 

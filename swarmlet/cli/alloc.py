@@ -97,6 +97,11 @@ def _show(item: dict[str, Any]) -> None:
     for port in item["AllocatedResources"]["Shared"]["Ports"]:
         to = f" -> {port['To']}" if port["To"] else ""
         say(f"port       {port['Label']} {port['Value']}{to}")
+    for task, held in item["AllocatedResources"]["Tasks"].items():
+        for device in held["Devices"]:
+            kind = f"{device['Vendor']}/{device['Type']}/{device['Name']}"
+            part = f"  {device['Milli'] / 1000:g} of it" if device["Milli"] < 1000 else ""
+            say(f"device     {task}: {kind} {' '.join(device['DeviceIDs'])}{part}")
     if item["PreviousAllocation"]:
         say(f"replaces   {short(item['PreviousAllocation'])}")
     if item["NextAllocation"]:

@@ -77,6 +77,9 @@ def _show(found: dict[str, Any], allocations: list[dict[str, Any]], *, wide: boo
     memory = all_["Memory"]["MemoryMB"] - kept["Memory"]["MemoryMB"]
     cpu = all_["Cpu"]["CpuShares"] - kept["Cpu"]["CpuShares"]
     say(f"for work  {cpu} MHz, {mib(memory)}, disk {mib(all_['Disk']['DiskMB'] - kept['Disk']['DiskMB'])}")
+    for device in all_["Devices"]:
+        kind = f"{device['Vendor']}/{device['Type']}/{device['Name']}"
+        say(f"device    {kind}  {' '.join(each['ID'] for each in device['Instances'])}")
     for name, volume in found["HostVolumes"].items():
         say(f"volume    {name}  {volume['Path']}{'  read-only' if volume['ReadOnly'] else ''}")
     for event in found["Events"][-5:]:

@@ -23,6 +23,15 @@ OLDER = (
 )
 
 
+GPU = """
+[[devices]]
+vendor = "nvidia"
+type = "gpu"
+name = "a100"
+ids = ["0"]
+"""
+
+
 class Older:
     """Agents of the older version, in the foreground of processes of their own."""
 
@@ -73,6 +82,11 @@ def level(node: Node) -> int:
     return int(node.api.get("/v1/swarmlet/status")["FeatureLevel"])
 
 
+def devices(node: Node) -> list[str]:
+    found = node.api.get("/v1/node/n2")["NodeResources"]["Devices"]
+    return [device["Name"] for device in found]
+
+
 def set_autopilot(node: Node) -> Any:
     return node.api.put("/v1/operator/autopilot/configuration", {"MaxTrailingLogs": 200})
 
@@ -82,11 +96,16 @@ def test_a_cluster_is_upgraded_node_by_node_and_does_not_go_back(cluster: LocalC
     older.start(first, "init", *flags(first), "--foreground")
     token = first.data / "join.token"
     wait_until(lambda: token.exists() and level(first) == 1)
-    second = cluster.join(Path(token).read_text().strip(), "n2")
+    second = cluster.new_node("n2")
+    config = first.data.parent / "n2.toml"
+    config.write_text(GPU)
+    joining_line = Path(token).read_text().strip()
+    cluster.started(second, process("join", joining_line, *second.flags(), "--config", str(config), "--json"))
     wait_until(lambda: len(second.node_names()) == 2)
     levels = {item["Name"]: item["FeatureLevel"] for item in second.api.get("/v1/nodes")}
     assert levels == {"n1": 1, "n2": FEATURE_LEVEL}
     assert level(second) == 1
+    assert devices(second) == [], "said only once everybody can keep it"
     with pytest.raises(Conflict, match=r"needs feature level 2, the cluster is at 1 .*behind are n1"):
         set_autopilot(second)
 
@@ -94,6 +113,7 @@ def test_a_cluster_is_upgraded_node_by_node_and_does_not_go_back(cluster: LocalC
     cluster.started(first, process("agent", "--data-dir", str(first.data), "--detach", "--json"))
     wait_until(lambda: (level(first), level(second)) == (FEATURE_LEVEL, FEATURE_LEVEL))
     assert set_autopilot(second)["MaxTrailingLogs"] == 200
+    wait_until(lambda: devices(second) == ["a100"])
 
     first.kill()
     agent = older.start(first, "agent", "--data-dir", str(first.data))
