@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, Protocol
 
 import msgspec
@@ -13,6 +14,7 @@ import msgspec
 from swarmlet.errors import DriverError, SwarmletError
 from swarmlet.ids import NodeId
 from swarmlet.model.job import Job, Task, TaskGroup
+from swarmlet.model.node import Node
 from swarmlet.replica.replica import Replica
 from swarmlet.runtime.drivers.docker_digest import Resolved
 from swarmlet.runtime.drivers.docker_keys import as_map, is_open
@@ -32,7 +34,7 @@ NODES_MAX = 3
 FRESH_SECONDS = 10.0
 KNOWN_MAX = 256
 #: For all images of one job together.
-JOB_SECONDS_MAX = 15.0
+JOB_SECONDS_MAX = 10.0
 #: Another node's engine and its registry.
 ANSWER_SECONDS = 8.0
 
@@ -128,22 +130,17 @@ class ImageDigests:
         if known is not None and self._now() - known[0] < FRESH_SECONDS:
             return known[1]
         resolved = await self._ask(DigestRequest(image=image, auth=auth))
-        if resolved.digest:
-            if len(self._known) >= KNOWN_MAX:
-                self._known.clear()
-            self._known[key] = (self._now(), resolved)
+        if len(self._known) >= KNOWN_MAX:
+            self._known.clear()
+        self._known[key] = (self._now(), resolved)
         return resolved
 
     def _engines(self) -> list[NodeId]:
         """Nodes with an engine, this one first."""
-        able = [
-            node.id
-            for node in self._replica.view.nodes()
-            if (driver := node.drivers.get(DOCKER)) is not None and driver.is_healthy
-        ]
-        me = self._replica.node_id
-        own = [me] if self._local is not None and me in able else []
-        return [*own, *(node for node in able if node != me)][: NODES_MAX + 1]
+        view, me = self._replica.view, self._replica.node_id
+        own = view.node(me) if self._local is not None else None
+        others = islice((node.id for node in view.nodes() if node.id != me and has_engine(node)), NODES_MAX)
+        return [*([me] if own is not None and has_engine(own) else []), *others]
 
     async def _ask(self, request: DigestRequest) -> Resolved:
         reason = "no node's engine answers"
@@ -168,6 +165,12 @@ class ImageDigests:
         if self._local is None:
             raise DriverError("docker: this node has no engine")
         return resolved_codec.encode(await self._local.find(request.image, request.auth))
+
+
+def has_engine(node: Node) -> bool:
+    """Whether its engine answered when it was last looked at."""
+    driver = node.drivers.get(DOCKER)
+    return driver is not None and driver.is_healthy
 
 
 def is_resolvable(task: Task) -> bool:

@@ -65,12 +65,25 @@ def node(name: str, *, has_engine: bool = True) -> Node:
     return Node(id=NodeId(name), name=name, drivers={"docker": DriverInfo(is_healthy=has_engine)})
 
 
+class View:
+    """The nodes there are."""
+
+    def __init__(self, nodes: tuple[Node, ...]) -> None:
+        self._nodes = nodes
+
+    def nodes(self) -> list[Node]:
+        return list(self._nodes)
+
+    def node(self, wanted: NodeId) -> Node | None:
+        return next((each for each in self._nodes if each.id == wanted), None)
+
+
 class World:
     """This node among others."""
 
     def __init__(self, local: Local | None, *nodes: Node, **items: str) -> None:
         self.mesh, self.time = Mesh(), 0.0
-        replica: Any = SimpleNamespace(node_id=ME, view=SimpleNamespace(nodes=lambda: list(nodes)))
+        replica: Any = SimpleNamespace(node_id=ME, view=View(nodes))
         places: Any = SimpleNamespace(address_of=str)
         mesh: Any = self.mesh
         templates: Any = Values(**items)

@@ -10,12 +10,14 @@ from typing import Any
 
 from swarmlet.errors import DriverError
 from swarmlet.runtime.drivers.docker_credentials import CredentialSource, written
-from swarmlet.runtime.drivers.docker_engine import Engine, MissingError
+from swarmlet.runtime.drivers.docker_engine import Engine, EngineAwayError, MissingError
 from swarmlet.runtime.drivers.docker_reference import DIGEST, repository_of
 from swarmlet.wire import Record
 
 #: A submission waits for a registry so long; then what is known here counts.
 REGISTRY_SECONDS_MAX = 5.0
+#: An engine that hangs keeps no submission waiting: another node is asked.
+ENGINE_SECONDS_MAX = 2.0
 
 
 class Resolved(Record):
@@ -36,9 +38,14 @@ class Digests:
     async def find(self, image: str, auth: dict[str, Any]) -> Resolved:
         """What the image's tag means. Raises EngineAwayError where no engine answers, DriverError where it fails."""
         try:
-            here: dict[str, Any] | None = await self._engine.inspect_image(image)
+            async with asyncio.timeout(ENGINE_SECONDS_MAX):
+                here: dict[str, Any] | None = await self._engine.inspect_image(image)
         except MissingError:
             here = None
+        except TimeoutError as error:
+            raise EngineAwayError(
+                f"docker: the engine did not answer within {ENGINE_SECONDS_MAX:g} s"
+            ) from error
         known = digest_here(here, image) if here is not None else ""
         if here is not None and not known:
             return Resolved(

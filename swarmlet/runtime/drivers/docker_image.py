@@ -161,20 +161,15 @@ class Images:
         if is_here:
             allowed = min(allowed, REFRESH_SECONDS_MAX)
         try:
-            try:
-                async with asyncio.timeout(allowed):
-                    credentials = await self._credentials_of(image, spec, wait)
-                    async with self._pulls:
-                        wait.tell(f"Downloading image {image}")
-                        await self._insist(image, credentials, wait, tries=1 if is_here else PULL_TRIES)
-            except TimeoutError as error:
-                raise DriverError(
-                    f"cannot pull image {image}: it took more than {allowed:g} s; set image_pull_timeout"
-                ) from error
-        except DriverError as error:
-            if is_here or self.peers is None:
-                raise
-            await self._copy(image, spec, wait, error)
+            async with asyncio.timeout(allowed):
+                credentials = await self._credentials_of(image, spec, wait)
+                async with self._pulls:
+                    wait.tell(f"Downloading image {image}")
+                    await self._insist(image, credentials, spec, wait, is_here=is_here)
+        except TimeoutError as error:
+            raise DriverError(
+                f"cannot pull image {image}: it took more than {allowed:g} s; set image_pull_timeout"
+            ) from error
 
     async def _credentials_of(self, image: str, spec: TaskSpec, wait: _Wait) -> Credentials | None:
         own = written(as_map(spec.config.get("auth")), image)
@@ -188,13 +183,19 @@ class Images:
             wait.tell(f"Downloading without credentials (auth_soft_fail): {error}")
             return None
 
-    async def _insist(self, image: str, credentials: Credentials | None, wait: _Wait, *, tries: int) -> None:
+    async def _insist(
+        self, image: str, credentials: Credentials | None, spec: TaskSpec, wait: _Wait, *, is_here: bool
+    ) -> None:
+        """Pull it; where the first attempt fails, another node may have it; then pull again, if that may help."""
+        tries = 1 if is_here else PULL_TRIES
         delay = RETRY_SECONDS
         for attempt in range(1, tries + 1):
             try:
                 await self._pull(image, credentials, wait)
             except DriverError as error:
                 text = f"cannot pull image {image}: {error}"
+                if attempt == 1 and not is_here and await self._is_copied(image, spec, wait, text):
+                    return
                 is_temporary = error.temporary and not is_lasting(str(error))
                 if not is_temporary or attempt == tries:
                     raise DriverError(text, temporary=is_temporary) from error
@@ -229,20 +230,23 @@ class Images:
             raise DriverError(f"docker: load: {error}", temporary=False) from error
         await self._load(_chunks(descriptor))
 
-    async def _copy(self, image: str, spec: TaskSpec, wait: _Wait, error: DriverError) -> None:
-        """No registry gave it: another node may have it. Raises `error` where none has."""
-        assert self.peers is not None, "asked by whoever knows of peers"
+    async def _is_copied(self, image: str, spec: TaskSpec, wait: _Wait, reason: str) -> bool:
+        """Whether another node had it."""
+        if self.peers is None:
+            return False
         chunks = self.peers.fetch(image, spec.allocation_id)
         try:
             async with aclosing(chunks):
                 first = await anext(chunks)
-                wait.tell(f"Copying image {image} from another node: {error}")
+                wait.tell(f"Copying image {image} from another node: {reason}")
                 identifiers = await self._load(_with_first(first, chunks))
         except (StopAsyncIteration, NotFound):
-            raise error from None
-        except SwarmletError as failure:
-            raise DriverError(f"{error}; and another node's copy failed: {failure}") from failure
+            return False
+        except SwarmletError as error:
+            wait.tell(f"The copy from another node failed: {error}")
+            return False
         await self._name(image, identifiers)
+        return True
 
     async def _load(self, archive: AsyncGenerator[bytes, None]) -> list[str]:
         """The names and ids that were in it."""
