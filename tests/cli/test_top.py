@@ -21,8 +21,14 @@ from tests.agents.cluster import PROGRAM, Cli, Node, clean_environment, raw_exec
 def _task(name: str, cpu: float, memory: int, *, measured: bool = True) -> dict[str, Any]:
     known = ["x"] if measured else []
     return {
-        "Namespace": "default", "JobID": name, "Group": "g", "Index": 0, "Task": "t",
-        "AllocID": f"{name}-12345678", "ReservedCPU": 100, "ReservedMemory": 1024**2,
+        "Namespace": "default",
+        "JobID": name,
+        "Group": "g",
+        "Index": 0,
+        "Task": "t",
+        "AllocID": f"{name}-12345678",
+        "ReservedCPU": 100,
+        "ReservedMemory": 1024**2,
         "ResourceUsage": {
             "CpuStats": {"Percent": cpu, "Measured": known},
             "MemoryStats": {"Usage": memory, "Measured": known},
