@@ -86,6 +86,8 @@ from swarmlet.runtime.reach import Reach
 from swarmlet.runtime.replica_link import ReplicaReporter, ReplicaSource
 from swarmlet.runtime.secrets_directory import MemorySecrets
 from swarmlet.runtime.template_source import ReplicaTemplates
+from swarmlet.runtime.usage_sampler import UsageSampler
+from swarmlet.runtime.usage_service import UsageService
 from swarmlet.security.access import ADMIN, identify
 from swarmlet.security.access import Identity as Caller
 from swarmlet.security.contexts import client_context, load_identity, server_context
@@ -386,6 +388,12 @@ class Daemon:
         self.copies = CopyService(
             replica=self.replica, copying=Copying(self.agent), mesh=self.mesh, places=self.places
         )
+        self.usage = UsageService(
+            replica=self.replica,
+            sampler=UsageSampler(self.agent, data),
+            mesh=self.mesh,
+            places=self.places,
+        )
         self.connections = ForwardService(
             replica=self.replica, forwarding=Forwarding(self.agent), mesh=self.mesh, places=self.places
         )
@@ -452,6 +460,7 @@ class Daemon:
         self.reach.register(handlers)
         self.copies.register(handlers)
         self.connections.register(handlers)
+        self.usage.register(handlers)
         self.operations.register(handlers)
         self.commands.register(handlers)
 
@@ -476,6 +485,7 @@ class Daemon:
             copies=self.copies,
             commands=self.commands,
             connections=self.connections,
+            usage=self.usage,
             make_join_token=self._make_join_token,
             leave=self.leave,
             agent_facts=self._facts,

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
+from swarmlet.errors import SwarmletError
 from swarmlet.gossip.effect import Member
 from swarmlet.gossip.rotation import Progress
 from swarmlet.gossip.shell import Gossip
@@ -19,7 +20,7 @@ from swarmlet.model.file import FileInfo
 from swarmlet.model.forward import ForwardTarget
 from swarmlet.model.job import Job
 from swarmlet.model.log import LogPiece, LogSelection, LogSource
-from swarmlet.model.usage import AllocationUsage
+from swarmlet.model.usage import AllocationUsage, NodeReport
 from swarmlet.raft.options import Status
 from swarmlet.replica.replica import Replica
 from swarmlet.replica.variables import Variables
@@ -105,6 +106,16 @@ class Commands(Protocol):
         self, allocation: AllocationId, task: str, command: tuple[str, ...], size: TerminalSize | None
     ) -> AbstractAsyncContextManager[OpenCommand]:
         """Run it, with a terminal where `size` is given; leaving the context ends it. Raises SwarmletError."""
+
+
+class Usage(Protocol):
+    """What nodes and their tasks use now."""
+
+    async def here(self) -> NodeReport:
+        """This node."""
+
+    async def of(self, nodes: Sequence[NodeId]) -> list[NodeReport | SwarmletError]:
+        """Each of them, in the same order; the error where one does not answer."""
 
 
 class OpenConnection(Protocol):
@@ -247,6 +258,7 @@ class ApiContext:
     copies: Copies
     commands: Commands
     connections: Connections
+    usage: Usage
     #: Makes a join token: (ttl_ns, uses, description) -> (the text to show once, the record to keep).
     make_join_token: Callable[[int, int, str], tuple[str, Any]]
     #: Announces to gossip and Raft that this node leaves for good, then stops the agent.

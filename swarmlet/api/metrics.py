@@ -1,4 +1,4 @@
-"""What this agent counts and measures: gossip, so far."""
+"""What this agent counts and measures: gossip, its node, and the tasks that run there."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from swarmlet.api.exposition import (
     to_json,
     to_prometheus,
 )
+from swarmlet.api.node_metrics import node_families, task_families
 from swarmlet.api.route import GET, Route, answer
 from swarmlet.api.shapes import timestamp
 from swarmlet.errors import InvalidInput
@@ -84,17 +85,19 @@ def gossip_families(
     ]
 
 
-def families(context: ApiContext) -> list[Family]:
+async def families(context: ApiContext) -> list[Family]:
     """All numbers of this agent."""
     gossip = context.gossip
     seen = gossip.observe()
-    return gossip_families(
+    report = await context.usage.here()
+    own = gossip_families(
         gossip.statistics(),
         [each.member for each in seen if not each.member.is_remembered],
         {each.member.name: each.round_trip for each in seen if each.round_trip},
         gossip.path_faults().get(context.node_id, ()),
         gossip.send_errors,
     )
+    return [*node_families(report.node), *task_families(report), *own]
 
 
 async def metrics(request: web.Request) -> web.Response:
@@ -105,9 +108,9 @@ async def metrics(request: web.Request) -> web.Response:
         raise InvalidInput(f"query parameter format={wanted[:40]}: expected prometheus, or none for JSON")
     if wanted:
         return web.Response(
-            body=to_prometheus(families(context)).encode(), headers={"Content-Type": CONTENT_TYPE}
+            body=to_prometheus(await families(context)).encode(), headers={"Content-Type": CONTENT_TYPE}
         )
-    return answer(to_json(families(context), timestamp(context.wall_ns())))
+    return answer(to_json(await families(context), timestamp(context.wall_ns())))
 
 
 ROUTES = (Route(GET, "/v1/metrics", Capability.AGENT_READ, metrics),)

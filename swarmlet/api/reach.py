@@ -54,16 +54,16 @@ async def send_signal(request: web.Request) -> web.Response:
 
 
 async def stats(request: web.Request) -> web.Response:
-    """GET /v1/client/allocation/:id/stats: CPU and memory of its running tasks, from their control groups."""
+    """GET /v1/client/allocation/:id/stats: CPU, memory, disk and network of its running tasks."""
     context = request.app[CONTEXT]
     view = await context.replica.barrier()
     usage = await context.reach.usage(requested_allocation(request, view).id)
     tasks = {name: usage.tasks[name] for name in sorted(usage.tasks)}
     return answer(
         {
-            "ResourceUsage": _usage(list(tasks.values())),
+            "ResourceUsage": usage_shape(list(tasks.values())),
             "Tasks": {
-                name: {"ResourceUsage": _usage([found]), "Timestamp": found.at_ns, "Pids": None}
+                name: {"ResourceUsage": usage_shape([found]), "Timestamp": found.at_ns, "Pids": None}
                 for name, found in tasks.items()
             },
             "Timestamp": max((found.at_ns for found in tasks.values()), default=0),
@@ -164,7 +164,8 @@ def file_shape(info: FileInfo) -> Json:
     }
 
 
-def _usage(tasks: list[TaskUsage]) -> Json:
+def usage_shape(tasks: list[TaskUsage]) -> Json:
+    """As Nomad tells of usage, and disk and network beside it."""
     measured = sorted({name for task in tasks for name in task.measured})
     memory = ["RSS", "Cache", "Swap", "Usage", "Max Usage"] if "memory" in measured else []
     cpu = ["Percent", "System Mode", "User Mode", "Throttled Periods"] if "cpu" in measured else []
@@ -186,6 +187,16 @@ def _usage(tasks: list[TaskUsage]) -> Json:
             "Usage": sum(task.memory_usage for task in tasks),
             "MaxUsage": sum(task.memory_max for task in tasks),
             "Measured": memory,
+        },
+        "DiskStats": {
+            "ReadBytes": sum(task.disk_read for task in tasks),
+            "WrittenBytes": sum(task.disk_written for task in tasks),
+            "Measured": ["ReadBytes", "WrittenBytes"] if "disk" in measured else [],
+        },
+        "NetworkStats": {
+            "ReceivedBytes": sum(task.network_received for task in tasks),
+            "SentBytes": sum(task.network_sent for task in tasks),
+            "Measured": ["ReceivedBytes", "SentBytes"] if "network" in measured else [],
         },
         "DeviceStats": [],
         "Processes": sum(task.processes for task in tasks),

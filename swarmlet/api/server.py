@@ -38,6 +38,7 @@ from swarmlet.api import (
     scheduling,
     snapshots,
     tokens,
+    usage,
     variables,
 )
 from swarmlet.api.context import CONTEXT, ApiContext
@@ -87,6 +88,7 @@ ROUTES: tuple[Route, ...] = (
     *gossip_keyring.ROUTES,
     *membership.ROUTES,
     *metrics.ROUTES,
+    *usage.ROUTES,
 )
 
 

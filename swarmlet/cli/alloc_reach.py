@@ -80,7 +80,9 @@ def _list(files: list[dict[str, Any]]) -> None:
 @json_option
 @click.pass_context
 def stats(ctx: click.Context, identifier: str, as_json: bool) -> int:
-    """What an allocation's tasks use now: CPU (100 % is one core) and memory.
+    """What an allocation's tasks use now: CPU (100 % is one core), memory, disk and network.
+
+    Disk and network are bytes since the start; the network is told of tasks that have one of their own.
 
     \b
     Example:  swarmlet alloc stats 8f3a12cd
@@ -93,6 +95,7 @@ def stats(ctx: click.Context, identifier: str, as_json: bool) -> int:
     for name, task in found["Tasks"].items():
         usage = task["ResourceUsage"]
         cpu, memory = usage["CpuStats"], usage["MemoryStats"]
+        disk, network = usage["DiskStats"], usage["NetworkStats"]
         rows.append(
             [
                 name,
@@ -100,11 +103,21 @@ def stats(ctx: click.Context, identifier: str, as_json: bool) -> int:
                 f"{cpu['TotalNanoseconds'] / 1e9:.1f} s" if cpu["Measured"] else "?",
                 f"{memory['RSS'] / MIB:.1f} MiB" if memory["Measured"] else "?",
                 f"{memory['Cache'] / MIB:.1f} MiB" if memory["Measured"] else "?",
+                f"{disk['ReadBytes'] / MIB:.1f}/{disk['WrittenBytes'] / MIB:.1f} MiB"
+                if disk["Measured"]
+                else "?",
+                f"{network['ReceivedBytes'] / MIB:.1f}/{network['SentBytes'] / MIB:.1f} MiB"
+                if network["Measured"]
+                else "?",
                 str(usage["Processes"] or "?"),
             ]
         )
     if rows:
-        table(["TASK", "CPU", "CPU TIME", "MEMORY", "CACHE", "PROCESSES"], rows, wide=True)
+        table(
+            ["TASK", "CPU", "CPU TIME", "MEMORY", "CACHE", "DISK R/W", "NET IN/OUT", "PROCESSES"],
+            rows,
+            wide=True,
+        )
     else:
         say("no task of it runs")
     return 0

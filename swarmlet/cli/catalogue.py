@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "alloc": ("swarmlet.cli.alloc:alloc", "Look at allocations, their logs; stop or restart them"),
     "logs": ("swarmlet.cli.job_logs:job_logs", "The logs of a job's tasks"),
     "port-forward": ("swarmlet.cli.port_forward:port_forward", "A task's ports on this machine"),
+    "top": ("swarmlet.cli.top:top", "Nodes and tasks by CPU and memory, live"),
     "node": ("swarmlet.cli.node:node", "Look at nodes; drain them"),
     "var": ("swarmlet.cli.var:var", "Write and read encrypted variables"),
     "members": ("swarmlet.cli.members:members", "Who is there: state, since when, health, round trip"),

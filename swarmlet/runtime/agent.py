@@ -27,7 +27,7 @@ from swarmlet.model.execution import TerminalSize
 from swarmlet.model.file import FileInfo
 from swarmlet.model.job import HOUR_NS, Job
 from swarmlet.model.node import Node
-from swarmlet.model.resources import AllocatedPort
+from swarmlet.model.resources import AllocatedPort, TaskResources
 from swarmlet.model.usage import AllocationUsage
 from swarmlet.runtime import file_tree
 from swarmlet.runtime.allocation_runner import AllocationRunner, Site
@@ -285,6 +285,16 @@ class Agent:
         if task not in runner.tasks:
             raise NotFound(f"allocation {allocation} has no task {task!r}")
         return runner.tasks[task], self._root(allocation)
+
+    def running_tasks(self) -> list[tuple[Allocation, str, TaskResources]]:
+        """Every task that runs here, by allocation and place in its group, and what it has reserved."""
+        return [
+            (runner.allocation, task.name, task.resources)
+            for id_ in sorted(self._runners)
+            for runner in (self._runners[id_],)
+            for task in runner.group.tasks
+            if runner.tasks[task.name].machine.record.state.status is TaskStatus.RUNNING
+        ]
 
     def tasks_of(self, allocation: AllocationId) -> dict[str, TaskRunner]:
         """All tasks of an allocation that is or was here. Raises NotFound."""

@@ -6,6 +6,7 @@ Sources: kernel documentation, cgroup-v1/memory.rst, cgroup-v1/cpuacct.rst and c
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -50,7 +51,11 @@ def usage_v1(files: dict[str, str], at_ns: int) -> TaskUsage:
         memory_usage=number(files.get("memory.usage_in_bytes", "")),
         memory_max=number(files.get("memory.max_usage_in_bytes", "")),
         processes=number(files.get("pids.current", "")),
-        measured=_measured(files, cpu="cpuacct.usage", memory="memory.usage_in_bytes"),
+        measured=_measured(
+            files, cpu="cpuacct.usage", memory="memory.usage_in_bytes", disk="blkio.throttle.io_service_bytes"
+        ),
+        disk_read=disk_v1(files.get("blkio.throttle.io_service_bytes", ""), "Read"),
+        disk_written=disk_v1(files.get("blkio.throttle.io_service_bytes", ""), "Write"),
     )
 
 
@@ -70,12 +75,44 @@ def usage_v2(files: dict[str, str], at_ns: int) -> TaskUsage:
         memory_usage=number(files.get("memory.current", "")),
         memory_max=number(files.get("memory.peak", "")),
         processes=number(files.get("pids.current", "")),
-        measured=_measured(files, cpu="cpu.stat", memory="memory.current"),
+        measured=_measured(files, cpu="cpu.stat", memory="memory.current", disk="io.stat"),
+        disk_read=disk_v2(files.get("io.stat", ""), "rbytes"),
+        disk_written=disk_v2(files.get("io.stat", ""), "wbytes"),
     )
 
 
-def _measured(files: dict[str, str], *, cpu: str, memory: str) -> tuple[str, ...]:
-    found = {"cpu": cpu, "memory": memory, "processes": "pids.current"}
+def disk_v1(text: str, operation: str) -> int:
+    """The bytes of one operation on all devices: lines of `8:0 Read 4096`."""
+    return sum(
+        int(parts[2])
+        for parts in (line.split() for line in text.splitlines())
+        if len(parts) == 3 and parts[1] == operation and parts[2].isdigit()
+    )
+
+
+def disk_v2(text: str, key: str) -> int:
+    """The bytes under one key on all devices: lines of `8:0 rbytes=4096 wbytes=0 ...`."""
+    return sum(
+        int(value)
+        for line in text.splitlines()
+        for name, _, value in (part.partition("=") for part in line.split()[1:])
+        if name == key and value.isdigit()
+    )
+
+
+def interfaces(text: str) -> tuple[int, int]:
+    """Bytes received and sent by all interfaces but the loopback, from `/proc/PID/net/dev`."""
+    received = sent = 0
+    for line in text.splitlines():
+        name, colon, rest = line.partition(":")
+        numbers = rest.split()
+        if colon and name.strip() != "lo" and len(numbers) >= 9 and numbers[0].isdigit():
+            received, sent = received + int(numbers[0]), sent + int(numbers[8])
+    return received, sent
+
+
+def _measured(files: dict[str, str], *, cpu: str, memory: str, disk: str) -> tuple[str, ...]:
+    found = {"cpu": cpu, "memory": memory, "processes": "pids.current", "disk": disk}
     return tuple(name for name, file in found.items() if file in files)
 
 
@@ -103,12 +140,33 @@ V1_FILES = {
     "cpuacct": ("cpuacct.usage", "cpuacct.stat"),
     "cpu": ("cpu.stat",),
     "pids": ("pids.current",),
+    "blkio": ("blkio.throttle.io_service_bytes",),
 }
-V2_FILES = ("cpu.stat", "memory.stat", "memory.current", "memory.peak", "memory.swap.current", "pids.current")
+V2_FILES = (
+    "cpu.stat",
+    "memory.stat",
+    "memory.current",
+    "memory.peak",
+    "memory.swap.current",
+    "pids.current",
+    "io.stat",
+)
 
 
 def read_usage(pid: int, at_ns: int, *, root: Path = ROOT, processes: Path = Path("/proc")) -> TaskUsage:
-    """What the control groups of `pid` have used. A group that the agent is in too tells nothing about the task."""
+    """What the control groups of `pid` have used, and its network, where these are not the agent's own too."""
+    usage = _read_groups(pid, at_ns, root, processes)
+    try:
+        if os.stat(processes / str(pid) / "ns/net").st_ino == os.stat(processes / "self/ns/net").st_ino:
+            return usage
+        received, sent = interfaces((processes / str(pid) / "net/dev").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return usage
+    measured = (*usage.measured, "network")
+    return msgspec.structs.replace(usage, measured=measured, network_received=received, network_sent=sent)
+
+
+def _read_groups(pid: int, at_ns: int, root: Path, processes: Path) -> TaskUsage:
     try:
         paths = cgroups_of((processes / str(pid) / "cgroup").read_text(encoding="utf-8", errors="replace"))
         own = cgroups_of((processes / "self" / "cgroup").read_text(encoding="utf-8", errors="replace"))

@@ -168,6 +168,8 @@ def test_usage_is_told_by_any_node(elsewhere: Node, reached: dict[str, Any]) -> 
         ("GET", "/v1/swarmlet/allocation/x/archive"),
         ("PUT", "/v1/swarmlet/allocation/x/archive"),
         ("GET", "/v1/swarmlet/allocation/x/forward"),
+        ("GET", "/v1/swarmlet/usage"),
+        ("GET", "/v1/client/stats"),
     ],
 )
 def test_each_of_these_needs_a_token(http_: Http, method: str, path: str) -> None:
