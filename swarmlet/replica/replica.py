@@ -12,6 +12,7 @@ import functools
 import heapq
 import io
 import itertools
+import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -94,9 +95,12 @@ APPLY_SLICE_ENTRIES = 256
 #: A snapshot is made after this many entries, or this many bytes of entries.
 SNAPSHOT_ENTRIES = 10_000
 SNAPSHOT_BYTES = 64 * 1024 * 1024
-#: Entries kept behind a snapshot, so that a slow follower needs none.
+#: After a piece of at least this size of a snapshot that is being encoded: half of the time that a full one takes.
+SNAPSHOT_REST_BYTES = 128 * 1024
+SNAPSHOT_REST_SECONDS = 0.002
 #: A full disk is looked at again after this long.
 ROOM_SECONDS = 1.0
+#: Entries kept behind a snapshot, so that a slow follower needs none.
 TRAILING_ENTRIES = 5_000
 #: The log's writer was full, or the disk: it is tried again then.
 SNAPSHOT_RETRY_SECONDS = 1.0
@@ -837,10 +841,15 @@ def threaded_writer(
 
 
 def _encoded(view: SavedView) -> bytes:
-    """A snapshot's bytes, gathered piece by piece, so that no single step holds the interpreter."""
+    """A snapshot's bytes, gathered piece by piece, so that no single step holds the interpreter. On a thread of its own:
+    nobody waits for it, so it rests after each large piece.
+    """
     buffer = io.BytesIO()
+    rest = threading.Event()
     for piece in snapshot_bytes.save(view):
         buffer.write(piece)
+        if len(piece) >= SNAPSHOT_REST_BYTES:
+            rest.wait(SNAPSHOT_REST_SECONDS)
     return buffer.getvalue()
 
 
