@@ -47,7 +47,8 @@ from swarmlet.joining.server import JoinServer
 from swarmlet.leader.operations import Operations
 from swarmlet.leader.service import LeaderService
 from swarmlet.model.cluster import ClusterSettings
-from swarmlet.model.level import at_level
+from swarmlet.model.job import Job
+from swarmlet.model.level import DIGESTS, at_level
 from swarmlet.model.node import DriverInfo, Node, NodeStatus
 from swarmlet.network.address import advertised_address
 from swarmlet.network.port import owner_of
@@ -489,7 +490,7 @@ class Daemon:
             agent_facts=self._facts,
             identify=self._identify,
             check_driver=validate_driver,
-            bind_images=self.image_digests.bound,
+            bind_images=self._bind_images,
             replacement_pause=self.leader.replacement_pause,
             operations=self.operations,
         )
@@ -501,6 +502,10 @@ class Daemon:
             socket_path=socket_path,
             owner_of=owner_of,
         )
+
+    async def _bind_images(self, job: Job, current: Job | None) -> tuple[Job, list[str]]:
+        """While an older node would lose the digests, tags stay tags."""
+        return await self.image_digests.bound(job, current) if self._kept_level() >= DIGESTS else (job, [])
 
     def _feature_level(self) -> int:
         settings = self.replica.view.settings()

@@ -16,8 +16,8 @@ from swarmlet.model.node import Node
 #: Level and words for it ("a device"); level 1 needs no words.
 Need = tuple[int, str]
 NOTHING: Need = (1, "")
-#: The first that knows devices, on nodes and in jobs; moves of a rebalancing.
-DEVICES = REBALANCING = 3
+#: The first that knows devices, on nodes and in jobs; moves of a rebalancing; images bound to digests.
+DEVICES = REBALANCING = DIGESTS = 3
 
 
 def need_of_job(job: Job) -> Need:
@@ -67,3 +67,5 @@ def _of_group(group: TaskGroup) -> Iterator[Need]:
             yield 3, "template"
         if task.artifacts:
             yield 3, "artifact"
+        if task.image_digest:
+            yield DIGESTS, "an image bound to its digest"

@@ -230,10 +230,14 @@ class Preemptor:
 
     def _fits(self, level: int, demand: Demand, mask: Mask | None, wanted: Wanted | None) -> Mask:
         available = self._rounded[level]
-        asked = np.array(demand, dtype=np.float32)
-        fits: Mask = available[0] >= asked[0]
-        fits &= available[1] >= asked[1]
-        fits &= available[2] >= asked[2]
+        fits: Mask | None = None
+        for dimension, asked in enumerate(demand):
+            # What every node has free anyway need not be looked at.
+            if asked > self._least[dimension]:
+                enough: Mask = available[dimension] >= np.float32(asked)
+                fits = enough if fits is None else np.logical_and(fits, enough, out=fits)
+        if fits is None:
+            fits = np.ones(available.shape[1], dtype=np.bool_)
         if mask is not None:
             fits &= mask
         if wanted is not None:

@@ -17,6 +17,7 @@ from aiohttp import web
 from swarmlet.api.client import Client
 from swarmlet.api.context import ApiContext
 from swarmlet.api.server import application
+from swarmlet.model.job import Job
 from swarmlet.scheduler.what_if import WhatIf
 from swarmlet.security.access import ADMIN, ANONYMOUS, Identity
 from swarmlet.state.apply import StateMachine
@@ -53,6 +54,12 @@ def identify(token: str, is_local: bool) -> Identity:
     return ADMIN if (is_local and not token) or token == TOKEN else ANONYMOUS
 
 
+async def unbound(job: Job, before: Job | None) -> tuple[Job, list[str]]:
+    """Images stay as they are written."""
+    assert before is None or before.id == job.id
+    return job, []
+
+
 @dataclass
 class Served:
     """`address` is for clients; `trial` may be changed between two requests."""
@@ -74,7 +81,9 @@ def served(trial: WhatIf, directory: Path) -> Iterator[Served]:
     """Answer on a socket in `directory`, on a thread with a loop of its own."""
     replica = TrialReplica(trial)
     path = str(directory / "api.sock")
-    context = SimpleNamespace(replica=replica, identify=identify, check_driver=lambda *_: [])
+    context = SimpleNamespace(
+        replica=replica, identify=identify, check_driver=lambda *_: [], bind_images=unbound
+    )
     loop = asyncio.new_event_loop()
 
     async def start() -> web.AppRunner:

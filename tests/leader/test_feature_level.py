@@ -102,6 +102,7 @@ def group_with(**changes: object) -> TaskGroup:
         ),
         (RegisterJob(job=a_job(group_with(templates=(Template(destination="a", data="b"),)))), 3, "template"),
         (RegisterJob(job=a_job(group_with(artifacts=(Artifact(source="https://a"),)))), 3, "artifact"),
+        (RegisterJob(job=a_job(group_with(image_digest="sha256:1"))), 3, "an image bound to its digest"),
         (RegisterNode(node=a_node("n1")), 1, ""),
         (RegisterNode(node=replace(a_node("n1"), devices=(GPU,))), 3, "a node with devices"),
         (UpdateSettings(rebalancing=Rebalancing()), 3, "rebalancing"),
