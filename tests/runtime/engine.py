@@ -78,7 +78,7 @@ class Engine:
 
     def client(self) -> docker.APIClient:
         if self._client is None:
-            self._client = docker.APIClient(base_url=f"unix://{self.socket}", version="1.41", timeout=10)
+            self._client = docker.APIClient(base_url=f"unix://{self.socket}", version="1.41", timeout=30)
         return self._client
 
     def load_image(self) -> None:

@@ -127,9 +127,11 @@ class Docker:
             version = await self._engine.version()
         except DriverError as error:
             return DriverInfo(reason=str(error))
-        return DriverInfo(
-            is_detected=True, is_healthy=True, attributes={"version": str(version.get("Version", ""))}
-        )
+        attributes = {"version": str(version.get("Version", "")), "os_type": str(version.get("Os", ""))}
+        # As Nomad's: there where they are on, so that jobs can ask for them.
+        attributes |= {"volumes.enabled": "true"} if self._rights.is_host else {}
+        attributes |= {"privileged.enabled": "true"} if self._rights.is_privileged else {}
+        return DriverInfo(is_detected=True, is_healthy=True, attributes=attributes)
 
     async def run(self) -> None:
         """Follow the engine's events, and remove images that nobody needs, for as long as the agent lives."""

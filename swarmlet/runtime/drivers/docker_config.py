@@ -242,11 +242,10 @@ def container(spec: TaskSpec, rights: Rights) -> dict[str, Any]:
         "HostConfig": _host_config(spec, bindings),
     }
     if config.get("mac_address"):
-        # Engines from API 1.44 on take it with the network, older ones here.
+        # Engines from API 1.44 on take it with a network of their user's, too; older ones here alone.
         body["MacAddress"] = config["mac_address"]
     if endpoint := _endpoint(config):
-        mode = network_mode(config, spec.network) or "default"
-        body["NetworkingConfig"] = {"EndpointsConfig": {mode: endpoint}}
+        body["NetworkingConfig"] = {"EndpointsConfig": {config["network_mode"]: endpoint}}
     if is_true(as_map(config.get("healthchecks")).get("disable", False)):
         body["Healthcheck"] = {"Test": ["NONE"]}
     # The task's own command replaces the image's; arguments alone are arguments of the image's entry point.
@@ -360,11 +359,9 @@ def _device(block: dict[str, Any]) -> dict[str, str]:
 def _endpoint(config: dict[str, Any]) -> dict[str, Any]:
     """How the container stands in its network; only a network of the engine's user takes addresses and names."""
     mode = str(config.get("network_mode", ""))
-    endpoint: dict[str, Any] = {}
-    if config.get("mac_address") and mode not in {"host", "none"}:
-        endpoint["MacAddress"] = config["mac_address"]
     if mode in BUILT_IN_NETWORKS or mode.startswith("container:"):
-        return endpoint
+        return {}
+    endpoint: dict[str, Any] = {"MacAddress": config["mac_address"]} if config.get("mac_address") else {}
     addresses = {
         name: config[key]
         for key, name in (("ipv4_address", "IPv4Address"), ("ipv6_address", "IPv6Address"))
