@@ -44,12 +44,16 @@ def cluster() -> Iterator[LocalCluster]:
 
 @pytest.fixture(scope="module")
 def allocation(cluster: LocalCluster) -> dict[str, Any]:
+    return run_job(cluster, "reached", raw_exec_job("reached", SCRIPT))
+
+
+def run_job(cluster: LocalCluster, name: str, text: str) -> dict[str, Any]:
+    """Its first allocation, once that runs."""
     api = cluster.nodes[0].api
-    job = api.put("/v1/jobs/parse", {"JobHCL": raw_exec_job("reached", SCRIPT)})
-    api.put("/v1/jobs", {"Job": job})
+    api.put("/v1/jobs", {"Job": api.put("/v1/jobs/parse", {"JobHCL": text})})
 
     def running() -> Any:
-        return [item for item in api.get("/v1/job/reached/allocations") if item["ClientStatus"] == "running"]
+        return [item for item in api.get(f"/v1/job/{name}/allocations") if item["ClientStatus"] == "running"]
 
     made: dict[str, Any] = wait_until(running)[0]
     return made
@@ -125,6 +129,24 @@ def test_a_shell_has_a_terminal_the_tasks_place_and_an_exit_code(shell: Terminal
     shell.type(b"tty; cat $NOMAD_TASK_DIR/place; exit 7\n")
     assert b"/dev/pts/" in shell.until(rb"\r\nhere\r\n")
     assert shell.wait() == 7
+
+
+def test_an_isolated_task_gives_a_terminal_of_its_own(cluster: LocalCluster) -> None:
+    nodes = cluster.nodes[0].api.get("/v1/nodes")
+    drivers = [cluster.nodes[0].api.get(f"/v1/node/{node['ID']}")["Drivers"]["exec"] for node in nodes]
+    if not all(driver["Healthy"] for driver in drivers):
+        pytest.skip(drivers[0]["HealthDescription"])
+    text = raw_exec_job("isolated", "exec sleep 1000").replace('"raw_exec"', '"exec"')
+    allocation = run_job(cluster, "isolated", text)
+    elsewhere = next(node for node in cluster.nodes if node.name != allocation["NodeName"])
+    terminal = Terminal(elsewhere, allocation["ID"], "/bin/sh")
+    try:
+        terminal.until(rb"[#$] $")
+        terminal.type(b"tty; stty size; echo /proc/[0-9]*; exit 9\n")
+        assert b"/dev/pts/0\r\n24 80\r\n/proc/1 " in terminal.until(rb"/proc/1 .*\r\n")
+        assert terminal.wait() == 9
+    finally:
+        terminal.close()
 
 
 def test_the_terminal_follows_the_users(shell: Terminal) -> None:

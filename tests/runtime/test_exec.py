@@ -23,6 +23,7 @@ from swarmlet.errors import DriverError
 from swarmlet.ids import AllocationId
 from swarmlet.model.allocation import ClientStatus
 from swarmlet.model.execution import TerminalSize
+from swarmlet.model.job import Artifact, Template
 from swarmlet.runtime import cgroup
 from swarmlet.runtime.allocation_runner import directories_of, make_directories
 from swarmlet.runtime.cgroup import Cgroups
@@ -40,7 +41,8 @@ from swarmlet.runtime.drivers.raw_exec import boot_id
 from swarmlet.runtime.secrets_directory import MemorySecrets
 from swarmlet.runtime.usage import read_usage
 from tests.runtime import test_raw_exec
-from tests.runtime.test_raw_exec import ignore, missing, output, pids
+from tests.runtime.template_world import Values
+from tests.runtime.test_raw_exec import ignore, is_alive, missing, output, pids
 from tests.runtime.world import Reports, RunningAgent, Source, allocation_of, job_of, shell, stopped
 
 ROOT = Path(__file__).parents[2]
@@ -120,6 +122,11 @@ def exists(path: str) -> bool:
     return Path(path).exists()
 
 
+def files_that_tell(root: Path, *secrets: str) -> list[Path]:
+    """What the agent itself has written that holds a secret in clear."""
+    return [path for path in root.rglob("*.json") if any(secret in path.read_text() for secret in secrets)]
+
+
 def processes_in(namespace: str) -> list[int]:
     """Who is in a pid namespace."""
     found = []
@@ -128,6 +135,16 @@ def processes_in(namespace: str) -> list[int]:
             if os.readlink(path / "ns" / "pid") == namespace:
                 found.append(int(path.name))
     return found
+
+
+def living_in(namespace: str) -> list[int]:
+    """Without those that only wait for the machine's first process to look at them."""
+    found = []
+    for pid in processes_in(namespace):
+        with contextlib.suppress(OSError):
+            if is_alive(pid):
+                found.append(pid)
+    return sorted(found)
 
 
 async def wait_until(condition: Callable[[], bool]) -> None:
@@ -405,7 +422,7 @@ async def test_a_killed_shim_takes_the_whole_task_along_and_that_is_said(
     result = await driver.wait(handle)
     assert result.exit_code == 137
     assert "shim was killed, and so was the task" in result.message
-    await wait_until(lambda: processes_in(namespace) == [])
+    await wait_until(lambda: living_in(namespace) == [])
     assert await driver.recover(handle) is Presence.GONE
     await driver.remove(handle)
     assert groups() == []
@@ -515,6 +532,52 @@ async def agent_main(directory: Path) -> None:
         await asyncio.sleep(60)
 
 
+# What its job gives it -------------------------------------------------------------------------------------
+
+
+@needs_root
+@pytest.mark.slow
+async def test_templates_artifacts_and_secrets_in_memory_are_in_its_root(
+    driver: Exec, tmp_path: Path
+) -> None:
+    """And nothing is left of them when the allocation has ended."""
+    fetched = tmp_path / "fetched"
+    fetched.write_text("fetched\n")
+    task = msgspec.structs.replace(
+        shell(
+            "cat $NOMAD_SECRETS_DIR/password /local/fetched > /alloc/data/said; echo $TOKEN >> /alloc/data/said; "
+            "cat /etc/app.conf >> /alloc/data/said; grep ' /secrets ' /proc/mounts > /alloc/data/mount; exec sleep 60"
+        ),
+        driver="exec",
+        artifacts=(Artifact(source=str(fetched)),),
+        templates=(
+            Template(destination="secrets/password", data='{{ key "nomad/jobs/web/password" }}\n'),
+            Template(destination="secrets/env", data='TOKEN={{ key "nomad/jobs/web/token" }}', is_env=True),
+            Template(destination="etc/app.conf", data='{{ env "NOMAD_TASK_DIR" }}\n'),
+        ),
+    )
+    driver = Exec(tmp_path / "alloc")
+    source, reports, job = Source(), Reports(), job_of(task)
+    allocation = allocation_of(job)
+    source.publish(job, allocation)
+    values, secrets = Values(password="hunter2", token="t0ken"), MemorySecrets(tmp_path.name)
+    running = RunningAgent(tmp_path, driver, source, reports, templates=values, secrets=secrets)
+    object.__setattr__(running.agent._site.artifacts, "_may_read", lambda path: True)
+    data = tmp_path / "alloc" / allocation.id / "alloc" / "data"
+    async with running:
+        await wait_until((data / "mount").exists)
+        await reports.wait_until(lambda report: report.client_status is ClientStatus.RUNNING)
+        await wait_until(lambda: (data / "mount").read_text() != "")
+        assert (data / "said").read_text() == "hunter2\nfetched\nt0ken\n/local\n"
+        assert (data / "mount").read_text().startswith("tmpfs /secrets tmpfs rw")
+        [handle] = await driver.list_owned()
+        namespace = os.readlink(f"/proc/{pids(handle)['holder']}/ns/pid")
+        source.publish(job, stopped(allocation))
+        await reports.wait_until(lambda report: report.client_status is ClientStatus.COMPLETE)
+        await wait_until(lambda: left_behind(tmp_path, handle, namespace) == [])
+    assert files_that_tell(tmp_path, "hunter2", "t0ken") == []
+
+
 # Commands beside it ----------------------------------------------------------------------------------------
 
 
@@ -537,9 +600,9 @@ async def test_a_short_command_runs_inside_the_task(driver: Exec, tmp_path: Path
 async def test_a_command_at_its_timeout_leaves_nothing_in_the_task(driver: Exec, tmp_path: Path) -> None:
     handle = await driver.start(spec(tmp_path, "exec sleep 60"), ignore)
     namespace = os.readlink(f"/proc/{pids(handle)['pid']}/ns/pid")
-    before = sorted(processes_in(namespace))
+    before = living_in(namespace)
     assert (await driver.execute(handle, ("sleep", "50"), 0.3)).exit_code is None
-    await wait_until(lambda: sorted(processes_in(namespace)) == before)
+    await wait_until(lambda: living_in(namespace) == before)
 
 
 async def test_a_terminal_has_a_name_a_size_and_its_controls_inside(driver: Exec, tmp_path: Path) -> None:
@@ -562,13 +625,13 @@ async def test_a_terminal_has_a_name_a_size_and_its_controls_inside(driver: Exec
 async def test_closing_a_terminal_ends_its_command(driver: Exec, tmp_path: Path) -> None:
     handle = await driver.start(spec(tmp_path, "exec sleep 60"), ignore)
     namespace = os.readlink(f"/proc/{pids(handle)['pid']}/ns/pid")
-    before = sorted(processes_in(namespace))
+    before = living_in(namespace)
     execution = await driver.open_command(handle, ("sh", "-c", "echo up; exec sleep 60"), SIZE)
     async for _ in execution.output():
         break
-    assert sorted(processes_in(namespace)) != before
+    assert living_in(namespace) != before
     await execution.close()
-    await wait_until(lambda: sorted(processes_in(namespace)) == before)
+    await wait_until(lambda: living_in(namespace) == before)
 
 
 async def test_input_and_both_outputs_go_through(driver: Exec, tmp_path: Path) -> None:

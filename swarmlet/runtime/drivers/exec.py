@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ MODES = ("private", "host")
 SHARED = "[drivers] raw_exec = true in the node's configuration allows it"
 #: A trial is some forks and mounts. A busy machine may take seconds for them, and nobody waits.
 TRIAL_SECONDS_MAX = 30.0
+#: A machine that could not isolate is tried again this often: an idle node shall not pay for what it lacks.
+TRIAL_AGAIN_SECONDS = 300.0
 #: The kernel's switches for user namespaces of ordinary users, and the value with which there are none.
 SWITCHES = (
     ("kernel/unprivileged_userns_clone", "0"),
@@ -97,8 +100,10 @@ class Exec(RawExec):
         super().__init__(allocations, is_allowed=is_offered)
         self._is_host_allowed = is_host_allowed
         self._is_user_namespace = os.geteuid() != 0
-        #: Whether a trial went well; one that failed is made again, for somebody may have changed a switch.
-        self._works = False
+        #: What the last trial said, empty when it went well; one that failed is made again, for somebody may have
+        #: changed a switch.
+        self._reason: str | None = None
+        self._tried_at = 0.0
         self._interpreter = -1
 
     def seen_by_task(self, directories: Directories) -> Directories:
@@ -113,11 +118,11 @@ class Exec(RawExec):
         """It works where a trial does."""
         if not self._is_allowed:
             return DriverInfo(reason="off: the node's configuration says [drivers] exec = false")
-        if not self._works:
-            reason = await asyncio.to_thread(self._try)
-            if reason:
-                return DriverInfo(is_detected=True, is_healthy=False, reason=reason)
-            self._works = True
+        if self._reason is None or (self._reason and time.monotonic() - self._tried_at > TRIAL_AGAIN_SECONDS):
+            self._reason = await asyncio.to_thread(self._try)
+            self._tried_at = time.monotonic()
+        if self._reason:
+            return DriverInfo(is_detected=True, is_healthy=False, reason=self._reason)
         attributes = {
             "limits": "cgroup" if self._cgroups.is_usable else "none",
             "isolation": "user namespace" if self._is_user_namespace else "root",

@@ -388,6 +388,8 @@ def _show_kernel(root: Root, *, is_own_pid: bool, is_own_ipc: bool) -> None:
     own = MS_NOSUID | MS_NODEV | MS_NOEXEC
     root.mount("tmpfs", "/dev", MS_NOSUID, "mode=755,size=64k", is_writable=False)
     for name in DEVICES:
+        if not os.path.exists(f"/dev/{name}"):
+            continue
         root.bind(f"/dev/{name}", f"/dev/{name}", is_writable=False, is_foreign=False)
     directory = root.point(("dev",))
     for name, to in DEVICE_LINKS:
