@@ -4,6 +4,12 @@ Three whole nodes are the voters (processes, TLS over sockets, logs on disk). Th
 a certificate and a connection per node: they register, follow their allocations and report them as any node without a
 replica does; only their containers are made up, and gossip leaves them out. Jobs are submitted through the HTTP API of
 all three voters. The clock runs from the first submission until the last allocation is part of the state as running.
+
+Nodes are machines of their own elsewhere; here they share the voters' processors. So the fleet's processes have a lower
+priority than the voters' (nice) and take no processor away in the middle of a time slice (SCHED_BATCH). The voters have
+the same priority, the followers too. A stall is measured on the clock on the wall, whatever its cause; `--stalls` says of
+each what it was made of: work of the loop's own thread, waiting for a processor that others had, waiting for the
+interpreter or a disk. Processor time that a hypervisor took is in the first of them, and told for the whole run.
 """
 
 from __future__ import annotations
@@ -52,8 +58,10 @@ SPARE_PERCENT = 115
 START_SECONDS_MAX = 60.0
 REGISTER_SECONDS_MAX = 600.0
 POLL_SECONDS = 0.1
-#: What the simulated nodes give up of the processor: they stand for machines of their own.
+#: What the simulated nodes give up of the processor: they stand for machines of their own. With much less they would miss
+#: the voters' keepalive, and connect again.
 FLEET_NICE = 5
+STALLS_SHOWN = 8
 
 
 @dataclass
@@ -322,7 +330,7 @@ def measure(voters: list[Voter], fleet: Fleet, options: argparse.Namespace) -> d
     time.sleep(0.2)
     before = _cpu_of_all(voters, fleet)
     begun = time.monotonic()
-    load = os.getloadavg()[0]
+    load, stolen = os.getloadavg()[0], _stolen_seconds()
     submitting = threading.Thread(
         target=submit, args=(voters, options.jobs, options.allocations, options.type), daemon=True
     )
@@ -356,6 +364,7 @@ def measure(voters: list[Voter], fleet: Fleet, options: argparse.Namespace) -> d
         "facts": facts,
         "cpu": cpu,
         "load_before": load,
+        "stolen": _stolen_seconds() - stolen,
     }
 
 
@@ -383,23 +392,34 @@ def show(result: dict[str, Any], options: argparse.Namespace) -> list[dict[str, 
         f"     leader {leader['peak_rss_mib']:,.0f} MiB, log {leader['log_bytes'] / 2**20:.1f} MiB, "
         f"longest stall of the leader's loop {stall} ms "
         f"(others {[each['longest_loop_stall_ms'] for each in result['facts'] if each is not leader]} ms), "
-        f"longest turn {leader['longest_turn_cpu_ms']} ms of CPU, "
-        f"longest collection {leader['longest_collection_ms']} ms"
+        f"most work of its own in one {leader['longest_turn_cpu_ms']} ms"
     )
     print(f"     nodes: {json.dumps(result['counts'])}")
     print(
-        f"     load {result['load_before']:.1f} before, {os.getloadavg()[0]:.1f} at the end; {os.cpu_count()} cores"
+        f"     load {result['load_before']:.1f} before, {os.getloadavg()[0]:.1f} at the end; {os.cpu_count()} cores, "
+        f"of whose time the hypervisor took {result['stolen']:.1f} s"
     )
     for number, each in enumerate(result["facts"], 1):
         role = "leader  " if each is leader else "follower"
         parts = ", ".join(f"{name} {value}" for name, value in each["parts"].items() if value >= 0.01)
         print(f"     voter {number} {role} {result['cpu'][number - 1]:.1f} CPU s: {parts}")
         if options.stalls:
-            print(f"       stalls (at, seconds, then): {each['stalls'][:8]}")
-            print(f"       turns (CPU seconds, at their end): {each['turns'][:8]}")
+            print(f"       traffic: {json.dumps(each['events'])}, {each['entries']} entries of the log")
+            print(f"       collections by generation: {json.dumps(each['collections'])}")
+            print(
+                f"       stalls from so many ms on: {json.dumps(each['stalls_from_ms'])}; the longest, in ms:"
+            )
+            for apart in each["stalls"][:STALLS_SHOWN]:
+                print(f"         {json.dumps(apart)}")
+            print("       turns with the most work of the loop's own:")
+            for apart in each["turns"][:STALLS_SHOWN]:
+                print(f"         {json.dumps(apart)}")
     fleets = ", ".join(f"{each:.1f}" for each in result["cpu"][VOTERS:])
     total = sum(result["cpu"])
-    print(f"     fleet {fleets} CPU s; all processes {total:.1f} CPU s, {total / seconds:.2f} at a time")
+    print(
+        f"     fleet {fleets} CPU s (nice {FLEET_NICE} below the voters, SCHED_BATCH); "
+        f"all processes {total:.1f} CPU s, {total / seconds:.2f} at a time"
+    )
     values = {
         "seconds": ("s", seconds),
         "allocations_per_second": ("1/s", options.allocations / seconds),
@@ -418,6 +438,11 @@ def _cpu_of_all(voters: list[Voter], fleet: Fleet) -> list[float]:
 def _cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _stolen_seconds() -> float:
+    """Time in which this machine was ready to run and another one had its processors."""
+    return int(Path("/proc/stat").read_text().split(maxsplit=9)[8]) / os.sysconf("SC_CLK_TCK")
 
 
 def arguments() -> argparse.Namespace:

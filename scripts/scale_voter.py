@@ -11,6 +11,8 @@ import json
 import signal
 import sys
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -26,6 +28,7 @@ from swarmlet.model.job import HOUR_NS
 from swarmlet.raft.log import entry_bytes
 from swarmlet.raft.message import Entry
 from swarmlet.state.view import Table
+from swarmlet.transport.connection import Connection
 
 FLEET_POOL = "fleet"
 
@@ -61,6 +64,15 @@ class Voter(Daemon):
 
         self.replica.enqueue = counted  # type: ignore[method-assign]
 
+    def count_traffic(self, events: Counter[str]) -> None:
+        """Count what comes and goes on the mesh, by connection and turn of the loop."""
+        for name, what in (
+            ("data_received", "reads"),
+            ("_flush", "writes"),
+            ("connection_made", "connections"),
+        ):
+            setattr(Connection, name, _counted(getattr(Connection, name), events, what))
+
     def facts(self) -> dict[str, object]:
         """Of this voter."""
         return {
@@ -68,6 +80,14 @@ class Voter(Daemon):
             "entries": self.entries,
             "log_bytes": self.log_bytes,
         }
+
+
+def _counted(method: Callable[..., None], events: Counter[str], what: str) -> Callable[..., None]:
+    def counted(*arguments: object) -> None:
+        events[what] += 1
+        method(*arguments)
+
+    return counted
 
 
 async def _run(
@@ -86,6 +106,7 @@ async def _run(
             (folder / "facts.new").rename(folder / "facts.json")
 
         voter.count_log()
+        voter.count_traffic(watch.events)
 
         def reset() -> None:
             watch.reset()

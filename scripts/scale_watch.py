@@ -1,39 +1,60 @@
 """What a process spends its time on, seen from inside: stalls of its event loop, and which part of the code runs.
 
-The loop is asked every few milliseconds whether it is there; how late it answers is a stall, whatever the cause. A
-thread looks a fifty times a second where the loop's thread is, and charges the processor time since then to that part.
+The loop is asked every few milliseconds whether it is there; how late it answers is a stall, whatever the cause. What a
+stall was made of the kernel tells: processor time of the loop's own thread, time in which that thread was ready and
+another thread or process had the processor, and the rest, in which it waited for the interpreter (another thread of the
+process held it) or for the disk. A thread looks fifty times a second where the loop's thread is, and charges the
+processor time since then to that part.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import resource
 import sys
 import threading
 import time
+from collections import Counter, deque
+from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 #: The loop is asked this often.
 ASK_SECONDS = 0.01
 SAMPLE_SECONDS = 0.02
+#: Stalls from this on are taken apart; so many of the longest are kept.
+STALL_SECONDS = 0.02
+STALLS_MAX = 12
+#: Stalls are counted from these lengths on, in milliseconds.
+COUNTED_MS = (20, 50, 100)
+#: Samples kept to say what ran during a stall: of the last ten seconds.
+SAMPLES_MAX = 1000
 FRAMES_MAX = 40
 #: Less than this of all other threads is mostly the watch itself.
 BUSY_SECONDS = 0.0005
 #: Innermost first: the first function of a stack that is named here says what the time was for.
 PARTS = {
     ("snapshot_bytes.py", "save"): "snapshot",
+    ("disk_log.py", "save_snapshot"): "snapshot to disk",
     ("apply_reports.py", "report"): "apply reports",
     ("apply_plan.py", "apply_plan"): "apply plans",
     ("apply.py", "apply"): "apply others",
     ("apply.py", "decode_entry"): "decode entries",
+    ("node_feed.py", "_on_changes"): "tell streams",
+    ("service.py", "_take_changes"): "tell the leader",
     ("watch.py", "notify"): "tell watches",
     ("node_feed.py", "serve"): "stream to nodes",
     ("node_feed.py", "run"): "stream to nodes",
     ("node_service.py", "on_report"): "take reports",
     ("report_gathering.py", "run"): "gather reports",
+    ("node_failure.py", "look"): "leader: failures",
+    ("deployment_watch.py", "look"): "leader: deployments",
+    ("autopilot.py", "look"): "leader: autopilot",
+    ("drain.py", "drain_nodes"): "leader: drains",
     ("service.py", "_look_loop"): "leader: looks",
+    ("service.py", "_rebalance_loop"): "leader: rebalancing",
     ("service.py", "_schedule_loop"): "leader: evaluations",
     ("service.py", "_outbox_loop"): "leader: outbox",
     ("batch.py", "schedule_batch"): "schedule",
@@ -41,6 +62,7 @@ PARTS = {
     ("consensus.py", "pump"): "raft",
     ("consensus.py", "on_durable"): "raft",
     ("consensus.py", "_on_timer"): "raft",
+    ("heap.py", "keep_collections_short"): "garbage",
     ("shell.py", "_read"): "gossip",
     ("connection.py", "data_received"): "mesh: read",
     ("connection.py", "_flush"): "mesh: write",
@@ -48,6 +70,30 @@ PARTS = {
     ("jobs.py", "submit_job"): "HTTP",
 }
 REST, LOOP = "other", "loop and TLS"
+
+
+class Spent(NamedTuple):
+    """Of one thread since it began, in seconds."""
+
+    running: float
+    waiting: float
+
+
+class Sample(NamedTuple):
+    """Where the threads were at one moment (monotonic seconds)."""
+
+    at: float
+    loop: str
+    others: str
+
+
+@dataclass
+class Collections:
+    """Of one generation; seconds of processor time."""
+
+    number: int = 0
+    seconds: float = 0.0
+    longest_seconds: float = 0.0
 
 
 class Watch:
@@ -58,43 +104,73 @@ class Watch:
         self.stall_seconds = 0.0
         #: Processor time of the loop's thread between two questions: stalls that no other process causes.
         self.turn_seconds = 0.0
-        self.turns: list[tuple[float, str]] = []
-        self.stalls: list[tuple[float, float, str]] = []
+        self.stalls: list[dict[str, Any]] = []
+        self.turns: list[dict[str, Any]] = []
+        self.counted = dict.fromkeys(COUNTED_MS, 0)
         self.parts: dict[str, float] = {}
-        self.pause_seconds = 0.0
+        #: By generation.
+        self.collections: dict[int, Collections] = {}
+        self._collected = 0.0
         self._collecting_since = 0.0
-        self._part = ""
+        self._samples: deque[Sample] = deque(maxlen=SAMPLES_MAX)
         self._thread = threading.get_ident()
         self._clock = time.pthread_getcpuclockid(self._thread)
         self._is_over = threading.Event()
-        self._scheduler: dict[int, tuple[int, float]] = {}
+        self._begun = time.monotonic()
+        #: What else happened, counted by whoever has this watch.
+        self.events: Counter[str] = Counter()
         gc.callbacks.append(self._on_collection)
 
     def reset(self) -> None:
         """Begin to measure now."""
-        self.stall_seconds = self.turn_seconds = self.pause_seconds = 0.0
-        self.stalls, self.turns, self.parts = [], [], {}
+        self.stall_seconds = self.turn_seconds = 0.0
+        self.stalls, self.turns, self.parts, self.collections = [], [], {}, {}
+        self.counted = dict.fromkeys(COUNTED_MS, 0)
+        self._begun = time.monotonic()
+        self.events.clear()
 
     async def run(self) -> None:
         """Ask the loop whether it is there, until cancelled."""
         sampler = threading.Thread(target=self._sample, name="watch", daemon=True)
         sampler.start()
+        told = os.open(f"/proc/self/task/{threading.get_native_id()}/schedstat", os.O_RDONLY)
         try:
             while True:
-                asked, spent = time.monotonic(), time.thread_time()
+                asked, before, collected = time.monotonic(), _spent(told), self._collected
+                events = self.events.copy()
                 await asyncio.sleep(ASK_SECONDS)
-                late = time.monotonic() - asked - ASK_SECONDS
-                spent = time.thread_time() - spent
-                if spent > 0.04:
-                    self.turns.append((round(spent, 3), self._part))
-                    self.turns = sorted(self.turns, reverse=True)[:12]
-                self.turn_seconds = max(self.turn_seconds, spent)
-                if late > 0.02:
-                    self.stalls.append((round(asked, 3), round(late, 4), self._part))
-                    self.stalls = sorted(self.stalls, key=lambda each: -each[1])[:20]
+                now = time.monotonic()
+                late, after = now - asked - ASK_SECONDS, _spent(told)
+                own = after.running - before.running
+                if late > STALL_SECONDS or own > STALL_SECONDS:
+                    spent = Spent(own, after.waiting - before.waiting)
+                    self._keep(asked, now, spent, self._collected - collected, self.events - events)
+                self.turn_seconds = max(self.turn_seconds, own)
                 self.stall_seconds = max(self.stall_seconds, late)
         finally:
             self._is_over.set()
+            os.close(told)
+
+    def _keep(self, asked: float, now: float, spent: Spent, collected: float, events: Counter[str]) -> None:
+        late = now - asked - ASK_SECONDS
+        for limit in self.counted:
+            self.counted[limit] += late * 1000 >= limit
+        # The question waited for its time first: what else happened then is no part of the stall, but small.
+        rest = max(0.0, now - asked - spent.running - spent.waiting - ASK_SECONDS)
+        ran = [each for each in tuple(self._samples) if asked + ASK_SECONDS / 2 <= each.at <= now]
+        stall = {
+            "at": round(asked - self._begun, 2),
+            "ms": round(late * 1000),
+            "own": round(spent.running * 1000),
+            "no processor": round(spent.waiting * 1000),
+            "interpreter or disk": round(rest * 1000),
+            "collecting": round(collected * 1000),
+            "events": dict(sorted(events.items())),
+            "loop": dict(Counter(each.loop for each in ran).most_common(5)),
+            "others": dict(Counter(each.others for each in ran if each.others).most_common(3)),
+        }
+        self.stalls = sorted([*self.stalls, stall], key=lambda each: -each["ms"])[:STALLS_MAX]
+        self.turns = sorted([*self.turns, stall], key=lambda each: -each["own"])[:STALLS_MAX]
 
     def facts(self) -> dict[str, Any]:
         """What was measured since the reset."""
@@ -102,9 +178,18 @@ class Watch:
         return {
             "longest_loop_stall_ms": round(self.stall_seconds * 1000, 1),
             "longest_turn_cpu_ms": round(self.turn_seconds * 1000, 1),
-            "longest_collection_ms": round(self.pause_seconds * 1000, 1),
+            "collections": {
+                str(generation): {
+                    "number": each.number,
+                    "ms": round(each.seconds * 1000),
+                    "longest": round(each.longest_seconds * 1000, 1),
+                }
+                for generation, each in sorted(self.collections.items())
+            },
+            "stalls_from_ms": {str(limit): number for limit, number in self.counted.items()},
             "stalls": self.stalls,
             "turns": self.turns,
+            "events": dict(sorted(self.events.items())),
             "peak_rss_mib": round(usage.ru_maxrss / 1024, 1),
             "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
             "parts": {
@@ -113,11 +198,16 @@ class Watch:
             },
         }
 
-    def _on_collection(self, phase: str, _: dict[str, int]) -> None:
+    def _on_collection(self, phase: str, about: dict[str, int]) -> None:
         if phase == "start":
-            self._collecting_since = time.monotonic()
-        else:
-            self.pause_seconds = max(self.pause_seconds, time.monotonic() - self._collecting_since)
+            self._collecting_since = time.thread_time()
+            return
+        pause = time.thread_time() - self._collecting_since
+        self._collected += pause
+        known = self.collections.setdefault(about["generation"], Collections())
+        known.number += 1
+        known.seconds += pause
+        known.longest_seconds = max(known.longest_seconds, pause)
 
     def _sample(self) -> None:
         main = time.clock_gettime(self._clock)
@@ -126,8 +216,9 @@ class Watch:
             frames = sys._current_frames()  # noqa: SLF001 -- there is no other way to see a thread from outside
             now = time.clock_gettime(self._clock)
             all_others = time.process_time() - now
-            self._part = _part_of(frames.get(self._thread), LOOP)
-            self.parts[self._part] = self.parts.get(self._part, 0.0) + now - main
+            part = _part_of(frames.get(self._thread), LOOP)
+            self.parts[part] = self.parts.get(part, 0.0) + now - main
+            name = ""
             if all_others - others > BUSY_SECONDS:
                 busy = {
                     _part_of(frame, "")
@@ -136,7 +227,14 @@ class Watch:
                 } - {""}
                 name = "thread: " + (" + ".join(sorted(busy)) or REST)
                 self.parts[name] = self.parts.get(name, 0.0) + all_others - others
+            self._samples.append(Sample(time.monotonic(), part, name))
             main, others = now, all_others
+
+
+def _spent(told: int) -> Spent:
+    """From a thread's open `schedstat`: time on a processor, and time ready and without one."""
+    running, waiting, _ = os.pread(told, 128, 0).split()
+    return Spent(int(running) / 1e9, int(waiting) / 1e9)
 
 
 def _part_of(frame: FrameType | None, rest: str) -> str:
@@ -147,7 +245,7 @@ def _part_of(frame: FrameType | None, rest: str) -> str:
         if part is not None:
             return part
         if seen == 0 and "swarmlet" in code.co_filename:
-            rest = REST if rest == LOOP else rest
+            rest = f"{REST}: {code.co_name}" if rest == LOOP else rest
         frame = frame.f_back
         seen += 1
     return rest

@@ -118,11 +118,9 @@ LEAVE_SECONDS = 15.0
 #: with it a lost leader is replaced in one to two times this long. Heartbeats are most of what an idle leader does.
 ELECTION_SECONDS = 0.6
 HEARTBEAT_SECONDS = 0.2
-#: The longest that one thread holds the interpreter while the loop waits for it.
-SWITCH_INTERVAL_SECONDS = 0.002
-#: Records hold no cycles and are not even looked at; what is collected is little. Python's default, a collection every
-#: 700 objects, costs a leader under load a twentieth of its time.
-GC_THRESHOLDS = (20_000, 20, 20)
+#: The longest that one thread holds the interpreter while the loop waits for it. The loop gives it up at every read and
+#: write of a connection, so beside a busy thread it may wait this long for each of them.
+SWITCH_INTERVAL_SECONDS = 0.0005
 
 
 class SystemClock:
@@ -513,7 +511,6 @@ class Daemon:
     async def run(self) -> None:
         """Live until stopped by a signal, `leave` or a failure. Raises the failure."""
         sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
-        gc.set_threshold(*GC_THRESHOLDS)
         self.server.listen()
         try:
             await self.api.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from swarmlet.api.context import CONTEXT
+from swarmlet.api.listing import answer_list
 from swarmlet.api.route import (
     GET,
     WRITE,
@@ -15,7 +16,6 @@ from swarmlet.api.route import (
     json_body,
     listed_namespace,
     one_by_prefix,
-    page,
     truth,
 )
 from swarmlet.api.shapes import allocation_detail, allocation_stub
@@ -32,20 +32,19 @@ def requested_allocation(request: web.Request, view: View) -> Allocation:
     return one_by_prefix(view.allocations(prefix), prefix, "allocation", lambda item: item.id)
 
 
-async def list_allocations(request: web.Request) -> web.Response:
+async def list_allocations(request: web.Request) -> web.StreamResponse:
     """GET /v1/allocations."""
     view, index = await fresh_view(request, (Table.ALLOCATIONS,))
     namespace = listed_namespace(request)
-    found = (
-        item
-        for item in view.allocations(request.query.get("prefix", ""))
-        if namespace is None or item.namespace == namespace
+    return await answer_list(
+        request,
+        view,
+        index,
+        view.allocations(request.query.get("prefix", "")),
+        lambda item: allocation_stub(item, view),
+        is_wanted=lambda item: namespace is None or item.namespace == namespace,
+        page_key=lambda item: item.id,
     )
-    items, token = page(request, found, lambda item: item.id)
-    response = answer([allocation_stub(item, view) for item in items], view, index=index)
-    if token:
-        response.headers["X-Nomad-NextToken"] = token
-    return response
 
 
 async def read_allocation(request: web.Request) -> web.Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from swarmlet.api.context import CONTEXT
+from swarmlet.api.listing import answer_list
 from swarmlet.api.route import (
     GET,
     WRITE,
@@ -14,7 +15,6 @@ from swarmlet.api.route import (
     json_body,
     listed_namespace,
     one_by_prefix,
-    page,
     texts,
 )
 from swarmlet.api.shapes import allocation_stub, deployment_json
@@ -31,20 +31,19 @@ def _deployment(request: web.Request, view: View) -> Deployment:
     return one_by_prefix(view.deployments(prefix), prefix, "deployment", lambda item: item.id)
 
 
-async def list_deployments(request: web.Request) -> web.Response:
+async def list_deployments(request: web.Request) -> web.StreamResponse:
     """GET /v1/deployments."""
     view, index = await fresh_view(request, (Table.DEPLOYMENTS,))
     namespace = listed_namespace(request)
-    found = (
-        item
-        for item in view.deployments(request.query.get("prefix", ""))
-        if namespace is None or item.namespace == namespace
+    return await answer_list(
+        request,
+        view,
+        index,
+        view.deployments(request.query.get("prefix", "")),
+        deployment_json,
+        is_wanted=lambda item: namespace is None or item.namespace == namespace,
+        page_key=lambda item: item.id,
     )
-    items, token = page(request, found, lambda item: item.id)
-    response = answer([deployment_json(item) for item in items], view, index=index)
-    if token:
-        response.headers["X-Nomad-NextToken"] = token
-    return response
 
 
 async def read_deployment(request: web.Request) -> web.Response:
@@ -53,16 +52,18 @@ async def read_deployment(request: web.Request) -> web.Response:
     return answer(deployment_json(_deployment(request, view)), view, index=index)
 
 
-async def allocations(request: web.Request) -> web.Response:
+async def allocations(request: web.Request) -> web.StreamResponse:
     """GET /v1/deployment/allocations/:id."""
     view, index = await fresh_view(request, (Table.ALLOCATIONS,))
     deployment = _deployment(request, view)
-    found = [
-        allocation_stub(item, view)
-        for item in view.allocations_of_job(deployment.namespace, deployment.job_id)
-        if item.deployment_id == deployment.id
-    ]
-    return answer(found, view, index=index)
+    return await answer_list(
+        request,
+        view,
+        index,
+        view.allocations_of_job(deployment.namespace, deployment.job_id),
+        lambda item: allocation_stub(item, view),
+        is_wanted=lambda item: item.deployment_id == deployment.id,
+    )
 
 
 async def _move(request: web.Request, status: DeploymentStatus, description: str) -> web.Response:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from swarmlet.api.route import GET, Route, answer, fresh_view, listed_namespace, one_by_prefix, page
+from swarmlet.api.listing import answer_list
+from swarmlet.api.route import GET, Route, answer, fresh_view, listed_namespace, one_by_prefix
 from swarmlet.api.shapes import allocation_stub, evaluation_json
 from swarmlet.model.evaluation import Evaluation
 from swarmlet.security.access import Capability
@@ -16,20 +17,21 @@ def _evaluation(request: web.Request, view: View) -> Evaluation:
     return one_by_prefix(view.evaluations(prefix), prefix, "evaluation", lambda item: item.id)
 
 
-async def list_evaluations(request: web.Request) -> web.Response:
+async def list_evaluations(request: web.Request) -> web.StreamResponse:
     """GET /v1/evaluations."""
     view, index = await fresh_view(request, (Table.EVALUATIONS,))
     namespace, job = listed_namespace(request), request.query.get("job", "")
-    found = (
-        item
-        for item in view.evaluations(request.query.get("prefix", ""))
-        if (namespace is None or item.namespace == namespace) and (not job or item.job_id == job)
+    return await answer_list(
+        request,
+        view,
+        index,
+        view.evaluations(request.query.get("prefix", "")),
+        evaluation_json,
+        is_wanted=lambda item: (
+            (namespace is None or item.namespace == namespace) and (not job or item.job_id == job)
+        ),
+        page_key=lambda item: item.id,
     )
-    items, token = page(request, found, lambda item: item.id)
-    response = answer([evaluation_json(item) for item in items], view, index=index)
-    if token:
-        response.headers["X-Nomad-NextToken"] = token
-    return response
 
 
 async def read_evaluation(request: web.Request) -> web.Response:
@@ -38,16 +40,18 @@ async def read_evaluation(request: web.Request) -> web.Response:
     return answer(evaluation_json(_evaluation(request, view)), view, index=index)
 
 
-async def allocations(request: web.Request) -> web.Response:
+async def allocations(request: web.Request) -> web.StreamResponse:
     """GET /v1/evaluation/:id/allocations."""
     view, index = await fresh_view(request, (Table.ALLOCATIONS,))
     evaluation = _evaluation(request, view)
-    found = [
-        allocation_stub(item, view)
-        for item in view.allocations_of_job(evaluation.namespace, evaluation.job_id)
-        if item.evaluation_id == evaluation.id
-    ]
-    return answer(found, view, index=index)
+    return await answer_list(
+        request,
+        view,
+        index,
+        view.allocations_of_job(evaluation.namespace, evaluation.job_id),
+        lambda item: allocation_stub(item, view),
+        is_wanted=lambda item: item.evaluation_id == evaluation.id,
+    )
 
 
 ROUTES = (

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from swarmlet.api.context import CONTEXT, ApiContext
 from swarmlet.api.explain import explain_job
+from swarmlet.api.listing import answer_list
 from swarmlet.api.route import (
     DELETE,
     GET,
@@ -19,7 +20,6 @@ from swarmlet.api.route import (
     json_body,
     listed_namespace,
     namespace_of,
-    page,
     truth,
 )
 from swarmlet.api.shapes import (
@@ -51,18 +51,17 @@ def _job(request: web.Request, view: View) -> Job:
     return job
 
 
-async def list_jobs(request: web.Request) -> web.Response:
+async def list_jobs(request: web.Request) -> web.StreamResponse:
     """GET /v1/jobs."""
     view, index = await fresh_view(request, (Table.JOBS, Table.ALLOCATIONS))
-    jobs, token = page(
+    return await answer_list(
         request,
+        view,
+        index,
         view.jobs(listed_namespace(request), request.query.get("prefix", "")),
-        lambda job: f"{job.namespace}/{job.id}",
+        lambda job: job_stub(job, view),
+        page_key=lambda job: f"{job.namespace}/{job.id}",
     )
-    response = answer([job_stub(job, view) for job in jobs], view, index=index)
-    if token:
-        response.headers["X-Nomad-NextToken"] = token
-    return response
 
 
 async def submit_job(request: web.Request) -> web.Response:
@@ -203,12 +202,12 @@ async def versions(request: web.Request) -> web.Response:
     return answer({"Versions": kept, "Diffs": None}, view, index=index)
 
 
-async def allocations(request: web.Request) -> web.Response:
+async def allocations(request: web.Request) -> web.StreamResponse:
     """GET /v1/job/:id/allocations."""
     view, index = await fresh_view(request, (Table.ALLOCATIONS,))
     namespace, job_id = namespace_of(request), JobId(request.match_info["job"])
-    found = [allocation_stub(item, view) for item in view.allocations_of_job(namespace, job_id)]
-    return answer(found, view, index=index)
+    found = view.allocations_of_job(namespace, job_id)
+    return await answer_list(request, view, index, found, lambda item: allocation_stub(item, view))
 
 
 async def evaluations(request: web.Request) -> web.Response:

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from aiohttp import web
 
 from swarmlet.api.context import CONTEXT
-from swarmlet.api.route import (
-    GET,
-    WRITE,
-    Route,
-    answer,
-    fresh_view,
-    json_body,
-    one_by_prefix,
-    page,
-    truth,
-)
+from swarmlet.api.listing import answer_list
+from swarmlet.api.route import GET, WRITE, Route, answer, fresh_view, json_body, one_by_prefix, truth
 from swarmlet.api.shapes import allocation_stub, node_detail, node_stub
 from swarmlet.errors import InvalidInput
 from swarmlet.model.node import DrainStrategy, Eligibility, Node
@@ -34,18 +23,11 @@ def _node(request: web.Request, view: View) -> Node:
     return one_by_prefix(view.nodes(wanted), wanted, "node", lambda node: node.id)
 
 
-def _listed(request: web.Request, view: View) -> Iterator[Node]:
-    return view.nodes(request.query.get("prefix", ""))
-
-
-async def list_nodes(request: web.Request) -> web.Response:
+async def list_nodes(request: web.Request) -> web.StreamResponse:
     """GET /v1/nodes."""
     view, index = await fresh_view(request, (Table.NODES,))
-    nodes, token = page(request, _listed(request, view), lambda node: node.id)
-    response = answer([node_stub(node) for node in nodes], view, index=index)
-    if token:
-        response.headers["X-Nomad-NextToken"] = token
-    return response
+    nodes = view.nodes(request.query.get("prefix", ""))
+    return await answer_list(request, view, index, nodes, node_stub, page_key=lambda node: node.id)
 
 
 async def read_node(request: web.Request) -> web.Response:
@@ -54,12 +36,12 @@ async def read_node(request: web.Request) -> web.Response:
     return answer(node_detail(_node(request, view)), view, index=index)
 
 
-async def allocations(request: web.Request) -> web.Response:
+async def allocations(request: web.Request) -> web.StreamResponse:
     """GET /v1/node/:id/allocations."""
     view, index = await fresh_view(request, (Table.ALLOCATIONS,))
     node = _node(request, view)
-    found = [allocation_stub(item, view) for item in view.allocations_on_node(node.id)]
-    return answer(found, view, index=index)
+    found = view.allocations_on_node(node.id)
+    return await answer_list(request, view, index, found, lambda item: allocation_stub(item, view))
 
 
 async def drain(request: web.Request) -> web.Response:

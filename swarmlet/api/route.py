@@ -19,7 +19,6 @@ T = TypeVar("T")
 
 #: Nomad's default and upper limit of a blocking query.
 WAIT_SECONDS_MAX = 300.0
-PAGE_MAX = 1000
 #: Of a 64-bit number.
 DIGITS_MAX = 19
 
@@ -49,16 +48,19 @@ def answer(
     value: Any, view: View | None = None, *, index: int | None = None, status: int = 200
 ) -> web.Response:
     """A JSON answer with Nomad's index headers."""
-    headers = {}
-    if view is not None:
-        headers = {
-            "X-Nomad-Index": str(max(1, view.index if index is None else index)),
-            "X-Nomad-KnownLeader": "true",
-            "X-Nomad-LastContact": "0",
-        }
+    headers = {} if view is None else index_headers(view, view.index if index is None else index)
     return web.Response(
         body=_encoder.encode(value), status=status, content_type="application/json", headers=headers
     )
+
+
+def index_headers(view: View, index: int) -> dict[str, str]:
+    """What Nomad says beside an answer about what it was made from: here always from a current view."""
+    return {
+        "X-Nomad-Index": str(max(1, index)),
+        "X-Nomad-KnownLeader": "true",
+        "X-Nomad-LastContact": "0",
+    }
 
 
 def namespace_of(request: web.Request) -> Namespace:
@@ -90,20 +92,6 @@ async def fresh_view(request: web.Request, tables: Iterable[Table]) -> tuple[Vie
         await replica.watches.wait_changed(wanted, is_ready, min(seconds, WAIT_SECONDS_MAX))
     view = replica.view if truth(request, "stale") else await replica.barrier()
     return view, max(view.table_index(table) for table in wanted)
-
-
-def page(request: web.Request, items: Iterable[T], key: Callable[[T], str]) -> tuple[list[T], str]:
-    """One page (`per_page`, `next_token`) of items that come in the order of `key`; the next token or ""."""
-    limit = integer(request, "per_page", 0)
-    token = request.query.get("next_token", "")
-    taken: list[T] = []
-    for item in items:
-        if token and key(item) < token:
-            continue
-        if limit and len(taken) >= min(limit, PAGE_MAX):
-            return taken, key(item)
-        taken.append(item)
-    return taken, ""
 
 
 def integer(request: web.Request, name: str, default: int) -> int:

@@ -397,10 +397,10 @@ def job_summary(job: Job, view: View) -> Json:
     """How many allocations of each group are in which state."""
     names = ("Queued", "Complete", "Failed", "Running", "Starting", "Lost", "Unknown")
     summary: dict[str, dict[str, int]] = {group.name: dict.fromkeys(names, 0) for group in job.groups}
-    for allocation in view.allocations_of_job(job.namespace, job.id):
-        counts = summary.setdefault(allocation.group, dict.fromkeys(names, 0))
-        status = allocation.client_status.value
-        counts["Starting" if status == "pending" else status.capitalize()] += 1
+    for group_name, of_group in sorted(view.status_counts(job.namespace, job.id).items()):
+        counts = summary.setdefault(group_name, dict.fromkeys(names, 0))
+        for status, number in of_group.items():
+            counts["Starting" if status == "pending" else status.capitalize()] += number
     for evaluation in view.evaluations_of_job(job.namespace, job.id):
         if evaluation.is_terminal():
             continue

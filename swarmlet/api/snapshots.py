@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from aiohttp import web
 
 from swarmlet.api.context import CONTEXT, ApiContext
+from swarmlet.api.listing import in_slices
 from swarmlet.api.route import GET, WRITE, Route, answer, truth
 from swarmlet.errors import Conflict, InvalidInput, NoLeader, StorageError
 from swarmlet.ids import ClusterId, Index, Namespace
@@ -104,6 +105,9 @@ async def restore(request: web.Request) -> web.Response:
     for namespace, path, items in variables:
         await context.variables.put(namespace, path, items, request["identity"].name)
     view = context.replica.view
+    allocations = 0
+    async for _ in in_slices(view.allocations()):
+        allocations += 1
     return answer(
         {
             "Index": applied.index,
@@ -111,7 +115,7 @@ async def restore(request: web.Request) -> web.Response:
             "ClusterID": header.cluster_id,
             "Bytes": sender.sent,
             "Jobs": sum(1 for _ in view.jobs()),
-            "Allocations": sum(1 for _ in view.allocations()),
+            "Allocations": allocations,
             "Variables": sum(1 for _ in view.variables()),
         },
         view,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from swarmlet.api.context import ApiContext
+from swarmlet.api.listing import in_slices
 from swarmlet.api.membership import member_names
 from swarmlet.api.paths import name_sentence, path_problems
 from swarmlet.errors import Unavailable
@@ -37,10 +38,7 @@ async def cluster_status(context: ApiContext) -> dict[str, Any]:
     nodes = list(view.nodes())
     voters = [node for node in nodes if node.peer in config.voters]
     voters_alive = sum(node.id in alive for node in voters)
-    counted = dict.fromkeys(ClientStatus, 0)
-    for allocation in view.allocations():
-        if not allocation.is_terminal():
-            counted[allocation.client_status] += 1
+    counted = await _counted(view)
     leader = context.replica.leader
     leader_node = view.node(leader) if leader else None
     return {
@@ -72,6 +70,16 @@ async def cluster_status(context: ApiContext) -> dict[str, Any]:
         "Unknown": counted[ClientStatus.UNKNOWN],
         "Problems": _problems(context, view, members),
     }
+
+
+async def _counted(view: View) -> dict[ClientStatus, int]:
+    """How many allocations that are wanted are in which status, job by job, so that others run meanwhile."""
+    counted = dict.fromkeys(ClientStatus, 0)
+    async for job in in_slices(view.jobs()):
+        for of_group in view.status_counts(job.namespace, job.id, is_wanted=True).values():
+            for status, number in of_group.items():
+                counted[status] += number
+    return counted
 
 
 def _problems(context: ApiContext, view: View, members: Mapping[NodeId, MemberState]) -> list[dict[str, str]]:

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from swarmlet.api.context import CONTEXT, ApiContext
 from swarmlet.api.direct import DirectRoute, Write
+from swarmlet.api.listing import answer_list
 from swarmlet.api.route import (
     DELETE,
     GET,
@@ -22,7 +23,6 @@ from swarmlet.api.route import (
     integer,
     listed_namespace,
     namespace_of,
-    page,
     truth,
 )
 from swarmlet.errors import Conflict, InvalidInput
@@ -61,18 +61,17 @@ def variable_json(variable: Variable, items: dict[str, str] | None = None) -> di
     return found
 
 
-async def list_variables(request: web.Request) -> web.Response:
+async def list_variables(request: web.Request) -> web.StreamResponse:
     """GET /v1/vars: paths and indexes, never items."""
     view, index = await fresh_view(request, (Table.VARIABLES,))
-    found, token = page(
+    return await answer_list(
         request,
+        view,
+        index,
         view.variables(listed_namespace(request), request.query.get("prefix", "")),
-        lambda item: f"{item.namespace}/{item.path}",
+        variable_json,
+        page_key=lambda item: f"{item.namespace}/{item.path}",
     )
-    response = answer([variable_json(item) for item in found], view, index=index)
-    if token:
-        response.headers["X-Nomad-NextToken"] = token
-    return response
 
 
 async def read(request: web.Request) -> web.Response:

@@ -19,7 +19,9 @@ from swarmlet.state.command import Body, EvaluateJob, SetAllocationHealth, Updat
 from swarmlet.state.view import View, job_scope
 
 #: Deployments that changed and are looked at in one go: some milliseconds where their jobs are small or in blocks.
-LOOK_MAX = 200
+LOOK_MAX = 100
+#: The same where each allocation is looked at: some ten milliseconds, or one deployment.
+LOOK_ALLOCATIONS_MAX = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class DeploymentWatch:
         quiet, self._quiet = self._quiet, {}
         deployments = list(view.active_deployments())
         first = self._first if self._first < len(deployments) else 0
-        self._first, looked_at = 0, 0
+        self._first, looked_at, listed = 0, 0, 0
         for place in (*range(first, len(deployments)), *range(first)):
             deployment = deployments[place]
             scope = job_scope(deployment.namespace, deployment.job_id)
@@ -63,7 +65,7 @@ class DeploymentWatch:
                 self._quiet[scope] = known
                 wakes.append(known[1])
                 continue
-            if looked_at == LOOK_MAX:
+            if looked_at >= LOOK_MAX or listed >= LOOK_ALLOCATIONS_MAX:
                 # The others have their turn right after.
                 self._first = self._first or place
                 wakes.append(now_ns)
@@ -77,6 +79,7 @@ class DeploymentWatch:
             watched: _Watched | _WatchedBlocks | None = _watched_blocks(view, deployment, job, now_ns)
             if watched is None:
                 watched = _Watched(view, deployment, job, now_ns)
+                listed += len(watched.allocations)
             commands += watched.look()
             wakes += watched.wakes
             progress[deployment.id] = watched.healthy_ids

@@ -6,6 +6,8 @@ when an allocation's turn comes, forces the rest at the deadline, and ends the d
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from swarmlet.ids import JobId, Namespace
 from swarmlet.leader.deployment_watch import Outcome
 from swarmlet.model.allocation import Allocation
@@ -21,12 +23,14 @@ TRANSITION_BATCH = 1_000
 _GroupKey = tuple[Namespace, JobId, str]
 
 
-def drain_nodes(view: View, now_ns: int) -> Outcome:
-    """What is to be done about every draining node now, and when to look again."""
+def drain_nodes(view: View, now_ns: int, nodes: Iterable[Node] | None = None) -> Outcome:
+    """What is to be done about every draining node now, and when to look again. `nodes`: those that drain, where the
+    caller knows them.
+    """
     commands: list[Body] = []
     wakes: list[int] = []
     drainer = _Drainer(view, now_ns)
-    for node in view.nodes():
+    for node in view.nodes() if nodes is None else nodes:
         if node.drain is not None:
             commands += drainer.look_at(node)
     wakes += drainer.wakes

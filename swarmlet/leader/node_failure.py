@@ -76,47 +76,67 @@ class NodeFailures:
     def look(self, view: View, members: Mapping[NodeId, Seen], now_ns: int) -> Outcome:
         """Commands that bring the nodes' status in line with gossip, as far as the guards allow."""
         nodes = list(view.nodes())
+        troubled: list[Node] = []
+        for node in nodes:
+            seen = members.get(node.id)
+            if (
+                seen is None
+                or seen.state is not MemberState.ALIVE
+                or node.status is not NodeStatus.READY
+                or node.ineligible_until_ns
+            ):
+                troubled.append(node)
+            else:
+                self._note_alive(node.id)
         commands: list[Body] = []
         wakes: list[int] = []
-        self._remember(nodes, members, now_ns)
-        self._guard(nodes, members, now_ns)
-        for node in nodes:
+        for node in troubled:
+            self._remember(node, members.get(node.id), now_ns)
+        self._forget(nodes, now_ns)
+        self._guard(len(nodes), troubled, members, now_ns)
+        for node in troubled:
             commands += self._look_at(node, members.get(node.id), now_ns, wakes)
             commands += _eligibility(node, now_ns, wakes)
         return Outcome(tuple(commands), min(wakes, default=None))
 
-    def _remember(self, nodes: list[Node], members: Mapping[NodeId, Seen], now_ns: int) -> None:
+    def _note_alive(self, node_id: NodeId) -> None:
+        self._ever_alive.add(node_id)
+        if self._dead_since:
+            self._dead_since.pop(node_id, None)
+
+    def _remember(self, node: Node, seen: Seen | None, now_ns: int) -> None:
+        if seen is not None and seen.state in {MemberState.ALIVE, MemberState.SUSPECT}:
+            self._note_alive(node.id)
+        elif seen is None or seen.state is MemberState.DEAD:
+            if node.id not in self._dead_since:
+                self._dead_since[node.id] = now_ns
+                # After a cold start, not having come yet is no death.
+                is_expected = self._is_cold_start and node.id not in self._ever_alive
+                if node.status in {NodeStatus.READY, NodeStatus.DISCONNECTED} and not is_expected:
+                    self._recent[node.id] = now_ns
+        else:
+            self._dead_since.pop(node.id, None)
+
+    def _forget(self, nodes: list[Node], now_ns: int) -> None:
+        if not self._dead_since and not self._recent:
+            return
         known = {node.id for node in nodes}
-        for node in nodes:
-            seen = members.get(node.id)
-            if seen is not None and seen.state in {MemberState.ALIVE, MemberState.SUSPECT}:
-                self._ever_alive.add(node.id)
-                self._dead_since.pop(node.id, None)
-            elif seen is None or seen.state is MemberState.DEAD:
-                if node.id not in self._dead_since:
-                    self._dead_since[node.id] = now_ns
-                    # After a cold start, not having come yet is no death.
-                    is_expected = self._is_cold_start and node.id not in self._ever_alive
-                    if node.status in {NodeStatus.READY, NodeStatus.DISCONNECTED} and not is_expected:
-                        self._recent[node.id] = now_ns
-            else:
-                self._dead_since.pop(node.id, None)
         for table in (self._dead_since, self._recent):
             for node_id in [key for key in table if key not in known]:
                 del table[node_id]
         for node_id in [key for key, at in self._recent.items() if now_ns - at >= MASS_WINDOW_NS]:
             del self._recent[node_id]
 
-    def _guard(self, nodes: list[Node], members: Mapping[NodeId, Seen], now_ns: int) -> None:
-        """Begin or end the pause."""
+    def _guard(self, number: int, troubled: list[Node], members: Mapping[NodeId, Seen], now_ns: int) -> None:
+        """Begin or end the pause. `troubled`: those of all `number` nodes that are not simply alive and ready."""
         if self.pause is not None and self.pause.until_ns <= now_ns:
             self.pause = None
             self._recent.clear()
-        counted = sum(1 for node in nodes if node.status is not NodeStatus.LEFT)
+        counted = number - sum(1 for node in troubled if node.status is NodeStatus.LEFT)
         dead = sum(1 for node_id in self._recent if node_id in self._dead_since)
         suspected = sum(
             1
-            for node in nodes
+            for node in troubled
             if node.status is NodeStatus.READY
             and node.id in members
             and members[node.id].state is MemberState.SUSPECT

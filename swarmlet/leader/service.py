@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import NamedTuple
 
 import structlog
 
@@ -29,6 +30,7 @@ from swarmlet.leader.reach import Reach
 from swarmlet.leader.rebalance import Rebalancer
 from swarmlet.model.cluster import Rebalancing
 from swarmlet.model.evaluation import Evaluation, EvaluationStatus
+from swarmlet.model.node import Node
 from swarmlet.model.plan import Plan
 from swarmlet.placement.cluster import Fleet
 from swarmlet.replica.mesh import Clock
@@ -59,6 +61,17 @@ FAILURE_SECONDS = 1.0
 #: An agent younger than this may be part of a cold start of the whole cluster.
 COLD_START_SECONDS = 60.0
 NS = 1_000_000_000
+#: Members that announced no restart, of which there are thousands.
+_SEEN = {state: Seen(state=state) for state in MemberState}
+
+
+class _Nodes(NamedTuple):
+    """Which of all nodes concern the cores, as of an index of their table."""
+
+    at_index: int
+    #: Those that take part in consensus, or may.
+    peers: list[Node]
+    draining: list[Node]
 
 
 class LeaderService:
@@ -91,6 +104,9 @@ class LeaderService:
         #: The cluster as the scheduler's thread keeps it, and the nodes that changed since it looked (in order).
         self._fleet = Fleet()
         self._changed_nodes: dict[NodeId, None] = {}
+        #: What `_nodes_of` and `_raise_level` last went through, by the index of what they read.
+        self._nodes = _Nodes(-1, [], [])
+        self._level_seen_at = (-1, -1)
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scheduler")
         self._node_failures: NodeFailures | None = None
         self._autopilot: Autopilot | None = None
@@ -163,6 +179,7 @@ class LeaderService:
         log.info("leader.started")
         self._broker = Broker()
         self._fleet, self._changed_nodes = Fleet(), {}
+        self._nodes, self._level_seen_at = _Nodes(-1, [], []), (-1, -1)
         unsubscribe = self._replica.watches.subscribe(self._on_changes)
         try:
             self._post(self._broker.restore(self._replica.view.open_evaluations(), self._clock.wall_ns()))
@@ -334,12 +351,13 @@ class LeaderService:
             paused = failures.pause
             looks: list[partial[Outcome]] = [
                 partial(deployments.look, view, now),
-                partial(drain_nodes, view, now),
+                partial(drain_nodes, view, now, self._nodes_of(view).draining),
             ]
             outcomes: list[Outcome] = []
+            members = self._members()
             if self._are_nodes_changed or now >= nodes_due:
                 self._are_nodes_changed = False
-                found = _outcome_of(partial(failures.look, view, self._seen(), now))
+                found = _outcome_of(partial(failures.look, view, self._seen(members), now))
                 outcomes += [found] if found is not None else []
                 nodes_due = now + int(LOOK_SECONDS_MAX * NS)
                 if found is not None and found.wake_ns is not None:
@@ -354,15 +372,16 @@ class LeaderService:
             wake = min((item.wake_ns for item in outcomes if item.wake_ns is not None), default=nodes_due)
             wake = min(wake, nodes_due)
             commands = [command for outcome in outcomes for command in outcome.commands]
-            level = raised_level(view.settings(), view.nodes(), FEATURE_LEVEL)
-            if level is not None:
-                log.info("cluster.feature_level_rises", level=level)
-                commands.append(UpdateSettings(feature_level=level))
+            commands += self._raise_level(view)
             taken = self._clock.boot_seconds() - begun
             for applied in await self._lead_all(commands):
                 _log_refusal(applied)
-            self._steer(autopilot)
-            self._step_aside(reach)
+            await asyncio.sleep(0)
+            if commands:
+                members = self._members()  # agreeing on them may have taken a while
+            states = {member.id: member.state for member in members}
+            self._steer(autopilot, states)
+            self._step_aside(reach, states)
             await asyncio.sleep(max(LOOK_SECONDS_MIN, taken * LOOK_REST))
             timeout = LOOK_SECONDS_MAX
             timeout = min(timeout, max(0.0, (wake - self._clock.wall_ns()) / NS))
@@ -370,19 +389,44 @@ class LeaderService:
                 timeout = min(timeout, max(0.0, autopilot.wake - self._clock.boot_seconds()))
             await _wait(self._look, timeout)
 
-    def _steer(self, autopilot: Autopilot) -> None:
+    def _raise_level(self, view: View) -> list[Body]:
+        """The cluster's feature level, where nodes or settings have changed since it was looked at."""
+        seen = (view.table_index(Table.NODES), view.table_index(Table.SETTINGS))
+        if seen == self._level_seen_at:
+            return []
+        self._level_seen_at = seen
+        level = raised_level(view.settings(), view.nodes(), FEATURE_LEVEL)
+        if level is None:
+            return []
+        log.info("cluster.feature_level_rises", level=level)
+        # Should this command be lost, it is proposed again.
+        self._level_seen_at = (-1, -1)
+        return [UpdateSettings(feature_level=level)]
+
+    def _nodes_of(self, view: View) -> _Nodes:
+        """Gone through once for every change of a node."""
+        index = view.table_index(Table.NODES)
+        if self._nodes.at_index != index:
+            nodes = list(view.nodes())
+            self._nodes = _Nodes(
+                index,
+                [node for node in nodes if node.peer],
+                [node for node in nodes if node.drain is not None],
+            )
+        return self._nodes
+
+    def _steer(self, autopilot: Autopilot, states: Mapping[NodeId, MemberState]) -> None:
         """Move the consensus' configuration one step towards what the nodes that live allow."""
         status = self._replica.consensus.core.status()
         if not status.is_settled:
             return
         settings = self._replica.view.settings()
-        members = {member.id: member.state for member in self._members()}
         change = autopilot.look(
-            list(self._replica.view.nodes()),
+            self._nodes_of(self._replica.view).peers,
             status.config,
             {peer: progress.match for peer, progress in status.progress.items()},
             status.last_index,
-            members,
+            states,
             self._clock.boot_seconds(),
             settings=settings.autopilot if settings is not None else None,
             heard=[peer for peer, progress in status.progress.items() if progress.is_recently_active],
@@ -404,15 +448,16 @@ class LeaderService:
         elif now is None and before is not None:
             log.info("replacement.resumed")
 
-    def _step_aside(self, reach: Reach) -> None:
+    def _step_aside(self, reach: Reach, states: Mapping[NodeId, MemberState]) -> None:
         """Let another voter lead when a node that lives is out of this one's reach."""
         consensus = self._replica.consensus
         status = consensus.core.status()
+        peers = self._nodes_of(self._replica.view).peers
         better = reach.look(
             status.config,
             status.progress,
             status.last_index,
-            {peer_id(member.id): member.state for member in self._members()},
+            {node.peer: states[node.id] for node in peers if node.id in states},
             self._clock.boot_seconds(),
         )
         if better is None or status.transferee:
@@ -422,18 +467,14 @@ class LeaderService:
             consensus.core.transfer(better)
             consensus.pump()
 
-    def _seen(self) -> dict[NodeId, Seen]:
+    def _seen(self, members: Sequence[Member]) -> dict[NodeId, Seen]:
         now, wall = self._gossip_clock(), self._clock.wall_ns()
-        return {
-            member.id: Seen(
-                state=member.state,
-                restart_until_ns=wall + int((member.restart_until - now) * NS)
-                if member.restart_until > now
-                else 0,
-            )
-            for member in self._members()
-            if member.state in MemberState
-        }
+        seen = {member.id: _SEEN[member.state] for member in members if member.state in _SEEN}
+        for member in members:
+            if member.restart_until > now and member.id in seen:
+                until = wall + int((member.restart_until - now) * NS)
+                seen[member.id] = Seen(state=member.state, restart_until_ns=until)
+        return seen
 
     async def _rebalance_loop(self) -> None:
         """Moves that are not needed but better. Planning reads everything: on a thread of its own."""

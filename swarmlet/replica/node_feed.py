@@ -35,7 +35,7 @@ from swarmlet.transport.peer import Peer
 ITEMS_PER_SECOND = 250.0
 ITEMS_SAVED_MAX = 256.0
 #: Streams that have their turn in the same turn of the loop, so that it stays short.
-TURNS_AT_ONCE = 16
+TURNS_AT_ONCE = 4
 #: While items are due and none may leave.
 PACE_SECONDS = 0.01
 #: Encoded heads and jobs kept, in bytes: those of the jobs that are being placed.

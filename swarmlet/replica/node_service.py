@@ -19,11 +19,14 @@ from swarmlet.replica.node_message import (
 from swarmlet.replica.replica import Replica
 from swarmlet.replica.report_gathering import ReportGathering
 from swarmlet.replica.submission import submission_codec
+from swarmlet.replica.turns import Turns
 from swarmlet.state.command import Applied, ReportAllocations, UpdateAllocations, applied_codec
 from swarmlet.transport.peer import Peer
 
 #: A node's command or report is given up after this long: the node tries again, here or elsewhere.
 SUBMIT_SECONDS = 15.0
+#: Reports that are read in the same turn of the loop: two milliseconds. Thousands of nodes may report at once.
+REPORTS_AT_ONCE = 16
 
 
 class NodeService:
@@ -34,6 +37,7 @@ class NodeService:
         self._replica = replica
         self.feed = NodeFeed(lambda: replica.state, replica.watches)
         self._gathering = ReportGathering(self._submit_reports)
+        self._turns = Turns(REPORTS_AT_ONCE)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -48,6 +52,7 @@ class NodeService:
     async def on_report(self, peer: Peer, body: bytes) -> bytes:
         """`REPORT_METHOD`."""
         assert peer.node is not None, "strangers have no allocations"
+        await self._turns.wait_turn()
         says = says_codec.decode(body)
         _check(says)
         index = 0

@@ -12,6 +12,7 @@ import functools
 import heapq
 import io
 import itertools
+import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -94,6 +95,9 @@ APPLY_SLICE_ENTRIES = 256
 #: A snapshot is made after this many entries, or this many bytes of entries.
 SNAPSHOT_ENTRIES = 10_000
 SNAPSHOT_BYTES = 64 * 1024 * 1024
+#: After a piece of at least this size of a snapshot that is being encoded: half of the time that a full one takes.
+SNAPSHOT_REST_BYTES = 128 * 1024
+SNAPSHOT_REST_SECONDS = 0.002
 #: Entries kept in front of a snapshot, so that a slow follower needs none: half of those between two snapshots, and, where
 #: they are large, bytes of them: 5,000 of the largest would be 20 GB.
 TRAILING_ENTRIES = 5_000
@@ -842,10 +846,15 @@ def threaded_writer(
 
 
 def _encoded(view: SavedView) -> bytes:
-    """A snapshot's bytes, gathered piece by piece, so that no single step holds the interpreter."""
+    """A snapshot's bytes, gathered piece by piece, so that no single step holds the interpreter. On a thread of its own:
+    nobody waits for it, so it rests after each large piece.
+    """
     buffer = io.BytesIO()
+    rest = threading.Event()
     for piece in snapshot_bytes.save(view):
         buffer.write(piece)
+        if len(piece) >= SNAPSHOT_REST_BYTES:
+            rest.wait(SNAPSHOT_REST_SECONDS)
     return buffer.getvalue()
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import merge
+from itertools import chain
 from operator import itemgetter
 from typing import Any
 
@@ -18,12 +19,22 @@ import immutables
 import msgspec
 
 from swarmlet.ids import AllocationId, JobId, Namespace, NodeId
-from swarmlet.model.allocation import AllocatedDevice, Allocation
+from swarmlet.model.allocation import AllocatedDevice, Allocation, ClientStatus
 from swarmlet.model.fit import Usage
 from swarmlet.model.node import Node
 from swarmlet.model.resources import AllocatedPort, Quantity, times
 from swarmlet.state.allocation_block import BLOCK_MASK, AllocationBlock, Piece, Reader, number_of
-from swarmlet.state.block_report import NOTHING_TOLD, Stamp, Telling, Told, ToldChunk, read, stamp_of, written
+from swarmlet.state.block_report import (
+    NOTHING_TOLD,
+    Stamp,
+    Telling,
+    Told,
+    ToldChunk,
+    read,
+    stamp_of,
+    statuses_of,
+    written,
+)
 from swarmlet.state.ordered import Ordered, with_prefix, with_text_prefix
 from swarmlet.state.slots import copier
 
@@ -193,6 +204,37 @@ class AllocationTable:
         readers = (self._blocks[key[-1]] for key in with_prefix(self._blocks_of_job, (namespace, job_id)))
         blocks = [self._current(reader, reader.by_index()) for reader in readers]
         return merge(single, *blocks, key=_job_key)
+
+    def status_counts(
+        self, namespace: Namespace, job_id: JobId, *, is_wanted: bool = False
+    ) -> dict[str, dict[ClientStatus, int]]:
+        """How many allocations of each group of a job are in which client status; of a block that is whole as its
+        reports say, without an allocation being put together.
+        """
+        counts: dict[str, dict[ClientStatus, int]] = {}
+        single = (self._rows[key[-1]] for key in with_prefix(self._by_job, (namespace, job_id)))
+        readers = [self._blocks[key[-1]] for key in with_prefix(self._blocks_of_job, (namespace, job_id))]
+        broken = [
+            self._current(reader, reader.by_index()) for reader in readers if not self.is_whole(reader.name)
+        ]
+        for row in chain(single, *broken):
+            if is_wanted and row.is_terminal():
+                continue
+            of_group = counts.setdefault(row.group, {})
+            of_group[row.client_status] = of_group.get(row.client_status, 0) + 1
+        for reader in readers:
+            template = reader.block.template
+            # What is reported by stamps waits or runs: such a block is wanted, or else its template is terminal.
+            if not self.is_whole(reader.name) or (is_wanted and template.is_terminal()):
+                continue
+            of_group = counts.setdefault(template.group, {})
+            told = statuses_of(self._told.get(reader.name, NOTHING_TOLD))
+            told[template.client_status] = (
+                told.get(template.client_status, 0) + reader.total - sum(told.values())
+            )
+            for status, number in told.items():
+                of_group[status] = of_group.get(status, 0) + number
+        return counts
 
     def unbroken_blocks(self, namespace: Namespace, job_id: JobId) -> list[Reader] | None:
         """The blocks that all of a job's allocations are in, none of which has a row; None where that is not so."""

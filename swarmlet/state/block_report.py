@@ -8,6 +8,7 @@ index; a change copies the chunks that it touches.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 import msgspec
 
@@ -15,8 +16,10 @@ from swarmlet.model.allocation import Allocation, ClientStatus, DeploymentHealth
 from swarmlet.state.command import ReportPattern
 from swarmlet.wire import Codec, Record
 
-#: Indexes per chunk: a report of a single allocation copies this many references.
-CHUNK = 256
+#: Indexes per chunk: a report of a single allocation copies this many references, and one for each chunk of its block.
+CHUNK = 64
+#: Indexes per chunk in snapshots: a whole number of the chunks above.
+WRITTEN_CHUNK = 256
 #: What is kept this way: an allocation that waits, or runs. Whatever else is said of it gets a row.
 KEPT = frozenset({ClientStatus.PENDING, ClientStatus.RUNNING})
 _pattern_codec: Codec[ReportPattern] = Codec(ReportPattern)
@@ -74,6 +77,17 @@ def stamp_of(told: Told, index: int) -> Stamp | None:
     return told[number][index % CHUNK] if number < len(told) else None
 
 
+def statuses_of(told: Told) -> dict[ClientStatus, int]:
+    """How many were last said to be in which status; of the others nothing was said."""
+    counts: dict[ClientStatus, int] = {}
+    for chunk in told:
+        for stamp in chunk:
+            if stamp is not None:
+                status = stamp.pattern.client_status
+                counts[status] = counts.get(status, 0) + 1
+    return counts
+
+
 class Telling:
     """A change of what is told of one block: each chunk that is touched is copied once."""
 
@@ -127,9 +141,12 @@ class ToldChunk(Record):
 
 def written(mark: bytes, told: Told) -> Iterator[ToldChunk]:
     """The chunks of one block. Equal stamps give equal bytes, shared or not."""
-    for number, chunk in enumerate(told):
-        if any(stamp is not None for stamp in chunk):
-            yield _written(mark, number, chunk)
+    together = WRITTEN_CHUNK // CHUNK
+    for first in range(0, len(told), together):
+        joined = tuple(chain.from_iterable(told[first : first + together]))
+        if any(stamp is not None for stamp in joined):
+            padding = (None,) * (WRITTEN_CHUNK - len(joined))
+            yield _written(mark, first // together, joined + padding)
 
 
 def _written(mark: bytes, number: int, chunk: tuple[Stamp | None, ...]) -> ToldChunk:
@@ -161,10 +178,11 @@ def read(chunks: list[ToldChunk]) -> Told:
     """What was written of one block; `chunks` by number."""
     told: list[tuple[Stamp | None, ...]] = []
     for chunk in chunks:
-        told += [_EMPTY] * (chunk.number - len(told))
+        told += [_EMPTY] * (chunk.number * (WRITTEN_CHUNK // CHUNK) - len(told))
         stamps: list[Stamp | None] = [None]
         for place, at_ns, health, modify_index, modify_time_ns in chunk.stamps:
             verdict = DeploymentHealth(is_healthy=health[0], at_ns=health[1]) if health else None
             stamps.append(Stamp(chunk.patterns[place], at_ns, verdict, modify_index, modify_time_ns))
-        told.append(tuple(stamps[number] for number in chunk.which))
+        which = tuple(stamps[number] for number in chunk.which)
+        told += [which[start : start + CHUNK] for start in range(0, WRITTEN_CHUNK, CHUNK)]
     return tuple(told)

@@ -8,7 +8,7 @@ from typing import Any
 import immutables
 
 from swarmlet.ids import AllocationId, DeploymentId, EvaluationId, JobId, Namespace, NodeId, RequestId
-from swarmlet.model.allocation import Allocation
+from swarmlet.model.allocation import Allocation, ClientStatus
 from swarmlet.model.cluster import ClusterSettings, JoinToken, NamespaceRecord
 from swarmlet.model.deployment import Deployment
 from swarmlet.model.evaluation import Evaluation, EvaluationStatus
@@ -224,6 +224,12 @@ class Snapshot:
     def allocations_of_job(self, namespace: Namespace, job_id: JobId) -> Iterator[Allocation]:
         """By creation index, then group and index."""
         return self._allocations.of_job(namespace, job_id)
+
+    def status_counts(
+        self, namespace: Namespace, job_id: JobId, *, is_wanted: bool = False
+    ) -> dict[str, dict[ClientStatus, int]]:
+        """How many allocations of each group of a job are in which client status; `is_wanted`: of those not terminal."""
+        return self._allocations.status_counts(namespace, job_id, is_wanted=is_wanted)
 
     def unbroken_blocks(self, namespace: Namespace, job_id: JobId) -> list[Allocation] | None:
         """Templates of the blocks that all of a job's allocations are in; None where some have rows."""

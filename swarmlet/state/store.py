@@ -366,10 +366,13 @@ class Store(Snapshot):
             modify_index=self.index,
             modify_time_ns=self.time_ns,
         )
-        if before is not None:
+        # While it is active it stays where it is listed: its counts change with every report of its allocations.
+        is_listed = before is not None and before.is_active() and deployment.is_active()
+        if before is not None and not is_listed:
             self._unlist_deployment(before)
         self._deployments = self._deployments.put(deployment.id, deployment)
-        self._list_deployment(deployment)
+        if not is_listed:
+            self._list_deployment(deployment)
         scope = job_scope(deployment.namespace, deployment.job_id)
         self._changed(Table.DEPLOYMENTS, deployment.id, scope)
         return deployment

@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 from swarmlet.ids import AllocationId, DeploymentId, EvaluationId, JobId, Namespace, NodeId
-from swarmlet.model.allocation import Allocation
+from swarmlet.model.allocation import Allocation, ClientStatus
 from swarmlet.model.cluster import ClusterSettings, JoinToken, NamespaceRecord
 from swarmlet.model.deployment import Deployment
 from swarmlet.model.evaluation import Evaluation
@@ -132,6 +132,13 @@ class View(Protocol):
 
     def allocations_of_job(self, namespace: Namespace, job_id: JobId) -> Iterator[Allocation]:
         """By creation index, then group and index."""
+
+    def status_counts(
+        self, namespace: Namespace, job_id: JobId, *, is_wanted: bool = False
+    ) -> dict[str, dict[ClientStatus, int]]:
+        """How many allocations of each group of a job are in which client status; `is_wanted`: of those that are
+        not terminal. No allocation of an unbroken block is put together for it.
+        """
 
     def unbroken_blocks(self, namespace: Namespace, job_id: JobId) -> list[Allocation] | None:
         """Templates of the blocks that all of a job's allocations are in, while each of these waits or runs as it was

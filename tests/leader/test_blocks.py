@@ -123,14 +123,20 @@ def test_a_plan_that_has_to_be_tried_sees_what_the_plain_ones_before_it_take() -
     assert placed == [(8, 0), (4, 0), (8, 0)]
 
 
-def test_many_deployments_are_looked_at_in_several_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deployment_watch, "LOOK_MAX", 2)
-    replica, watch = Replica("a"), DeploymentWatch()
+def five_deployments() -> Replica:
+    """Of two healthy allocations each."""
+    replica = Replica("a")
     for number in range(5):
         evaluation = replica.register(job(f"j{number}", group(count=2, memory=1)))
         wanted = deployment_of(replica.job(f"j{number}"))
         replica.place(evaluation, ("a", 2), deployment=wanted)
         replica.ok(said(replica.allocations(f"j{number}"), 1, 1000), actor=VOTER)
+    return replica
+
+
+def test_many_deployments_are_looked_at_in_several_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployment_watch, "LOOK_MAX", 2)
+    replica, watch = five_deployments(), DeploymentWatch()
     ended = []
     for is_more in (True, True, False):
         outcome = watch.look(replica.state, replica.now_ns)
@@ -141,3 +147,14 @@ def test_many_deployments_are_looked_at_in_several_turns(monkeypatch: pytest.Mon
             replica.ok(command)
     assert len(set(ended)) == len(ended) == 5
     assert not list(replica.state.active_deployments())
+
+
+def test_deployments_of_many_allocations_take_more_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those in rows are looked at one by one: four allocations make two deployments a turn."""
+    monkeypatch.setattr(allocation_block, "BLOCK_MIN", 100)
+    monkeypatch.setattr(deployment_watch, "LOOK_ALLOCATIONS_MAX", 4)
+    replica, watch = five_deployments(), DeploymentWatch()
+    turns = [watch.look(replica.state, replica.now_ns) for _ in range(3)]
+    looked_at = [[each.job_id for each in turn.commands if isinstance(each, EvaluateJob)] for turn in turns]
+    assert looked_at == [["j0", "j1"], ["j2", "j3"], ["j4"]]
+    assert turns[0].wake_ns == turns[1].wake_ns == replica.now_ns

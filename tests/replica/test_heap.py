@@ -26,3 +26,28 @@ async def test_objects_that_stay_are_set_aside_and_the_interpreter_gets_its_ways
     finally:
         gc.unfreeze()
     assert gc.get_threshold() == before
+
+
+@pytest.mark.parametrize(("survived_max", "generation"), [(heap.SURVIVED_OBJECTS_MAX, 1), (-1, 0)])
+async def test_what_survived_is_looked_at_again_only_while_it_is_little(
+    survived_max: int, generation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heap, "FREEZE_SECONDS", 0.0)
+    monkeypatch.setattr(heap, "SURVIVED_OBJECTS_MAX", survived_max)
+    seen: list[int] = []
+
+    def note(phase: str, about: dict[str, int]) -> None:
+        if phase == "start":
+            seen.append(about["generation"])
+
+    gc.callbacks.append(note)
+    try:
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(heap.keep_collections_short())
+            for _ in range(5):
+                await asyncio.sleep(0)
+            task.cancel()
+    finally:
+        gc.callbacks.remove(note)
+        gc.unfreeze()
+    assert max(seen) == generation

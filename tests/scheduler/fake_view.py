@@ -285,6 +285,17 @@ class FakeView:
             if (each.namespace, each.job_id) == (namespace, job_id)
         )
 
+    def status_counts(
+        self, namespace: Namespace, job_id: JobId, *, is_wanted: bool = False
+    ) -> dict[str, dict[ClientStatus, int]]:
+        counts: dict[str, dict[ClientStatus, int]] = {}
+        for row in self.allocations_of_job(namespace, job_id):
+            if is_wanted and row.is_terminal():
+                continue
+            of_group = counts.setdefault(row.group, {})
+            of_group[row.client_status] = of_group.get(row.client_status, 0) + 1
+        return counts
+
     def unbroken_blocks(self, namespace: Namespace, job_id: JobId) -> list[Allocation] | None:
         return None
 

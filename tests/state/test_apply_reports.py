@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -132,6 +134,25 @@ def test_what_runs_needs_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (change.is_report, change.nodes) == (True, ("id-a", "id-b"))
 
 
+@given(
+    said_of=st.lists(st.tuples(st.integers(0, 7), st.integers(0, 3)), max_size=12),
+    block_min=st.sampled_from([1, 100]),
+)
+def test_allocations_are_counted_by_status_as_if_each_were_looked_at(
+    said_of: list[tuple[int, int]], block_min: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(allocation_block, "BLOCK_MIN", block_min)
+        replica = with_job(("a", 5), ("b", 3))
+    for place, pattern in said_of:
+        replica.ok(said([replica.allocations()[place]], pattern, 1000), actor=VOTER)
+    rows = replica.allocations()
+    for is_wanted in (False, True):
+        expected = Counter(row.client_status for row in rows if not (is_wanted and row.is_terminal()))
+        (found,) = replica.state.status_counts(DEFAULT, replica.job().id, is_wanted=is_wanted).values()
+        assert {status: number for status, number in found.items() if number} == expected
+
+
 def test_a_report_of_another_nodes_allocation_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(allocation_block, "BLOCK_MIN", 2)
     replica = with_job(("a", 3), ("b", 1))
@@ -185,3 +206,21 @@ def test_a_job_is_not_settled_with_a_count_or_node_that_is_not_as_wanted(
     away = with_job(("a", 3))
     away.status("a", NodeStatus.DISCONNECTED)
     assert not away.state.is_settled(away.job())
+
+
+def test_what_is_told_of_a_long_block_is_written_in_chunks_of_256_and_read_again() -> None:
+    names = [f"n{number}" for number in range(20)]
+    replica = Replica(*names)
+    evaluation = replica.register(job("shop", group(count=600, memory=1), kind=JobType.BATCH))
+    replica.place(evaluation, *((name, 30) for name in names))
+    rows = replica.allocations()
+    replica.ok(said([rows[index] for index in (3, 70, 255, 256, 599)], 0, 1000), actor=VOTER)
+    chunks = list(replica.state._allocations.told())
+    told = [
+        (chunk.number * 256 + place) for chunk in chunks for place, which in enumerate(chunk.which) if which
+    ]
+    assert told == [3, 70, 255, 256, 599]
+    assert {len(chunk.which) for chunk in chunks} == {256}
+    loaded = StateMachine.load(replica.machine.save())
+    assert loaded.digest() == replica.machine.digest()
+    assert list(loaded.snapshot().allocations()) == list(replica.state.allocations())
