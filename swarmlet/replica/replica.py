@@ -95,6 +95,9 @@ APPLY_SLICE_ENTRIES = 256
 #: A snapshot is made after this many entries, or this many bytes of entries.
 SNAPSHOT_ENTRIES = 10_000
 SNAPSHOT_BYTES = 64 * 1024 * 1024
+#: After a piece of at least this size of a snapshot that is being encoded: half of the time that a full one takes.
+SNAPSHOT_REST_BYTES = 128 * 1024
+SNAPSHOT_REST_SECONDS = 0.002
 #: Entries kept in front of a snapshot, so that a slow follower needs none: half of those between two snapshots, and, where
 #: they are large, bytes of them: 5,000 of the largest would be 20 GB.
 TRAILING_ENTRIES = 5_000
