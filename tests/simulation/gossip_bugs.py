@@ -242,8 +242,8 @@ def an_event_is_new_every_time(core: Any) -> None:
     events = core._outbox.events
     hear = events.hear
 
-    def forgetful(event: Any) -> bool:
-        hear(event)
+    def forgetful(now: float, event: Any) -> bool:
+        hear(now, event)
         return True
 
     events.hear = forgetful
@@ -263,9 +263,9 @@ def who_comes_back_with_what_it_knew_asks_nobody(core: Any) -> None:
     events.witness = lambda time: None
     meet, hear = core.acquaint, events.hear
 
-    def unmoved(event: Any) -> bool:
+    def unmoved(now: float, event: Any) -> bool:
         before = events.time
-        is_new: bool = hear(event)
+        is_new: bool = hear(now, event)
         if event.origin != core.me:
             events.time = before
         return is_new
