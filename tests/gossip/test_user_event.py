@@ -139,6 +139,30 @@ def test_a_newcomer_does_not_hear_what_came_before_it() -> None:
     assert [heard.name for heard in cluster.heard["n0"]] == ["before", "after"]
 
 
+def test_who_lags_behind_is_heard_by_those_who_joined_meanwhile() -> None:
+    cluster = Cluster(1, 4)
+    cluster.run_for(3.0)
+    cluster.network.partition(["n3"], ["n0", "n1", "n2"])
+    for _ in range(3):
+        cluster.act("n0", lambda core: core.publish(cluster.world.now, "unheard", b""))
+    cluster.run_for(0.5)
+    cluster.add("late")
+    cluster.run_for(0.5)
+    cluster.network.heal()
+    cluster.act("n3", lambda core: core.publish(cluster.world.now, "lagging", b""))
+    cluster.run_for(20.0)
+    assert [heard.name for heard in cluster.heard["late"]] == ["lagging"]
+    assert sorted(heard.name for heard in cluster.heard["n3"]) == ["lagging", "unheard", "unheard", "unheard"]
+
+
+def test_an_event_that_overtakes_a_joiners_first_exchange_is_not_its_past() -> None:
+    cluster = Cluster(1, 6, acquainted=True)
+    cluster.run_for(0.05)
+    cluster.act("n1", lambda core: core.publish(cluster.world.now, "early", b""))
+    cluster.run_for(5.0)
+    assert [[heard.name for heard in cluster.heard[name]] for name in cluster.names] == [["early"]] * 6
+
+
 def test_a_publisher_hears_its_own_event() -> None:
     bench = Bench("a")
     bench.core.publish(bench.now, "deploy", b"web")
