@@ -3,7 +3,8 @@
 
 `scripts/simulate.py raft --planted` puts defects into Raft, one after another, and prints after how many seeds each
 is found. `--jobs` spreads seeds over processes; the outcome of a seed does not depend on it. `--results FILE` keeps every
-seed's outcome: a seed that is there is not run again, so that a long range can be stopped and gone on with.
+seed's outcome and commit: a seed that is there is not run again, so that a long range can be stopped and gone on with,
+and files of several ranges may be joined with `cat`.
 
 Exit code 0 when nothing was violated; 1 with the command that reproduces each violation; 2 for a scenario that
 is not available. The last line sums up. Ranges can be run in pieces and added up.
@@ -25,6 +26,7 @@ import msgspec
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from scripts import benchmark
 from swarmlet.errors import SwarmletError
 
 #: Seeds of raft between two collections of garbage: some tens of megabytes.
@@ -55,6 +57,8 @@ class Kept(msgspec.Struct, kw_only=True):
     false_alarms: int = 0
     counts: dict[str, int] = {}
     violation: str = ""
+    #: Of the code that ran it.
+    commit: str = ""
 
 
 class Total:
@@ -69,6 +73,7 @@ class Total:
         self.false_alarms = 0
         self.detections: list[float] = []
         self.counts: dict[str, int] = {}
+        self.commits: dict[str, int] = {}
 
     def add(self, result: Result) -> None:
         self.virtual_seconds += result.virtual_seconds
@@ -89,6 +94,10 @@ class Total:
             )
         if self.counts:
             print(", ".join(f"{name.replace('_', ' ')} {count}" for name, count in self.counts.items()))
+        if len(self.commits) > 1:
+            print(
+                "seeds by commit: " + ", ".join(f"{name[:9]} {seeds}" for name, seeds in self.commits.items())
+            )
         print(
             f"seeds {self.seeds}, virtual hours {self.virtual_seconds / 3600:.2f}, faults {self.faults},"
             f" operations {self.operations}, violations {self.violations}"
@@ -170,6 +179,8 @@ def hunt_planted(options: argparse.Namespace) -> int:
 def count(total: Total, kept: Kept, options: argparse.Namespace) -> None:
     """Add one seed's outcome; say how to repeat a violation."""
     total.seeds += 1
+    name = kept.commit or "unknown"
+    total.commits[name] = total.commits.get(name, 0) + 1
     if kept.violation:
         total.violations += 1
         print(f"VIOLATION {kept.violation}")
@@ -187,6 +198,7 @@ class Outcomes:
         self._options = options
         self._path: Path | None = options.results
         self._kept: dict[int, Kept] = {}
+        self._commit = benchmark.commit() if self._path else ""
         for line in self._path.read_text().splitlines() if self._path and self._path.exists() else []:
             kept = msgspec.json.decode(line, type=Kept)
             if self._is_asked_for(kept):
@@ -204,6 +216,7 @@ class Outcomes:
         options = self._options
         kept = Kept(scenario=options.scenario, seed=seed, nodes=options.nodes, seconds=options.seconds)
         kept.violation = violation
+        kept.commit = self._commit
         if result is not None:
             for field in ("virtual_seconds", "faults", "operations", "trace_hash"):
                 setattr(kept, field, getattr(result, field))

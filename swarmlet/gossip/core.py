@@ -323,7 +323,7 @@ class Swim:
         self._advance(now)
         if name.startswith("_"):
             raise InvalidInput(f"event name {name[:40]!r}: names that begin with '_' are the program's own")
-        event = self._outbox.events.publish(name, payload)
+        event = self._outbox.events.publish(now, name, payload)
         self._deliver(now, event)
 
     def ask(
@@ -492,7 +492,7 @@ class Swim:
             if event.name == REPORT_EVENT:
                 if self._outbox.events.witness(event.time):
                     self._outbox.reports.hear(now, event)
-            elif self._outbox.events.hear(event):
+            elif self._outbox.events.hear(now, event):
                 self._deliver(now, event)
 
     def _report(self, now: float, payload: bytes) -> None:
@@ -504,7 +504,7 @@ class Swim:
     def _publish(self, now: float, name: str, payload: bytes) -> None:
         """An event of the program's own; where too many are under way, it is left out."""
         with contextlib.suppress(Unavailable):
-            self._deliver(now, self._outbox.events.publish(name, payload))
+            self._deliver(now, self._outbox.events.publish(now, name, payload))
 
     def _deliver(self, now: float, event: UserEvent) -> None:
         if event.name == QUERY_EVENT:

@@ -69,8 +69,9 @@ class Exchange:
         self._merge = merge
         self._hear = hear
         self._seeds: list[Address] = []
-        #: Whether an exchange ever succeeded: until then this member knows neither news nor the time of user events.
+        #: Whether a member ever answered: until then this one knows neither news nor which user events are past.
         self._has_met = False
+        self._started = now
         self._join_wait = _JOIN_RETRY_SECONDS
         self._wanted: list[NodeId] = []
 
@@ -142,12 +143,15 @@ class Exchange:
         size = max(1, len(self._view) // _BUCKET_MEMBERS)
         count = min(SYNC_BUCKETS_MAX, 1 << (size - 1).bit_length())
         own = [record for record in [self._view.get(self._me)] if record is not None]
-        return self._encode(now, own, kind=SyncKind.DIGEST, marks=tuple(self._view.marks(count)))
+        age = -1.0 if self._has_met else now - self._started
+        return self._encode(now, own, kind=SyncKind.DIGEST, marks=tuple(self._view.marks(count)), age=age)
 
     def answer(self, now: float, data: bytes) -> bytes:
         """The reply to another member's request. Raises WireError for another cluster's or garbage."""
         body = decode_sync(data, self._config.cluster_id)
-        self._take(now, body)
+        self._merge_all(now, body)
+        if self._has_met:
+            self._hear(now, body.events)
         match body.kind:
             case SyncKind.FULL:
                 return self._encode(now, self._told(), kind=SyncKind.PUSH)
@@ -156,7 +160,9 @@ class Exchange:
                 mine = self._view.marks(count)
                 differing = tuple(bucket for bucket in range(count) if mine[bucket] != body.marks[bucket])
                 records = self._in_buckets(count, differing)
-                return self._encode(now, records, kind=SyncKind.DELTA, differing=differing, buckets=count)
+                return self._encode(
+                    now, records, kind=SyncKind.DELTA, differing=differing, buckets=count, asker_age=body.age
+                )
             case _:
                 return self._encode(now, [], kind=SyncKind.PUSH)
 
@@ -164,7 +170,12 @@ class Exchange:
         """Take a reply, and tell its sender what it lacks. Returns the sender. Raises WireError as `answer`."""
         body = decode_sync(data, self._config.cluster_id)
         self.is_learning = self.next_join < math.inf
-        self._take(now, body)
+        self._merge_all(now, body)
+        if not self._has_met and body.sender != self._me:
+            # What came before this life may have been heard in an earlier one.
+            self._has_met = True
+            self._outbox.events.ignore_past(body.event_floor, body.past)
+        self._hear(now, body.events)
         self.is_learning = False
         sender = NodeId(body.sender)
         peer = self._view.get(sender)
@@ -180,17 +191,10 @@ class Exchange:
                 self._outbox.effects.append(Sync(peer.address, sender, push))
         return sender
 
-    def _take(self, now: float, body: SyncBody) -> None:
-        is_first = not self._has_met and body.sender != self._me
-        self._has_met = self._has_met or is_first
+    def _merge_all(self, now: float, body: SyncBody) -> None:
         for update in body.updates:
             self._merge(now, update)
-        if self.is_learning or is_first:
-            # What came before this life may have been heard in an earlier one.
-            self._outbox.events.ignore_past(body.event_time)
-        else:
-            self._outbox.events.witness(body.event_time)
-        self._hear(now, body.events)
+        self._outbox.events.witness(body.event_time)
 
     def _in_buckets(self, count: int, buckets: tuple[int, ...]) -> list[Record]:
         wanted = frozenset(buckets)
@@ -209,6 +213,8 @@ class Exchange:
         marks: tuple[int, ...] = (),
         differing: tuple[int, ...] = (),
         buckets: int = 0,
+        age: float = -1.0,
+        asker_age: float = -1.0,
     ) -> bytes:
         updates = tuple(self._statement(record, now) for record in records[:SYNC_MEMBERS_MAX])
         return encode_sync(
@@ -222,6 +228,9 @@ class Exchange:
                 differing=differing,
                 buckets=buckets,
                 event_time=self._outbox.events.time,
+                age=age,
+                event_floor=self._outbox.events.floor if asker_age >= 0.0 else 0,
+                past=self._outbox.events.past(now, asker_age) if asker_age >= 0.0 else (),
                 events=self._outbox.events.latest() + self._outbox.reports.latest(now),
             )
         )

@@ -31,6 +31,8 @@ EVENT_NAME_MAX = 64
 EVENT_PAYLOAD_MAX = 448
 #: In one packet, or one step of a state exchange.
 EVENTS_MAX = 64
+#: Events of the time before it joined that a member is told to ignore: all that anybody remembers.
+PAST_MAX = 512
 #: The answer of one member to a query.
 ANSWER_BYTES_MAX = 512
 #: Incarnations grow by one per refutation; anything near this is not honest.
@@ -202,6 +204,13 @@ class SyncBody(Record):
     #: The sender's Lamport time of user events, and the latest ones.
     event_time: _Count = 0
     events: Annotated[tuple[UserEvent, ...], msgspec.Meta(max_length=EVENTS_MAX)] = ()
+    #: DIGEST of a member that has met nobody in this life: for so many seconds it has been there. Negative: it has.
+    age: Annotated[float, msgspec.Meta(ge=-1.0, le=1e9)] = -1.0
+    #: The answer to it: user events up to this time, and those marked, came before that.
+    event_floor: _Count = 0
+    past: Annotated[
+        tuple[Annotated[int, msgspec.Meta(ge=0, le=2**62 - 1)], ...], msgspec.Meta(max_length=PAST_MAX)
+    ] = ()
 
 
 _packet_codec: Codec[Packet] = Codec(Packet, limit=PACKET_BYTES_MAX)

@@ -160,7 +160,7 @@ class Queries:
                 f"the query does not fit: name (at most {EVENT_NAME_MAX} characters), payload and filters may have "
                 f"{EVENT_PAYLOAD_MAX} B together, at most {NODES_MAX} nodes and {TAGS_MAX} tags: {error}"
             ) from error
-        event = self._outbox.events.publish(QUERY_EVENT, data)
+        event = self._outbox.events.publish(now, QUERY_EVENT, data)
         alive = [record.id for record in self._view if record.state is MemberState.ALIVE]
         expected = tuple(node for node in alive if not nodes or node in nodes)
         self._open[number] = Asked(

@@ -111,8 +111,10 @@ class Record:
         """62 bits that are the same wherever the claim is the same."""
         if self._mark is None or self._mark[0] is not self.claim:
             claim = self.claim
-            text = f"{claim.incarnation} {claim.state.value} {claim.content.stated}"
-            data = hashlib.blake2b(text.encode(), digest_size=8).digest()
+            content = claim.content
+            # The content too: who restarts without memory may state another in an incarnation that it used before.
+            text = f"{claim.incarnation} {claim.state.value} {content.stated} {content.name} {content.host} {content.port} "
+            data = hashlib.blake2b(text.encode() + content.metadata, digest_size=8).digest()
             self._mark = (claim, (self.hash ^ int.from_bytes(data)) * 0x9E3779B97F4A7C15 % 2**62)
         return self._mark[1]
 

@@ -151,6 +151,15 @@ def test_health_rises_saturates_and_decays() -> None:
     assert awareness.factor == 1
 
 
+def test_members_that_state_different_content_in_one_incarnation_differ_in_digests() -> None:
+    contents = [Content(3, "a", "a", 1, metadata) for metadata in (b"", b"x")]
+    marks = {
+        Record(NodeId("a"), Claim(2, MemberState.ALIVE, content), 0.0).mark
+        for content in (*contents, Content(3, "b", "a", 1), Content(3, "a", "a", 2))
+    }
+    assert len(marks) == 4
+
+
 def test_the_queue_prefers_what_was_sent_least_and_replaces_what_is_older() -> None:
     queue = BroadcastQueue(4)
     queue.add(alive("a"))

@@ -206,7 +206,7 @@ def test_a_relay_passes_an_answer_on_once_and_only_from_its_author() -> None:
 
 def test_a_question_that_is_none_is_ignored() -> None:
     bench = Bench("a")
-    bench.core._outbox.events.publish("_query", b"\xff")
+    bench.core._outbox.events.publish(bench.now, "_query", b"\xff")
     for event in bench.core._outbox.events.latest():
         bench.core._deliver(bench.now, event)
     assert [effect for effect in bench.take() if isinstance(effect, QueryReported)] == []

@@ -20,38 +20,66 @@ def event(time: int, name: str = "deploy", origin: str = "a") -> UserEvent:
 
 def test_an_event_is_heard_once() -> None:
     events = UserEvents(NodeId("me"))
-    assert [events.hear(event(1)), events.hear(event(1)), events.hear(event(2))] == [True, False, True]
+    assert [events.hear(0.0, event(1)), events.hear(0.0, event(1)), events.hear(0.0, event(2))] == [
+        True,
+        False,
+        True,
+    ]
 
 
 def test_lamport_time_is_above_all_that_was_heard() -> None:
     events = UserEvents(NodeId("me"))
-    events.hear(event(41))
-    assert events.publish("n", b"").time == 42
+    events.hear(0.0, event(41))
+    assert events.publish(0.0, "n", b"").time == 42
 
 
 def test_a_time_that_jumps_beyond_reason_is_not_followed() -> None:
     events = UserEvents(NodeId("me"))
-    assert not events.hear(event(TIME_JUMP_MAX + 1))
+    assert not events.hear(0.0, event(TIME_JUMP_MAX + 1))
     assert events.time == 0
 
 
 def test_what_happened_before_joining_is_ignored() -> None:
     events = UserEvents(NodeId("me"))
-    events.ignore_past(10)
-    assert [events.hear(event(10)), events.hear(event(11))] == [False, True]
+    events.ignore_past(10, ())
+    assert [events.hear(0.0, event(10)), events.hear(0.0, event(11))] == [False, True]
+
+
+def test_a_joiner_ignores_what_it_is_told_was_before_it_and_nothing_else_however_early_its_time() -> None:
+    elder, joiner = UserEvents(NodeId("elder")), UserEvents(NodeId("joiner"))
+    elder.hear(10.0, event(7, "before"))
+    elder.hear(30.0, event(8, "since"))
+    joiner.ignore_past(elder.floor, elder.past(40.0, age=20.0))
+    heard = [
+        joiner.hear(40.0, event(time, name)) for time, name in ((7, "before"), (8, "since"), (2, "lagging"))
+    ]
+    assert heard == [False, True, True]
+    late = UserEvents(NodeId("late"))
+    late.ignore_past(joiner.floor, joiner.past(50.0, age=1.0))
+    assert not any(late.hear(50.0, event(time, name)) for time, name in ((7, "before"), (8, "since")))
+
+
+def test_what_a_joiner_is_told_of_the_past_is_bounded() -> None:
+    events = UserEvents(NodeId("me"))
+    events.ignore_past(0, tuple(range(RECENT_MAX)))
+    for time in range(1, 101):
+        events.hear(0.0, event(time))
+    past = events.past(10.0, age=0.0)
+    assert len(past) == RECENT_MAX
+    assert len(set(past) - set(range(RECENT_MAX))) == 100
 
 
 def test_memory_is_bounded_and_what_fell_out_is_not_delivered_again() -> None:
     events = UserEvents(NodeId("me"))
     for time in range(1, RECENT_MAX + 11):
-        assert events.hear(event(time))
-    assert not any(events.hear(event(time)) for time in range(1, RECENT_MAX + 11))
+        assert events.hear(0.0, event(time))
+    assert not any(events.hear(0.0, event(time)) for time in range(1, RECENT_MAX + 11))
     assert len(events) == QUEUE_MAX
 
 
 def test_an_event_leaves_after_its_transmissions_and_never_exceeds_its_budget() -> None:
     events = UserEvents(NodeId("me"))
-    events.hear(event(1))
+    events.hear(0.0, event(1))
     size = len(encode_event(event(1)))
     assert events.take(size - 1, 3) == []
     assert [len(events.take(size, 3)) for _ in range(5)] == [1, 1, 1, 0, 0]
@@ -60,13 +88,13 @@ def test_an_event_leaves_after_its_transmissions_and_never_exceeds_its_budget() 
 def test_events_beyond_the_limits_are_refused_with_a_reason() -> None:
     events = UserEvents(NodeId("me"))
     with pytest.raises(InvalidInput, match=f"exceeds {EVENT_PAYLOAD_MAX} B"):
-        events.publish("n", bytes(EVENT_PAYLOAD_MAX + 1))
+        events.publish(0.0, "n", bytes(EVENT_PAYLOAD_MAX + 1))
     with pytest.raises(InvalidInput, match="expected 1 to 64"):
-        events.publish("", b"")
+        events.publish(0.0, "", b"")
     for _ in range(QUEUE_MAX):
-        events.publish("n", b"")
+        events.publish(0.0, "n", b"")
     with pytest.raises(Unavailable, match="try again"):
-        events.publish("n", b"")
+        events.publish(0.0, "n", b"")
 
 
 def test_events_and_membership_do_not_starve_each_other() -> None:
@@ -109,6 +137,30 @@ def test_a_newcomer_does_not_hear_what_came_before_it() -> None:
     cluster.run_for(5.0)
     assert [heard.name for heard in cluster.heard["late"]] == ["after"]
     assert [heard.name for heard in cluster.heard["n0"]] == ["before", "after"]
+
+
+def test_who_lags_behind_is_heard_by_those_who_joined_meanwhile() -> None:
+    cluster = Cluster(1, 4)
+    cluster.run_for(3.0)
+    cluster.network.partition(["n3"], ["n0", "n1", "n2"])
+    for _ in range(3):
+        cluster.act("n0", lambda core: core.publish(cluster.world.now, "unheard", b""))
+    cluster.run_for(0.5)
+    cluster.add("late")
+    cluster.run_for(0.5)
+    cluster.network.heal()
+    cluster.act("n3", lambda core: core.publish(cluster.world.now, "lagging", b""))
+    cluster.run_for(20.0)
+    assert [heard.name for heard in cluster.heard["late"]] == ["lagging"]
+    assert sorted(heard.name for heard in cluster.heard["n3"]) == ["lagging", "unheard", "unheard", "unheard"]
+
+
+def test_an_event_that_overtakes_a_joiners_first_exchange_is_not_its_past() -> None:
+    cluster = Cluster(1, 6, acquainted=True)
+    cluster.run_for(0.05)
+    cluster.act("n1", lambda core: core.publish(cluster.world.now, "early", b""))
+    cluster.run_for(5.0)
+    assert [[heard.name for heard in cluster.heard[name]] for name in cluster.names] == [["early"]] * 6
 
 
 def test_a_publisher_hears_its_own_event() -> None:

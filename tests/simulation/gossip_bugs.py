@@ -242,8 +242,8 @@ def an_event_is_new_every_time(core: Any) -> None:
     events = core._outbox.events
     hear = events.hear
 
-    def forgetful(event: Any) -> bool:
-        hear(event)
+    def forgetful(now: float, event: Any) -> bool:
+        hear(now, event)
         return True
 
     events.hear = forgetful
@@ -256,27 +256,11 @@ def events_are_not_passed_on(core: Any) -> None:
 
 
 @bug
-def who_comes_back_with_what_it_knew_asks_nobody(core: Any) -> None:
-    """And so never learns the time of user events: what it publishes is taken for the past."""
-    core._exchange.rejoin = lambda now: None
+def a_joiner_takes_the_next_event_for_its_past(core: Any) -> None:
+    """It goes by the Lamport time that it is told, and is off by one."""
     events = core._outbox.events
-    events.witness = lambda time: None
-    meet, hear = core.acquaint, events.hear
-
-    def unmoved(event: Any) -> bool:
-        before = events.time
-        is_new: bool = hear(event)
-        if event.origin != core.me:
-            events.time = before
-        return is_new
-
-    def contented(now: float, members: Any, **how: Any) -> None:
-        meet(now, members, **how)
-        core._exchange.next_join = math.inf
-        core._exchange._has_met = True
-        events.hear = unmoved
-
-    core.acquaint = contented
+    ignore = events.ignore_past
+    events.ignore_past = lambda floor, past: ignore(max(floor, events.time + 1), past)
 
 
 def hunt(name: str, seeds: range, nodes: int, seconds: float) -> tuple[int, str] | None:

@@ -172,6 +172,19 @@ def test_swarms_of_faults_violate_nothing_and_end_in_agreement(seed: int) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "seed",
+    [
+        pytest.param(1173, id="metadata differed in one incarnation and digests did not"),
+        pytest.param(1387, id="a question overtook the first exchange of a member"),
+        pytest.param(6165, id="a newcomer took what a lagging member published for the past"),
+    ],
+)
+def test_seeds_that_once_found_a_defect_find_none(seed: int) -> None:
+    assert run(seed).seed == seed
+
+
 def test_a_seed_gives_the_same_history_whatever_the_hash_seed() -> None:
     command = [sys.executable, "scripts/simulate.py", "gossip", "--seed", "5", "--seconds", "40"]
     outputs = {
