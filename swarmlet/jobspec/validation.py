@@ -564,7 +564,7 @@ def _task(path: tuple[str, ...], task: Task, group: TaskGroup, labels: list[str]
         if is_read_only and task.driver == "raw_exec":
             yield (
                 (*here, "read_only"),
-                "raw_exec cannot keep a task from writing to a volume; use another driver",
+                "raw_exec cannot keep a task from writing to a volume; expected another driver",
             )
     if not 1 <= task.logs.max_files <= 1_000 or not 1 <= task.logs.max_file_mib <= 100_000:
         yield (*path, "logs", "0"), "logs out of range; expected 1 to 1000 files of 1 to 100000 MiB"
