@@ -86,6 +86,7 @@ from swarmlet.runtime.log_service import LogService
 from swarmlet.runtime.reach import Reach
 from swarmlet.runtime.replica_link import ReplicaReporter, ReplicaSource
 from swarmlet.runtime.secrets_directory import MemorySecrets
+from swarmlet.runtime.storage import Storage
 from swarmlet.runtime.template_source import ReplicaTemplates
 from swarmlet.runtime.usage_sampler import UsageSampler
 from swarmlet.runtime.usage_service import UsageService
@@ -367,6 +368,13 @@ class Daemon:
         allowed = switches.raw_exec if switches.raw_exec is not None else os.geteuid() != 0
         self.drivers["raw_exec"] = RawExec(data / "alloc", is_allowed=allowed)
         self.drivers["exec"] = Exec(data / "alloc", is_offered=switches.exec, is_host_allowed=allowed)
+        self.storage = Storage(
+            me=self.identity.node,
+            data=data,
+            view=lambda: self.replica.view,
+            mesh=self.mesh,
+            places=self.places,
+        )
         self.agent = Agent(
             node=self.node,
             cluster_id=self.identity.cluster,
@@ -377,6 +385,8 @@ class Daemon:
             templates=templates,
             secrets=MemorySecrets(self.identity.node[:8]),
             rng=self._fork("templates"),
+            disks=self.storage.disks,
+            made_volumes=self.storage.made_volumes,
         )
         self.image_digests = ImageDigests(
             replica=self.replica, local=digests, mesh=self.mesh, places=self.places, templates=templates
@@ -462,6 +472,7 @@ class Daemon:
         self.usage.register(handlers)
         self.operations.register(handlers)
         self.commands.register(handlers)
+        self.storage.register(handlers, self.agent)
 
     def _build_api(self, data: Path) -> ApiServer:
         context = ApiContext(
@@ -482,6 +493,7 @@ class Daemon:
             job_logs=self.job_logs,
             reach=self.reach,
             copies=self.copies,
+            volumes=self.storage.volumes,
             commands=self.commands,
             connections=self.connections,
             usage=self.usage,

@@ -140,6 +140,47 @@ class Connections(Protocol):
         """Connect; leaving the context ends the connection."""
 
 
+class ArchiveFacts(Protocol):
+    """A snapshot that a node has made."""
+
+    @property
+    def size(self) -> int:
+        """Of the archive, in bytes."""
+
+    @property
+    def sha256(self) -> str:
+        """Of the archive, in hex."""
+
+    @property
+    def entries(self) -> int:
+        """Files and directories."""
+
+    @property
+    def changed(self) -> int:
+        """Files that changed or vanished while they were read."""
+
+
+class Volumes(Protocol):
+    """Directories of volumes on any node. Raises NotFound, Conflict, Unavailable, StorageError."""
+
+    async def create(self, node: NodeId, volume_id: str) -> str:
+        """Make an empty one; where it is."""
+
+    async def remove(self, node: NodeId, volume_id: str) -> None:
+        """Remove one and what is in it."""
+
+    async def snapshot(self, node: NodeId, volume_id: str, snapshot_id: str) -> ArchiveFacts:
+        """Archive one on its node."""
+
+    async def restore(
+        self, node: NodeId, volume_id: str, snapshot_id: str, *, source: NodeId, sha256: str
+    ) -> str:
+        """Make one on `node` from an archive on `source`; where it is."""
+
+    async def remove_snapshot(self, node: NodeId, snapshot_id: str) -> None:
+        """Remove an archive."""
+
+
 class GossipKeys(Protocol):
     """The gossip keys of all nodes. Raises InvalidInput, NotFound, Conflict, Unavailable."""
 
@@ -256,6 +297,7 @@ class ApiContext:
     job_logs: JobLogs
     reach: Reach
     copies: Copies
+    volumes: Volumes
     commands: Commands
     connections: Connections
     usage: Usage

@@ -40,6 +40,7 @@ from swarmlet.api import (
     tokens,
     usage,
     variables,
+    volumes,
 )
 from swarmlet.api.context import CONTEXT, ApiContext
 from swarmlet.api.direct import DirectServer, Problem
@@ -79,6 +80,7 @@ ROUTES: tuple[Route, ...] = (
     *namespaces.ROUTES,
     *tokens.ROUTES,
     *variables.ROUTES,
+    *volumes.ROUTES,
     *operator.ROUTES,
     *keyring.ROUTES,
     *scheduling.ROUTES,

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "top": ("swarmlet.cli.top:top", "Nodes and tasks by CPU and memory, live"),
     "node": ("swarmlet.cli.node:node", "Look at nodes; drain them"),
     "var": ("swarmlet.cli.var:var", "Write and read encrypted variables"),
+    "volume": ("swarmlet.cli.volume:volume", "Make volumes on nodes; snapshot, restore, delete them"),
     "members": ("swarmlet.cli.members:members", "Who is there: state, since when, health, round trip"),
     "event": ("swarmlet.cli.event:event", "Tell all nodes something small, and list what was told"),
     "query": ("swarmlet.cli.event:query", "Ask nodes by gossip; who has heard it, who answers what"),

@@ -183,6 +183,8 @@ def _ephemeral_disk(section: Section) -> EphemeralDisk:
             is_migrated=block.boolean("migrate"),
         )
     )
+    if disk.is_migrated and not disk.is_sticky:
+        block.warn(block.place("migrate"), "migrate changes nothing without sticky = true: nothing is kept")
     block.finish()
     return disk
 
@@ -202,19 +204,15 @@ def _volumes(section: Section) -> tuple[VolumeRequest, ...]:
                 name=block.label,
                 source=block.text("source") or "",
                 is_read_only=block.boolean("read_only") or False,
+                is_per_alloc=block.boolean("per_alloc") or False,
             )
         )
-        block.refuse(
-            {
-                "per_alloc": "volumes per allocation do not exist yet",
-                "mount_options": "it concerns CSI volumes",
-                "sticky": "dynamic host volumes do not exist yet",
-            }
-        )
+        block.refuse({"mount_options": "it concerns CSI volumes"})
         block.ignore(
             {
-                "access_mode": "it concerns CSI and dynamic host volumes",
-                "attachment_mode": "it concerns CSI and dynamic host volumes",
+                "sticky": "a group that writes to a volume always goes back to it",
+                "access_mode": "every volume is a directory of one node, for all who may use it there",
+                "attachment_mode": "every volume is a directory of one node",
             }
         )
         block.finish()

@@ -347,13 +347,14 @@ def _volumes(data: _Object) -> tuple[VolumeRequest, ...]:
     found = []
     for name in sorted(data.map("Volumes")):
         item = _Object(data.map("Volumes")[name], f"{data.where}.Volumes.{name}", data.problems)
-        item.refuse("PerAlloc", "MountOptions", "Sticky")
+        item.refuse("MountOptions")
         found.append(
             VolumeRequest(
                 name=name,
                 kind=item.filled("Type") or "host",
                 source=item.text("Source") or "",
                 is_read_only=item.boolean("ReadOnly") or False,
+                is_per_alloc=item.boolean("PerAlloc") or False,
             )
         )
     return tuple(found)

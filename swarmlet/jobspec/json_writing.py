@@ -157,6 +157,7 @@ def _group(group: TaskGroup) -> dict[str, Any]:
                 "Type": volume.kind,
                 "Source": volume.source,
                 "ReadOnly": volume.is_read_only,
+                "PerAlloc": volume.is_per_alloc,
             }
             for volume in group.volumes
         }

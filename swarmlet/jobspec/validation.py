@@ -219,6 +219,12 @@ def _job(job: Job) -> _Found:
                 ("group", group.name, "count"),
                 f"count {group.count} in a job of type {job.type}, which runs once on every node; expected 1",
             )
+        own = [volume.name for volume in group.volumes if volume.is_per_alloc]
+        if own and job.type.is_per_node:
+            yield (
+                ("group", group.name, "volume", own[0], "per_alloc"),
+                f"per_alloc in a job of type {job.type}, whose allocations have no lasting index; expected false",
+            )
         if (group.is_gang or job.is_gang) and group.count > GANG_MAX:
             yield (
                 ("group", group.name, "count"),
@@ -552,6 +558,14 @@ def _task(path: tuple[str, ...], task: Task, group: TaskGroup, labels: list[str]
             )
         if not mount.destination:
             yield here, "volume_mount has no destination; expected a path in the container"
+        is_read_only = mount.is_read_only or any(
+            volume.is_read_only for volume in group.volumes if volume.name == mount.volume
+        )
+        if is_read_only and task.driver == "raw_exec":
+            yield (
+                (*here, "read_only"),
+                "raw_exec cannot keep a task from writing to a volume; expected another driver",
+            )
     if not 1 <= task.logs.max_files <= 1_000 or not 1 <= task.logs.max_file_mib <= 100_000:
         yield (*path, "logs", "0"), "logs out of range; expected 1 to 1000 files of 1 to 100000 MiB"
     yield from _driver(path, task, labels)

@@ -218,12 +218,21 @@ class LogRotation(Record):
 
 
 class VolumeRequest(Record):
-    """A volume that a group needs. `kind` is "host": a directory that the node's configuration names."""
+    """A volume that a group needs. `kind` is "host": a directory of the node, named in the node's configuration or
+    made there on demand.
+    """
 
     name: str
     kind: str = "host"
     source: str = ""
     is_read_only: bool = False
+    #: Each allocation has its own: the source is followed by the allocation's index, as in `data[0]`.
+    is_per_alloc: bool = False
+
+    def source_at(self, index: int) -> str:
+        """The name of the volume that the allocation with this index needs."""
+        name = self.source or self.name
+        return f"{name}[{index}]" if self.is_per_alloc else name
 
 
 class VolumeMount(Record):
@@ -375,11 +384,57 @@ class TaskGroup(Record):
         """What its tasks ask of devices: (task, request), in order."""
         return tuple((task.name, request) for task in self.tasks for request in task.devices)
 
+    def holds_data(self) -> bool:
+        """Whether it writes to what outlives an allocation: its successor starts once it has ended, not before."""
+        return self.ephemeral_disk.is_sticky or self._writes_to_a_volume()
+
     def is_bound_to_its_node(self) -> bool:
         """Whether its data lives on one node: it is then never started elsewhere because that node went silent."""
-        if self.ephemeral_disk.is_sticky:
+        disk = self.ephemeral_disk
+        return (disk.is_sticky and not disk.is_migrated) or self._writes_to_a_volume()
+
+    def _writes_to_a_volume(self) -> bool:
+        if any(not volume.is_read_only for volume in self.volumes):
             return True
-        return any(not volume.is_read_only for volume in self.volumes)
+        return any(task.driver == "docker" and writes_to_named_volume(task.config) for task in self.tasks)
+
+
+def writes_to_named_volume(config: dict[str, Any]) -> bool:
+    """Whether a docker task's `config` names a volume that its engine keeps on the node, and may write to it.
+
+    Volumes of other drivers than the engine's own are somewhere on the network, for all that is known here.
+    """
+    driver = config.get("volume_driver")
+    if driver == "local" and any(_is_named_volume(str(text)) for text in config.get("volumes") or ()):
+        return True
+    mounts = [config.get("mount") or (), config.get("mounts") or ()]
+    blocks = [block for each in mounts for block in (each if isinstance(each, (list, tuple)) else [each])]
+    return any(isinstance(block, dict) and _is_named_mount(block) for block in blocks)
+
+
+def _is_named_volume(text: str) -> bool:
+    source, _, rest = text.partition(":")
+    return not source.startswith("/") and "ro" not in rest.partition(":")[2].split(",")
+
+
+def _is_named_mount(block: dict[str, Any]) -> bool:
+    options = _first(block.get("volume_options"))
+    driver = _first(options.get("driver_config"))
+    is_local = driver.get("name", "local") in {"", "local"} and not _first(driver.get("options")).get("type")
+    is_read_only = str(block.get("readonly", False)).lower() in {"true", "1"}
+    return (
+        block.get("type", "volume") == "volume"
+        and bool(block.get("source"))
+        and is_local
+        and not is_read_only
+    )
+
+
+def _first(value: Any) -> dict[str, Any]:
+    """A block of HCL, which may have come as a list of one."""
+    if isinstance(value, (list, tuple)) and value:
+        value = value[0]
+    return value if isinstance(value, dict) else {}
 
 
 class Job(Record):

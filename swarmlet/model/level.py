@@ -60,6 +60,8 @@ def _of_group(group: TaskGroup) -> Iterator[Need]:
     services = [*group.services, *(service for task in group.tasks for service in task.services)]
     if any(service.health_checks for service in services):
         yield 2, "check"
+    if any(volume.is_per_alloc for volume in group.volumes):
+        yield 3, "per_alloc"
     for task in group.tasks:
         if task.devices:
             yield DEVICES, "device"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from swarmlet.ids import NodeId, PeerId
+from swarmlet.ids import Namespace, NodeId, PeerId
 from swarmlet.model.resources import Quantity
 from swarmlet.wire import Record
 
@@ -42,7 +42,7 @@ class DriverInfo(Record):
 
 
 class HostVolumeInfo(Record):
-    """A directory that the node's configuration offers to jobs."""
+    """A directory of the node that jobs may use: its configuration offers it, or it was made on demand."""
 
     path: str
     is_read_only: bool = False
@@ -127,6 +127,12 @@ class Node(Record):
     modify_index: int = 0
     #: The node's own fact again.
     devices: tuple[NodeDevice, ...] = ()
+    #: Made here on demand, by "namespace/name"; follows from the table of volumes.
+    volumes: dict[str, HostVolumeInfo] = {}
+
+    def volume(self, namespace: Namespace, name: str) -> HostVolumeInfo | None:
+        """The volume that a job of this namespace gets here under this name."""
+        return self.host_volumes.get(name) or self.volumes.get(f"{namespace}/{name}")
 
     def available(self) -> Quantity:
         """What jobs may use of it."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass, field
 
+from swarmlet.ids import DEFAULT_NAMESPACE, Namespace
 from swarmlet.model.fit import asked_ports
-from swarmlet.model.job import Affinity, Algorithm, Constraint, Job, Spread, TaskGroup
+from swarmlet.model.job import Affinity, Algorithm, Constraint, Job, Spread, TaskGroup, VolumeRequest
 from swarmlet.model.node import SILENT, Eligibility, Node, NodeStatus
 from swarmlet.model.resources import DYNAMIC_PORT_MAX, DYNAMIC_PORT_MIN, Quantity
 from swarmlet.placement.constraint import (
@@ -41,6 +43,7 @@ class Ask:
     static_ports: tuple[int, ...]
     dynamic_ports: int
     drivers: tuple[str, ...]
+    #: (name, is read-only).
     volumes: tuple[tuple[str, bool], ...]
     constraints: tuple[CompiledConstraint, ...]
     datacenters: tuple[str, ...]
@@ -54,6 +57,9 @@ class Ask:
     distinct_properties: tuple[DistinctProperty, ...] = ()
     algorithm: Algorithm = Algorithm.BINPACK
     devices: tuple[DeviceRule, ...] = ()
+    namespace: Namespace = DEFAULT_NAMESPACE
+    #: Volumes of which each allocation has its own: see `at`.
+    own_volumes: tuple[VolumeRequest, ...] = ()
     _datacenter_pattern: re.Pattern[str] = field(init=False, repr=False)
     _class_refusals: dict[str, str] = field(init=False, repr=False, default_factory=dict)
 
@@ -82,9 +88,9 @@ class Ask:
             dynamic_ports=sum(1 for port in ports if not port.static),
             drivers=tuple(sorted({task.driver for task in group.tasks})),
             volumes=tuple(
-                (volume.source or volume.name, volume.is_read_only)
+                (volume.source_at(0), volume.is_read_only)
                 for volume in group.volumes
-                if volume.kind == "host"
+                if volume.kind == "host" and not volume.is_per_alloc
             ),
             constraints=tuple(compile_constraint(each) for each in dict.fromkeys(constraints)),
             datacenters=job.datacenters,
@@ -100,7 +106,16 @@ class Ask:
             ),
             algorithm=job.algorithm or algorithm,
             devices=tuple(DeviceRule(*each) for each in group.device_requests()),
+            namespace=job.namespace,
+            own_volumes=tuple(volume for volume in group.volumes if volume.is_per_alloc),
         )
+
+    def at(self, index: int) -> Ask:
+        """What the allocation with this index needs: the same, and its own volumes."""
+        if not self.own_volumes:
+            return self
+        own = tuple((volume.source_at(index), volume.is_read_only) for volume in self.own_volumes)
+        return dataclasses.replace(self, volumes=(*self.volumes, *own), own_volumes=())
 
     @property
     def is_class_bound(self) -> bool:
@@ -122,7 +137,8 @@ class Ask:
     def places_key(self) -> tuple[object, ...]:
         """The same for asks that the same nodes may take, quantities and ports aside."""
         devices = tuple(each.request for each in self.devices)
-        return (self.node_pool, self.datacenters, self.drivers, self.volumes, self._sources, devices)
+        volumes = (self.namespace, self.volumes) if self.volumes else ()
+        return (self.node_pool, self.datacenters, self.drivers, volumes, self._sources, devices)
 
     @property
     def _sources(self) -> tuple[Constraint, ...]:
@@ -164,8 +180,12 @@ class Ask:
                 return f"driver {name} missing" + (f": {reason}" if reason else "")
             if not driver.is_healthy:
                 return f"driver {name} unhealthy" + (f": {driver.reason}" if driver.reason else "")
+        return self.missing_volume(node)
+
+    def missing_volume(self, node: Node) -> str:
+        """Why it does not find its volumes on `node`; empty: it does."""
         for name, is_read_only in self.volumes:
-            volume = node.host_volumes.get(name)
+            volume = node.volume(self.namespace, name)
             if volume is None:
                 return f"host volume {name} missing"
             if volume.is_read_only and not is_read_only:

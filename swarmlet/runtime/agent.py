@@ -13,7 +13,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -26,11 +26,12 @@ from swarmlet.model.check import CheckResult
 from swarmlet.model.execution import TerminalSize
 from swarmlet.model.file import FileInfo
 from swarmlet.model.job import HOUR_NS, Job
-from swarmlet.model.node import Node
+from swarmlet.model.node import HostVolumeInfo, Node
 from swarmlet.model.resources import AllocatedPort, TaskResources
 from swarmlet.model.usage import AllocationUsage
 from swarmlet.runtime import file_tree
 from swarmlet.runtime.allocation_runner import AllocationRunner, Site
+from swarmlet.runtime.disk import Disks, LocalDisks, forget_arriving, kept_parts
 from swarmlet.runtime.drivers.driver import Driver, FollowsRestarts, LogStream, Presence, TaskHandle
 from swarmlet.runtime.drivers.execution import Execution
 from swarmlet.runtime.drivers.raw_exec import boot_id
@@ -39,6 +40,7 @@ from swarmlet.runtime.reporting import Reporter, Reports
 from swarmlet.runtime.secrets_directory import PlainSecrets, Secrets
 from swarmlet.runtime.task_runner import TaskRunner
 from swarmlet.runtime.template_source import TemplateSource
+from swarmlet.runtime.tree_archive import Part
 from swarmlet.runtime.usage import between, read_usage
 from swarmlet.state.command import AllocationReport
 from swarmlet.wire import Record
@@ -103,10 +105,16 @@ class Agent:
         templates: TemplateSource | None = None,
         secrets: Secrets | None = None,
         rng: random.Random | None = None,
+        disks: Callable[[Path, Callable[[AllocationId], Awaitable[None]]], Disks] | None = None,
+        made_volumes: Callable[[], Mapping[str, HostVolumeInfo]] = dict,
     ) -> None:
         """`node`: this node as it is now. `boot`: this boot's id (the kernel's by default). `templates`: where they
-        look things up; `secrets`: makes directories of secrets (on the disk by default).
+        look things up; `secrets`: makes directories of secrets (on the disk by default). `disks`: where successors get
+        their disks, made from the allocations' directory and what waits until one of them has ended.
         """
+        self._runners: dict[AllocationId, AllocationRunner] = {}
+        self._runs: dict[AllocationId, asyncio.Task[None]] = {}
+        make_disks = disks or (lambda root, wait_ended: LocalDisks(root, wait_ended=wait_ended))
         self._site = Site(
             node=node,
             cluster_id=cluster_id,
@@ -118,7 +126,12 @@ class Agent:
             templates=templates,
             secrets=secrets or PlainSecrets(),
             rng=rng or random.Random(0),  # noqa: S311 (timing only)
+            made_volumes=made_volumes,
+            disks=make_disks(data_directory / "alloc", self._wait_ended),
         )
+        #: Copies of its disk that are under way, and disks that are on another node now.
+        self._lent: dict[AllocationId, int] = {}
+        self._disks_taken: set[AllocationId] = set()
         self._site.allocations.mkdir(parents=True, exist_ok=True, mode=0o755)
         self._source = source
         self._reports = Reports(reporter)
@@ -127,8 +140,6 @@ class Agent:
         # An agent that restarts while its node is cut off may not begin to count anew.
         self._contact_at = self._state.load_contact(self._site.boot_id) or boot_seconds()
         self._contact_kept_at = 0.0
-        self._runners: dict[AllocationId, AllocationRunner] = {}
-        self._runs: dict[AllocationId, asyncio.Task[None]] = {}
         #: What the last batch says, by id.
         self._wanted: dict[AllocationId, Allocation] = {}
         self._first_batch = asyncio.Event()
@@ -296,6 +307,41 @@ class Agent:
             if runner.tasks[task.name].machine.record.state.status is TaskStatus.RUNNING
         ]
 
+    # Disks that follow their allocations to other nodes.
+
+    async def _wait_ended(self, allocation: AllocationId) -> None:
+        run = self._runs.get(allocation)
+        if run is not None:
+            await asyncio.wait([run])
+
+    @contextlib.contextmanager
+    def lending_disk(self, allocation: AllocationId) -> Iterator[list[Part]]:
+        """What of an ended allocation's disk others may copy; it stays for as long. Raises NotFound, Conflict."""
+        if allocation in self._runs:
+            raise Conflict(f"allocation {allocation[:8]} has not ended yet")
+        root = self._site.allocations / allocation
+        parts = kept_parts(root)
+        if not parts:
+            raise NotFound(f"nothing is left of allocation {allocation[:8]} on this node")
+        self._lent[allocation] = self._lent.get(allocation, 0) + 1
+        try:
+            yield parts
+        finally:
+            self._lent[allocation] -= 1
+            if not self._lent[allocation]:
+                del self._lent[allocation]
+
+    def disk_taken(self, allocation: AllocationId) -> None:
+        """Its disk is on another node now: here it is garbage like any other."""
+        if allocation in self._runners:
+            self._disks_taken.add(allocation)
+
+    def _is_disk_awaited(self, runner: AllocationRunner) -> bool:
+        """Whether a successor on another node may still come for its disk."""
+        disk, id_ = runner.group.ephemeral_disk, runner.allocation.id
+        is_moving = disk.is_sticky and disk.is_migrated and id_ not in self._disks_taken
+        return is_moving and (self._site.allocations / id_ / "alloc" / "data").is_dir()
+
     def tasks_of(self, allocation: AllocationId) -> dict[str, TaskRunner]:
         """All tasks of an allocation that is or was here. Raises NotFound."""
         return self._runner(allocation).tasks
@@ -439,10 +485,16 @@ class Agent:
         return [
             runner.allocation.id
             for position, runner in enumerate(finished)
-            if runner.allocation.id not in self._wanted
-            or (
-                self._wanted[runner.allocation.id].is_client_terminal()
-                and (position >= kept_max or runner.finished_at_ns < oldest)
+            if runner.allocation.id not in self._lent
+            and (
+                runner.allocation.id not in self._wanted
+                or (
+                    self._wanted[runner.allocation.id].is_client_terminal()
+                    and (
+                        (position >= kept_max and not self._is_disk_awaited(runner))
+                        or runner.finished_at_ns < oldest
+                    )
+                )
             )
         ]
 
@@ -458,6 +510,7 @@ class Agent:
                     return
         await asyncio.to_thread(self._remove_directory, self._site.allocations / allocation)
         self._state.remove(allocation)
+        self._disks_taken.discard(allocation)
         del self._runners[allocation]
         log.info("allocation.collected", allocation_id=allocation)
 
@@ -476,8 +529,9 @@ class Agent:
                 elif runner.is_dead():
                     await self._end_leftover(driver, handle)
         for path in sorted(self._site.allocations.iterdir()):
-            if path.name not in self._runners:
+            if path.name not in self._runners and path.name not in self._lent:
                 await asyncio.to_thread(self._remove_directory, path)
+        await asyncio.to_thread(forget_arriving, self._site.allocations, self._runners.__contains__)
 
     def _remove_directory(self, path: Path) -> None:
         """An allocation's directory, with what is mounted in it. Blocking."""

@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,14 @@ from swarmlet.model.job import (
     TaskGroup,
     UpdateStrategy,
 )
-from swarmlet.model.node import Node
+from swarmlet.model.node import HostVolumeInfo, Node
 from swarmlet.runtime import environment
 from swarmlet.runtime.allocation_status import HealthRule, client_status, describe, health
 from swarmlet.runtime.artifact import Artifacts
 from swarmlet.runtime.check_runner import CheckRunner
+from swarmlet.runtime.disk import Disks, LocalDisks
 from swarmlet.runtime.drivers.command import CommandResult
-from swarmlet.runtime.drivers.driver import Directories, Driver, TaskSpec, VolumeBind
+from swarmlet.runtime.drivers.driver import Directories, Driver, Notice, TaskSpec
 from swarmlet.runtime.drivers.missing import MissingDriver
 from swarmlet.runtime.local_state import VERSION, LocalAllocation
 from swarmlet.runtime.probe import Prober
@@ -50,6 +51,7 @@ from swarmlet.runtime.task_machine import (
 )
 from swarmlet.runtime.task_runner import TaskRunner
 from swarmlet.runtime.template_source import Reader, TemplateSource
+from swarmlet.runtime.volume_bind import volume_binds
 from swarmlet.state.command import AllocationReport
 
 log = structlog.get_logger()
@@ -77,6 +79,10 @@ class Site:
     templates: TemplateSource | None = None
     #: Spreads what instances do for the same change.
     rng: random.Random = field(default_factory=lambda: random.Random(0))  # noqa: S311 (timing only)
+    #: Volumes that were made on this node on demand, by "namespace/name".
+    made_volumes: Callable[[], Mapping[str, HostVolumeInfo]] = dict
+    #: Where a successor's disk comes from; None: from this node's own allocations.
+    disks: Disks | None = None
     artifacts: Artifacts = field(init=False)
 
     def __post_init__(self) -> None:
@@ -88,7 +94,8 @@ class Site:
         raw_exec = node.drivers.get("raw_exec")
         if raw_exec is not None and raw_exec.is_healthy:
             return True
-        volumes = [os.path.realpath(volume.path) for volume in node.host_volumes.values()]
+        offered = [*node.host_volumes.values(), *self.made_volumes().values()]
+        volumes = [os.path.realpath(volume.path) for volume in offered]
         return any(path == volume or path.startswith(volume.rstrip("/") + "/") for volume in volumes)
 
     def host_address(self) -> str:
@@ -125,18 +132,6 @@ def make_directories(root: Path, task: str, secrets: Secrets | None = None) -> D
     return directories
 
 
-def inherit_disk(previous: Path, root: Path) -> None:
-    """Move the data of the allocation that this one replaces here (`ephemeral_disk { sticky = true }`)."""
-    if root.exists() or not previous.is_dir():
-        return
-    root.mkdir(parents=True)
-    for path in [previous / "alloc" / "data", *sorted(previous.glob("*/local"))]:
-        if path.is_dir():
-            target = root / path.relative_to(previous)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            path.rename(target)
-
-
 def for_one_group(job: Job, group: str) -> Job:
     """The job without what another group, or nobody, needs here."""
     return msgspec.structs.replace(
@@ -165,6 +160,7 @@ class AllocationRunner:
         self._deadline_from_ns = 0
         self.finished_at_ns = 0
         self._health_stir = asyncio.Event()
+        self._disk_lock = asyncio.Lock()
         self._checks = self._make_checks()
         self.files = {task.name: self._make_files(task) for task in group.tasks}
         self.tasks = {task.name: self._task_runner(task, TaskRecord(name=task.name)) for task in group.tasks}
@@ -303,8 +299,29 @@ class AllocationRunner:
             shutdown_delay_ns=max(task.shutdown_delay_ns, self.group.shutdown_delay_ns),
             kill_signal=task.kill_signal,
             kill_timeout_ns=task.kill_timeout_ns,
-            prepare=None if self.files[task.name].is_empty else self.files[task.name].prepare,
+            prepare=self._preparation(self.files[task.name]),
         )
+
+    def _preparation(self, files: TaskFiles) -> Callable[[Notice], Awaitable[None]] | None:
+        """What the task finds when it starts: the disk of the allocation before it, then its own files."""
+        takes_over = self.group.ephemeral_disk.is_sticky and self.allocation.previous_allocation
+        if not takes_over:
+            return None if files.is_empty else files.prepare
+
+        async def prepare(notice: Notice) -> None:
+            await self._take_over_disk(notice)
+            if not files.is_empty:
+                await files.prepare(notice)
+
+        return prepare
+
+    async def _take_over_disk(self, notice: Notice) -> None:
+        """Once per allocation: whichever task starts first does it, the others wait. Raises DriverError."""
+        async with self._disk_lock:
+            if not self._root.exists():
+                disks = self.site.disks or LocalDisks(self.site.allocations)
+                is_migrated = self.group.ephemeral_disk.is_migrated
+                await disks.take_over(self.allocation, self._root, is_migrated=is_migrated, notice=notice)
 
     def _task_changed(self) -> None:
         states = self.states().values()
@@ -517,7 +534,7 @@ class AllocationRunner:
             directories=directories,
             ports=allocation.ports,
             network=network,
-            volumes=self._volumes(task, node),
+            volumes=volume_binds(task, self.group, allocation, node, self.site.made_volumes()),
             user=interpolation.text(task.user),
             kill_signal=task.kill_signal,
             kill_timeout_ns=task.kill_timeout_ns,
@@ -541,25 +558,4 @@ class AllocationRunner:
 
     def _directories(self, task: str) -> Directories:
         """The task's directories, made where they are missing."""
-        previous = self.allocation.previous_allocation
-        if self.group.ephemeral_disk.is_sticky and previous:
-            inherit_disk(self.site.allocations / previous, self._root)
         return make_directories(self._root, task, self.site.secrets)
-
-    def _volumes(self, task: Task, node: Node) -> tuple[VolumeBind, ...]:
-        binds = []
-        requests = {volume.name: volume for volume in self.group.volumes}
-        for mount in task.volume_mounts:
-            request = requests.get(mount.volume)
-            offered = node.host_volumes.get(request.source or request.name) if request else None
-            if request is None or offered is None:
-                raise DriverError(
-                    f"task {task.name}: this node offers no host volume for {mount.volume!r}; "
-                    "name its directory under [host_volumes] in the node's configuration",
-                    temporary=False,
-                )
-            is_read_only = offered.is_read_only or request.is_read_only or mount.is_read_only
-            binds.append(
-                VolumeBind(source=offered.path, destination=mount.destination, is_read_only=is_read_only)
-            )
-        return tuple(binds)

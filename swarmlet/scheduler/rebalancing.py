@@ -104,7 +104,7 @@ def is_movable(view: View, allocation: Allocation, now_ns: int) -> bool:
         and not allocation.is_terminal()
         and not allocation.transition.migrate
         and allocation.job_version == job.version
-        and not group.is_bound_to_its_node()
+        and not group.holds_data()
         and is_running_well(allocation, group.migrate.min_healthy_ns, now_ns)
     )
 

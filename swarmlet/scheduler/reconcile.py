@@ -433,12 +433,12 @@ class _Group:
         node = self.view.node(allocation.node_id)
         is_draining = node is not None and node.drain is not None
         target = allocation.transition.target
-        if target is not None and not is_draining:
+        if target is not None and not is_draining and not self.group.holds_data():
             self.requests.append(PlaceRequest(allocation.index, previous=allocation, prefer=target))
             self.result.leaving.add(allocation.id)
             self.result.look_again(self.now_ns + self._min_healthy)
             return
-        if is_draining and not self.group.is_bound_to_its_node() and self.job.type is JobType.SERVICE:
+        if is_draining and not self.group.holds_data() and self.job.type is JobType.SERVICE:
             self.requests.append(
                 PlaceRequest(allocation.index, previous=allocation, avoid=allocation.node_id)
             )
@@ -539,28 +539,49 @@ class _Group:
     ) -> None:
         """Ask for a new allocation of `index`; of a group with data only where the data is, once nobody uses it."""
         only: NodeId | None = None
+        home: NodeId | None = None
         hold = ""
-        if self.group.is_bound_to_its_node():
+        if self.group.holds_data():
             owner = max(everything, key=lambda each: (each.create_index, each.create_time_ns), default=None)
             node = self.view.node(owner.node_id) if owner is not None else None
-            if owner is not None and node is not None and node.status is not NodeStatus.LEFT:
+            if owner is not None and node is not None and not self._is_out_of_reach(node):
                 if not owner.is_client_terminal():
                     hold = f"{self._name(index)} starts once its predecessor on node {node.name} has stopped"
-                elif not _is_sent_away(owner, node) and not self.ask.never_here(node):
-                    only = node.id
-                    if node.status is not NodeStatus.READY:
-                        self.result.wait(
-                            self.group.name,
-                            f"{self._name(index)} waits for node {node.name} (its data is there)",
-                        )
+                elif not _is_sent_away(owner, node) and not self._is_nothing_left(index, node):
+                    only, home = self._near_its_data(index, node, is_to_leave=bool(events))
+            # Also one that was stopped: its disk is what the new one goes on with.
+            previous = previous or owner
         avoid = previous.node_id if previous is not None and events and only is None else None
         if hold:
             self.result.wait(self.group.name, hold)
-        self.requests.append(PlaceRequest(index, previous, events, avoid=avoid, only=only, hold=hold))
+        self.requests.append(
+            PlaceRequest(index, previous, events, avoid=avoid, only=only, home=home, hold=hold)
+        )
+
+    def _is_nothing_left(self, index: int, node: Node) -> bool:
+        """Whether it may not run on the node any more, or its volume is not there any more (deleted, or moved)."""
+        return bool(self.ask.never_here(node) or self.ask.at(index).missing_volume(node))
+
+    def _is_out_of_reach(self, node: Node) -> bool:
+        """Nobody waits for what is there: the node is gone for good, or silent and the data may be left behind."""
+        if node.status is NodeStatus.LEFT:
+            return True
+        return node.status is NodeStatus.DOWN and not self.group.is_bound_to_its_node()
+
+    def _near_its_data(
+        self, index: int, node: Node, *, is_to_leave: bool
+    ) -> tuple[NodeId | None, NodeId | None]:
+        """The only node that will do, or the one that is best; `is_to_leave`: it failed there, data that follows does."""
+        if self.group.is_bound_to_its_node() or node.status is NodeStatus.DISCONNECTED:
+            if node.status is not NodeStatus.READY:
+                sentence = f"{self._name(index)} waits for node {node.name} (its data is there)"
+                self.result.wait(self.group.name, sentence)
+            return node.id, None
+        return None, None if is_to_leave else node.id
 
     def _replace(self, old: Allocation, failed: Allocation | None) -> None:
         """One step of the rollout: the new one first, except where both would use the same data."""
-        if self.group.is_bound_to_its_node():
+        if self.group.holds_data():
             self.result.stop(old, f"replaced by version {self.job.version}")
             self._request_missing(old.index, old, [old])
             return

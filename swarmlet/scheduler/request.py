@@ -26,6 +26,8 @@ class PlaceRequest:
     prefer: NodeId | None = None
     #: No other node will do (its data is there).
     only: NodeId | None = None
+    #: Its data is there and follows it elsewhere: this node where it fits, else any.
+    home: NodeId | None = None
     #: Runs until the new one is up; may be stopped first if its room or port is needed.
     replaces: Allocation | None = None
     #: Not empty: cannot be placed yet, whatever room there is.
@@ -34,7 +36,7 @@ class PlaceRequest:
     @property
     def is_particular(self) -> bool:
         """Whether it differs from others of its group in where it may go."""
-        return self.only is not None or self.avoid is not None or self.prefer is not None
+        return any(node is not None for node in (self.only, self.avoid, self.prefer, self.home))
 
 
 @dataclass

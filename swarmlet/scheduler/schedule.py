@@ -15,7 +15,7 @@ from swarmlet.model.fit import hold_devices, shortages
 from swarmlet.model.job import Job, TaskGroup
 from swarmlet.model.plan import GroupPlacement, IndexRange, Mark, Plan, Replacement, Run, Stop
 from swarmlet.model.resources import Quantity
-from swarmlet.placement.binpack import place, place_each
+from swarmlet.placement.binpack import Placed, place, place_each
 from swarmlet.placement.cluster import Cluster, Fleet
 from swarmlet.placement.device_choice import choose, expected
 from swarmlet.placement.feasibility import Ask
@@ -173,11 +173,11 @@ class _Placement:
                 else:
                     missed.append(request)
             requests = []
-        particular = [each for each in requests if not each.hold and each.is_particular]
-        alike = [each for each in requests if not each.hold and not each.is_particular]
+        is_own = bool(ask.own_volumes)
+        particular = [each for each in requests if not each.hold and (is_own or each.is_particular)]
+        alike = [each for each in requests if not each.hold and not is_own and not each.is_particular]
         for request in particular:
-            avoid: frozenset[NodeId] = frozenset({request.avoid}) if request.avoid else frozenset()
-            placed = place(cluster, ask, 1, avoid=avoid, only=request.only or request.prefer)
+            placed = _place_particular(cluster, ask.at(request.index), request)
             chosen.add([request], placed.runs, placed.devices)
             if request.prefer is not None:
                 continue
@@ -213,7 +213,7 @@ class _Placement:
                 continue
             if self._way is None:
                 self._way = MakingWay(self.view, cluster, job)
-            stops = self._way.make(ask, request.only)
+            stops = self._way.make(ask.at(request.index), request.only)
             if stops is None:
                 if request.only is None:
                     return
@@ -234,7 +234,7 @@ class _Placement:
                 continue
             if old.id in {stop.allocation_id for stop in self.difference.stops}:
                 continue
-            if _would_fit_without(cluster, ask, old):
+            if _would_fit_without(cluster, ask.at(request.index), old):
                 self.difference.stops.append(
                     Stop(
                         allocation_id=old.id,
@@ -295,6 +295,16 @@ class _Chosen:
             replacements=tuple(self.replacements),
             is_gang=is_gang,
         )
+
+
+def _place_particular(cluster: Cluster, ask: Ask, request: PlaceRequest) -> Placed:
+    """One allocation that differs from the others of its group in where it may go."""
+    if request.home is not None:
+        placed = place(cluster, ask, 1, only=request.home)
+        if placed.count:
+            return placed
+    avoid: frozenset[NodeId] = frozenset({request.avoid}) if request.avoid else frozenset()
+    return place(cluster, ask, 1, avoid=avoid, only=request.only or request.prefer)
 
 
 def _would_fit_without(cluster: Cluster, ask: Ask, old: Allocation) -> bool:

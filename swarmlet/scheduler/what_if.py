@@ -264,6 +264,7 @@ def explained(view: View, job: Job, group_name: str, without: Allocation | None 
         return []
     settings = view.settings()
     ask = Ask.of(job, group, settings.scheduler.algorithm_of(job)) if settings else Ask.of(job, group)
+    ask = ask.at(without.index if without is not None else 0)
     cluster = Cluster.of(view)
     ignore: set[str] = {without.id} if without is not None else set()
     cluster.count_job(job.namespace, job.id, view.allocations_of_job(job.namespace, job.id), ignore)

@@ -35,6 +35,9 @@ class Capability(StrEnum):
     #: With their items, in clear.
     VARIABLES_READ = "variables:read"
     VARIABLES_WRITE = "variables:write"
+    VOLUME_READ = "volume:read"
+    #: Make, copy and delete volumes and their snapshots.
+    VOLUME_WRITE = "volume:write"
     #: Answers that say nothing about work: is there a leader, is the agent up.
     STATUS_READ = "status:read"
     #: Between nodes: register, report own allocations, watch own allocations.

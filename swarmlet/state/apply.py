@@ -23,6 +23,7 @@ from swarmlet.state import (
     apply_reports,
     apply_tokens,
     apply_variables,
+    apply_volumes,
     collect,
     restoring,
     snapshot_bytes,
@@ -188,6 +189,10 @@ _HANDLERS: dict[type, Callable[[Step, Any], None]] = {
     commands.RestorePiece: restoring.add_piece,
     commands.CommitRestore: restoring.commit,
     commands.ReportAllocations: apply_reports.report,
+    commands.PutVolume: apply_volumes.put,
+    commands.DeleteVolume: apply_volumes.delete,
+    commands.PutVolumeSnapshot: apply_volumes.put_snapshot,
+    commands.DeleteVolumeSnapshot: apply_volumes.delete_snapshot,
     commands.CollectGarbage: collect.collect_garbage,
     commands.Noop: _nothing,
 }

@@ -158,4 +158,6 @@ def delete_namespace(step: Step, body: DeleteNamespace) -> None:
         raise Conflict(f'namespace "{body.name}" still has job "{job.id}"; stop it with -purge first')
     if next(step.store.variables(body.name), None) is not None:
         raise Conflict(f'namespace "{body.name}" still has variables; purge them first')
+    if next(step.store.volumes(body.name), None) or next(step.store.volume_snapshots(body.name), None):
+        raise Conflict(f'namespace "{body.name}" still has volumes or snapshots of them; delete them first')
     step.store.delete_namespace(body.name)

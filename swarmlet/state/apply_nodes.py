@@ -76,6 +76,7 @@ def _with_leaders_fields(node: Node, before: Node | None) -> Node:
         events=kept.events,
         create_index=kept.create_index,
         modify_index=kept.modify_index,
+        volumes=kept.volumes,
     )
 
 
@@ -236,5 +237,10 @@ def remove(step: Step, body: RemoveNode) -> None:
     if held:
         raise Conflict(
             f'node "{node.name}" still holds {held} allocations; they must be replaced or ended first'
+        )
+    if node.volumes:
+        raise Conflict(
+            f'node "{node.name}" still has {len(node.volumes)} volumes, such as {min(node.volumes)}; delete them first, '
+            "with --force where the node does not come back"
         )
     step.store.delete_node(node)

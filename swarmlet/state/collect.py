@@ -147,5 +147,9 @@ def _collect_deployments(step: Step, before_ns: int) -> None:
 def _collect_nodes(step: Step, before_ns: int) -> None:
     """Nodes that are gone and hold nothing."""
     for node in list(step.store.nodes()):
-        if node.status in GONE and node.status_updated_at_ns < before_ns and not step.store.held_on(node.id):
+        if (
+            node.status in GONE
+            and node.status_updated_at_ns < before_ns
+            and not (node.volumes or step.store.held_on(node.id))
+        ):
             step.store.delete_node(node)

@@ -26,6 +26,7 @@ from swarmlet.model.level import REBALANCING, Need, need_of_job, need_of_node
 from swarmlet.model.node import DrainStrategy, Eligibility, Node, NodeStatus
 from swarmlet.model.plan import Plan
 from swarmlet.model.variable import VariableKey
+from swarmlet.model.volume import Volume, VolumeSnapshot
 from swarmlet.wire import Codec, Record
 
 #: What this build understands; what came with each level: `needed`.
@@ -331,6 +332,32 @@ class CommitRestore(Record, tag=63):
     pieces: int
 
 
+class PutVolume(Record, tag=80):
+    """Keep a volume that its node has made."""
+
+    volume: Volume
+
+
+class DeleteVolume(Record, tag=81):
+    """Forget a volume. Refused while anything uses it."""
+
+    namespace: Namespace
+    volume_id: str
+
+
+class PutVolumeSnapshot(Record, tag=82):
+    """Keep a snapshot that its node has made."""
+
+    snapshot: VolumeSnapshot
+
+
+class DeleteVolumeSnapshot(Record, tag=83):
+    """Forget a snapshot."""
+
+    namespace: Namespace
+    snapshot_id: str
+
+
 class ReportPattern(Record):
     """What is said of allocations that fare alike. Times in `task_states` count from the report's own time."""
 
@@ -399,6 +426,10 @@ Body = (
     | RestorePiece
     | CommitRestore
     | ReportAllocations
+    | PutVolume
+    | DeleteVolume
+    | PutVolumeSnapshot
+    | DeleteVolumeSnapshot
 )
 
 #: Commands that came after the first level, with the level that understands them.
@@ -408,6 +439,10 @@ _LEVELS: dict[type, int] = {
     RestorePiece: 2,
     CommitRestore: 2,
     ReportAllocations: 2,
+    PutVolume: 3,
+    DeleteVolume: 3,
+    PutVolumeSnapshot: 3,
+    DeleteVolumeSnapshot: 3,
 }
 
 

@@ -1,6 +1,6 @@
 """A saved state comes back, piece by piece through the log, and takes the place of the present one in one entry.
 
-What belongs to the cluster that runs stays: its id, keys, tokens, nodes, and the outcomes of recent requests.
+What belongs to the cluster that runs stays: its id, keys, tokens, nodes and volumes, and the outcomes of recent requests.
 What users made comes back: namespaces, jobs and their versions, variables, how the scheduler and the autopilot decide.
 Allocations come back where their node is a member of this cluster and the saved state is of its own past; elsewhere they
 are forgotten, and the scheduler places their jobs anew. Every job gets an evaluation.
@@ -150,7 +150,8 @@ def _loaded(store: Store, settings: ClusterSettings) -> tuple[Store, ClusterSett
 
 
 #: What stays as it is, whatever is restored; what another cluster's state may not replace; what nothing brings back.
-_KEPT = ("_nodes", "_node_names", "_join_tokens", "_outcomes", "index")
+#: Volumes and their snapshots are on the nodes' disks, whatever an earlier state knew of them.
+_KEPT = ("_nodes", "_node_names", "_join_tokens", "_outcomes", "_volumes", "_volume_snapshots", "index")
 _KEPT_FROM_STRANGERS = ("_variables", "_variable_keys", "_variable_key_uses", "_variable_bytes")
 _DROPPED = (
     "_evaluations",

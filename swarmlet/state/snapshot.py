@@ -17,6 +17,7 @@ from swarmlet.model.job import Job, JobStatus
 from swarmlet.model.node import Node, NodeStatus
 from swarmlet.model.resources import Quantity
 from swarmlet.model.variable import Variable, VariableKey
+from swarmlet.model.volume import Volume, VolumeSnapshot
 from swarmlet.state.allocation_block import Piece, Reader
 from swarmlet.state.allocation_table import AllocationTable, NodeUsage
 from swarmlet.state.command import Applied
@@ -30,6 +31,7 @@ from swarmlet.wire import Record
 JobKey = tuple[Namespace, JobId]
 VersionKey = tuple[Namespace, JobId, int]
 VariablePlace = tuple[Namespace, str]
+VolumePlace = tuple[Namespace, str]
 
 OPEN = frozenset({EvaluationStatus.PENDING, EvaluationStatus.BLOCKED})
 
@@ -74,6 +76,8 @@ class Snapshot:
         "_variable_keys",
         "_variables",
         "_versions",
+        "_volume_snapshots",
+        "_volumes",
         "index",
         "time_ns",
     )
@@ -112,6 +116,8 @@ class Snapshot:
         # Follow from the rows: variables per key, and the length of all that is sealed.
         self._variable_key_uses: immutables.Map[int, int] = immutables.Map()
         self._variable_bytes = 0
+        self._volumes: Rows[VolumePlace, Volume] = Rows()
+        self._volume_snapshots: Rows[VolumePlace, VolumeSnapshot] = Rows()
         self._outcomes = Outcomes()
         # A saved state that is being restored, and what has come of it.
         self._incoming: Incoming | None = None
@@ -391,6 +397,42 @@ class Snapshot:
     def variable_key_uses(self, key_id: int) -> int:
         """How many variables are sealed under a key. O(1)."""
         return self._variable_key_uses.get(key_id, 0)
+
+    # Volumes.
+
+    def volume(self, namespace: Namespace, volume_id: str) -> Volume | None:
+        """A volume that was made on demand."""
+        return self._volumes.get((namespace, volume_id))
+
+    def volumes(self, namespace: Namespace | None = None, prefix: str = "") -> Iterator[Volume]:
+        """Those of one namespace or of all whose id begins with `prefix`, by namespace and id."""
+        return (
+            row
+            for row in self._volumes.values()
+            if namespace in {None, row.namespace} and row.id.startswith(prefix)
+        )
+
+    def volume_count(self) -> int:
+        """How many volumes there are. O(1)."""
+        return len(self._volumes)
+
+    def volume_snapshot(self, namespace: Namespace, snapshot_id: str) -> VolumeSnapshot | None:
+        """A snapshot of a volume."""
+        return self._volume_snapshots.get((namespace, snapshot_id))
+
+    def volume_snapshots(
+        self, namespace: Namespace | None = None, prefix: str = ""
+    ) -> Iterator[VolumeSnapshot]:
+        """Those of one namespace or of all whose id begins with `prefix`, by namespace and id."""
+        return (
+            row
+            for row in self._volume_snapshots.values()
+            if namespace in {None, row.namespace} and row.id.startswith(prefix)
+        )
+
+    def volume_snapshot_count(self) -> int:
+        """How many snapshots there are. O(1)."""
+        return len(self._volume_snapshots)
 
 
 _copy = copier(Snapshot.__slots__)

@@ -23,6 +23,7 @@ from swarmlet.model.evaluation import Evaluation
 from swarmlet.model.job import Job
 from swarmlet.model.node import Node
 from swarmlet.model.variable import Variable, VariableKey
+from swarmlet.model.volume import Volume, VolumeSnapshot
 from swarmlet.state.allocation_block import AllocationBlock
 from swarmlet.state.block_report import ToldChunk
 from swarmlet.state.command import Applied
@@ -61,6 +62,9 @@ class Kind(IntEnum):
     REQUEST = 14
     VARIABLE_KEY = 40
     VARIABLE = 41
+    # Need feature level 3.
+    VOLUME = 45
+    VOLUME_SNAPSHOT = 46
     # Only while a restore is under way, which needs feature level 2.
     INCOMING = 60
     INCOMING_PIECE = 61
@@ -113,6 +117,8 @@ _TYPES: dict[Kind, Any] = {
     Kind.REQUEST: tuple[str, Applied],
     Kind.VARIABLE_KEY: VariableKey,
     Kind.VARIABLE: Variable,
+    Kind.VOLUME: Volume,
+    Kind.VOLUME_SNAPSHOT: VolumeSnapshot,
     Kind.INCOMING: Incoming,
     Kind.INCOMING_PIECE: bytes,
 }
@@ -197,6 +203,10 @@ def _rows_of(state: Snapshot, kind: Kind) -> Iterator[Any]:
             return state._variable_keys.values()
         case Kind.VARIABLE:
             return state._variables.values()
+        case Kind.VOLUME:
+            return state._volumes.values()
+        case Kind.VOLUME_SNAPSHOT:
+            return state._volume_snapshots.values()
         case Kind.INCOMING:
             return iter(() if state._incoming is None else (state._incoming,))
         case Kind.INCOMING_PIECE:
@@ -446,6 +456,8 @@ _FILL: dict[Kind, Callable[[Store, list[Any]], None]] = {
     Kind.REQUEST: _fill_requests,
     Kind.VARIABLE_KEY: _filler("_variable_keys", lambda row: row.id, _itself),
     Kind.VARIABLE: _fill_variables,
+    Kind.VOLUME: _filler("_volumes", lambda row: (row.namespace, row.id), _itself),
+    Kind.VOLUME_SNAPSHOT: _filler("_volume_snapshots", lambda row: (row.namespace, row.id), _itself),
     Kind.INCOMING: _fill_incoming,
     Kind.INCOMING_PIECE: _fill_incoming_pieces,
 }

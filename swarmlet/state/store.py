@@ -20,6 +20,7 @@ from swarmlet.model.evaluation import Evaluation
 from swarmlet.model.job import Job
 from swarmlet.model.node import Node
 from swarmlet.model.variable import JOBS_ROOT, Variable, VariableKey
+from swarmlet.model.volume import Volume, VolumeSnapshot
 from swarmlet.state.allocation_block import AllocationBlock, Reader
 from swarmlet.state.allocation_table import AllocationRun
 from swarmlet.state.block_report import Stamp
@@ -44,6 +45,9 @@ VARIABLES_MAX = 200_000
 VARIABLE_BYTES_MAX = 256 * 1024 * 1024
 #: Old keys stay until nothing is sealed under them; more than this many means that nobody seals anew.
 VARIABLE_KEYS_MAX = 64
+#: A few per node of the largest cluster; a row has less than a KiB.
+VOLUMES_MAX = 50_000
+VOLUME_SNAPSHOTS_MAX = 50_000
 _JOBS_PREFIX = f"{JOBS_ROOT}/"
 
 
@@ -443,6 +447,28 @@ class Store(Snapshot):
         """Forget a key."""
         self._variable_keys = self._variable_keys.delete(key_id)
         self._changed(Table.VARIABLE_KEYS, str(key_id))
+
+    # Volumes.
+
+    def put_volume(self, volume: Volume) -> None:
+        """Create or replace a volume, with its bookkeeping done by the caller."""
+        self._volumes = self._volumes.put((volume.namespace, volume.id), volume)
+        self._changed(Table.VOLUMES, f"{volume.namespace}/{volume.id}")
+
+    def delete_volume(self, volume: Volume) -> None:
+        """Forget a volume."""
+        self._volumes = self._volumes.delete((volume.namespace, volume.id))
+        self._changed(Table.VOLUMES, f"{volume.namespace}/{volume.id}")
+
+    def put_volume_snapshot(self, snapshot: VolumeSnapshot) -> None:
+        """Create or replace a snapshot, with its bookkeeping done by the caller."""
+        self._volume_snapshots = self._volume_snapshots.put((snapshot.namespace, snapshot.id), snapshot)
+        self._changed(Table.VOLUME_SNAPSHOTS, f"{snapshot.namespace}/{snapshot.id}")
+
+    def delete_volume_snapshot(self, snapshot: VolumeSnapshot) -> None:
+        """Forget a snapshot."""
+        self._volume_snapshots = self._volume_snapshots.delete((snapshot.namespace, snapshot.id))
+        self._changed(Table.VOLUME_SNAPSHOTS, f"{snapshot.namespace}/{snapshot.id}")
 
     # Bounds and requests.
 

@@ -22,6 +22,7 @@ from swarmlet.model.job import Job, JobStatus
 from swarmlet.model.node import Node
 from swarmlet.model.resources import Quantity
 from swarmlet.model.variable import Variable, VariableKey
+from swarmlet.model.volume import Volume, VolumeSnapshot
 
 
 class Table(StrEnum):
@@ -38,6 +39,8 @@ class Table(StrEnum):
     SETTINGS = "settings"
     VARIABLES = "variables"
     VARIABLE_KEYS = "variable_keys"
+    VOLUMES = "volumes"
+    VOLUME_SNAPSHOTS = "volume_snapshots"
 
 
 #: The key of a change that stands for a whole new state: of `Table.SETTINGS` first, then of every table.
@@ -200,6 +203,20 @@ class View(Protocol):
 
     def variable_keys(self) -> Iterator[VariableKey]:
         """The keyring, sealed, oldest first."""
+
+    def volume(self, namespace: Namespace, volume_id: str) -> Volume | None:
+        """A volume that was made on demand."""
+
+    def volumes(self, namespace: Namespace | None = None, prefix: str = "") -> Iterator[Volume]:
+        """Those of one namespace or of all whose id begins with `prefix`, by namespace and id."""
+
+    def volume_snapshot(self, namespace: Namespace, snapshot_id: str) -> VolumeSnapshot | None:
+        """A snapshot of a volume."""
+
+    def volume_snapshots(
+        self, namespace: Namespace | None = None, prefix: str = ""
+    ) -> Iterator[VolumeSnapshot]:
+        """Those of one namespace or of all whose id begins with `prefix`, by namespace and id."""
 
     def variable_key_uses(self, key_id: int) -> int:
         """How many variables are sealed under a key. O(1)."""

@@ -156,6 +156,12 @@ def test_disks_volumes_and_disconnect() -> None:
     assert group.shutdown_delay_ns == 2 * SECOND_NS
 
 
+def test_each_allocation_may_have_its_own_volume() -> None:
+    (volume,) = group_of('volume "data" {\ntype = "host"\nsource = "d"\nper_alloc = true\n}').volumes
+    assert volume == VolumeRequest(name="data", source="d", is_per_alloc=True)
+    assert [volume.source_at(index) for index in (0, 12)] == ["d[0]", "d[12]"]
+
+
 def test_attributes_of_a_task() -> None:
     task = task_of(
         DOCKER

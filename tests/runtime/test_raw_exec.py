@@ -19,7 +19,14 @@ from swarmlet.model.allocation import ClientStatus
 from swarmlet.model.job import JobType, LogRotation
 from swarmlet.runtime.allocation_runner import make_directories
 from swarmlet.runtime.cgroup import Cgroups
-from swarmlet.runtime.drivers.driver import LogStream, Presence, TaskExit, TaskHandle, TaskSpec
+from swarmlet.runtime.drivers.driver import (
+    LogStream,
+    Presence,
+    TaskExit,
+    TaskHandle,
+    TaskSpec,
+    VolumeBind,
+)
 from swarmlet.runtime.drivers.raw_exec import RawExec, boot_id
 from swarmlet.runtime.drivers.shim import RotatingLog
 from tests.runtime.world import (
@@ -275,3 +282,37 @@ async def test_a_batch_job_runs_to_its_end(tmp_path: Path) -> None:
         report = await reports.wait_until(lambda report: report.client_status is ClientStatus.COMPLETE)
     assert report.task_states["server"].exit_code == 0
     assert (tmp_path / "alloc" / report.id / "alloc" / "data" / "who").read_text() == "server\n"
+
+
+async def test_volumes_are_links_where_the_job_wants_them(driver: RawExec, tmp_path: Path) -> None:
+    source = tmp_path / "volume"
+    source.mkdir()
+    volumes = (
+        VolumeBind(source=str(source), destination="/srv/db"),
+        VolumeBind(source=str(source), destination="local/db"),
+    )
+    command = "echo row >> srv/db/rows; echo row >> local/db/rows"
+    for _ in range(2):  # a second start finds its links
+        handle = await driver.start(spec(tmp_path, command, volumes=volumes), ignore)
+        await driver.wait(handle)
+    assert (source / "rows").read_text() == 4 * "row\n"
+    await driver.remove(handle)
+
+
+@pytest.mark.parametrize(
+    ("volume", "reason"),
+    [
+        (VolumeBind(source="/srv", destination="/db", is_read_only=True), "cannot enforce"),
+        (VolumeBind(source="/srv", destination="../db"), "no path below"),
+        (VolumeBind(source="/srv", destination="/"), "no path below"),
+        (VolumeBind(source="/srv", destination="tmp"), "cannot be linked at tmp"),
+        (VolumeBind(source="/srv", destination="escape/db"), "cannot be linked at escape/db"),
+    ],
+)
+async def test_a_volume_that_cannot_be_linked_fails_the_start(
+    driver: RawExec, tmp_path: Path, volume: VolumeBind, reason: str
+) -> None:
+    wanted = spec(tmp_path, "true", volumes=(volume,))
+    (tmp_path / ALLOCATION / "server" / "escape").symlink_to("/tmp")
+    with pytest.raises(DriverError, match=reason):
+        await driver.start(wanted, ignore)

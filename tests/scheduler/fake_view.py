@@ -25,6 +25,7 @@ from swarmlet.model.job import Job, JobStatus
 from swarmlet.model.node import Node
 from swarmlet.model.plan import GroupPlacement, Plan
 from swarmlet.model.variable import Variable, VariableKey
+from swarmlet.model.volume import Volume, VolumeSnapshot
 from swarmlet.scheduler.schedule import schedule
 from swarmlet.state.allocation_table import NodeUsage
 from swarmlet.state.command import FEATURE_LEVEL
@@ -372,6 +373,20 @@ class FakeView:
 
     def variable_key_uses(self, key_id: int) -> int:
         return 0
+
+    def volume(self, namespace: Namespace, volume_id: str) -> Volume | None:
+        return None
+
+    def volumes(self, namespace: Namespace | None = None, prefix: str = "") -> Iterator[Volume]:
+        return iter(())
+
+    def volume_snapshot(self, namespace: Namespace, snapshot_id: str) -> VolumeSnapshot | None:
+        return None
+
+    def volume_snapshots(
+        self, namespace: Namespace | None = None, prefix: str = ""
+    ) -> Iterator[VolumeSnapshot]:
+        return iter(())
 
 
 def as_view(view: FakeView) -> View:

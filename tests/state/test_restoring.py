@@ -11,6 +11,7 @@ from swarmlet.model.cluster import AutopilotConfig, ClusterSettings, JoinToken
 from swarmlet.model.evaluation import EvaluationStatus
 from swarmlet.model.node import NodeStatus
 from swarmlet.model.variable import VariableKey
+from swarmlet.model.volume import Volume
 from swarmlet.state import restoring, snapshot_bytes
 from swarmlet.state.apply import StateMachine
 from swarmlet.state.command import (
@@ -19,9 +20,11 @@ from swarmlet.state.command import (
     CollectGarbage,
     CommitRestore,
     CreateJoinToken,
+    DeleteVolume,
     InitializeCluster,
     Noop,
     PutVariable,
+    PutVolume,
     RegisterNode,
     RemoveNode,
     RestorePiece,
@@ -323,3 +326,18 @@ def test_a_restore_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(restoring, "RESTORE_BYTES_MAX", 10)
     replica.ok(RestorePiece(restore_id="r", number=0, data=bytes(10)))
     assert replica.do(RestorePiece(restore_id="r", number=1, data=b"x")).error == "InvalidInput"
+
+
+def test_volumes_stay_as_the_disks_of_the_nodes_are() -> None:
+    replica = a_cluster()
+    one, two = (
+        Volume(namespace=DEFAULT, id=id_, name=name, node_id=NodeId("id-a"), path=f"/v/{id_}")
+        for id_, name in (("11", "one"), ("22", "two"))
+    )
+    replica.ok(PutVolume(volume=one))
+    data = saved(replica)
+    replica.ok(DeleteVolume(namespace=DEFAULT, volume_id="11"))
+    replica.ok(PutVolume(volume=two))
+    restore(replica, data)
+    assert [row.name for row in replica.state.volumes()] == ["two"]
+    assert list(replica.node("a").volumes) == ["default/two"]

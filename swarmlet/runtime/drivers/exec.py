@@ -231,6 +231,9 @@ class Exec(RawExec):
         own = [sys.executable, "-I", "-S", enter.__file__, handle.state_directory, terminal]
         return [*own, *command], circumstances["env"]
 
+    async def _offer_volumes(self, spec: TaskSpec) -> None:
+        """They are mounted: see `_request`."""
+
     def _request(self, spec: TaskSpec) -> dict[str, Any]:
         rights = self._rights(spec)
         task, shared = Path(spec.directories.local).parent, Path(spec.directories.shared)

@@ -39,6 +39,7 @@ from swarmlet.runtime.drivers.driver import (
 )
 from swarmlet.runtime.drivers.execution import Execution
 from swarmlet.runtime.drivers.local_execution import start_execution
+from swarmlet.runtime.drivers.volume_link import link_volumes
 from swarmlet.runtime.log_file import read_rotated
 
 NAME = "raw_exec"
@@ -162,6 +163,7 @@ class RawExec:
         )
         if await self.recover(handle) is Presence.RUNNING:
             return handle
+        await self._offer_volumes(spec)
         request = self._request(spec)
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for name in ("exit.json", "state.json"):
@@ -171,6 +173,10 @@ class RawExec:
         shim.write_json(str(directory / "request.json"), request)
         await self._launch(directory)
         return handle
+
+    async def _offer_volumes(self, spec: TaskSpec) -> None:
+        """A plain process sees the machine's files: its volumes are links. Raises DriverError."""
+        await asyncio.to_thread(link_volumes, spec)
 
     async def wait(self, handle: TaskHandle) -> TaskExit:
         """Wait for the shim to end: it writes the exit before."""
