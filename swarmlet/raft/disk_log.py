@@ -42,8 +42,8 @@ from swarmlet.raft.segment import (
 #: Large enough that making one costs nothing beside filling it, small enough that compaction frees space soon.
 SEGMENT_BYTES = 16 * 1024 * 1024
 #: The first write into reserved space is journalled by the file system (twice the cost of a small append), a second
-#: one is not: small appends find zeroes that one of them wrote for all. This many: a pause of half a millisecond.
-ZEROED_BYTES = 256 * 1024
+#: one is not: small appends find zeroes that one of them wrote for all. This many: a pause of some milliseconds.
+ZEROED_BYTES = 1024 * 1024
 #: An append this large pays for its own space: zeroes below it would double what goes to the disk.
 ZEROED_APPEND_BYTES_MAX = 64 * 1024
 

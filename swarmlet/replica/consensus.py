@@ -150,6 +150,9 @@ class Consensus:
         self._on_offered = on_offered
         self._waiting: deque[tuple[Ready, bool]] = deque()
         self._proposed: list[Proposal] = []
+        #: What an idle writer gets once the messages of the same Ready have left: its thread would take the interpreter
+        #: from the loop before they have.
+        self._unsubmitted: tuple[Ready, HardState | None] | None = None
         #: A commit mark that moved, and nothing else: it is written along with what has to be, or when the timer rings.
         self._unwritten: HardState | None = None
         self._outbox: dict[PeerId, list[Message]] = {}
@@ -266,6 +269,7 @@ class Consensus:
     def stop(self) -> None:
         """Take no more input and send nothing more."""
         self._is_stopped = True
+        self._unsubmitted = None
         self._proposed.clear()
         if self._timer is not None:
             self._timer.cancel()
@@ -308,6 +312,9 @@ class Consensus:
                         break
                     self._perform(ready)
                 self._flush()
+                if self._unsubmitted is not None:
+                    # Connections write at the end of the turn: this comes after them.
+                    asyncio.get_running_loop().call_soon(self._submit)
         finally:
             self._is_pumping = False
         if not self._is_stopped:
@@ -385,9 +392,19 @@ class Consensus:
             self._on_reads(ready.reads)
 
     def _write(self, ready: Ready) -> None:
+        self._submit()
+        self._unsubmitted, self._unwritten = (ready, self._unwritten), None
+        if self._waiting or not ready.messages:
+            self._submit()
+
+    def _submit(self) -> None:
+        """Hand what waits for it to the writer."""
+        if self._unsubmitted is None:
+            return
         assert self.writer is not None, "the writer is attached before the first pump"
-        hard_state, self._unwritten = self._unwritten, None
-        self.writer.submit(ready.number, ready.entries, hard_state, ready.snapshot, ready.must_sync)
+        (ready, hard_state), self._unsubmitted = self._unsubmitted, None
+        with self._guarded:
+            self.writer.submit(ready.number, ready.entries, hard_state, ready.snapshot, ready.must_sync)
 
     def _finish(self, ready: Ready) -> None:
         """Everything of `ready` is on disk: what depends on that may happen now."""
@@ -470,6 +487,7 @@ class Consensus:
 
     def _write_commit_mark(self) -> None:
         """So that a process that starts again knows nearly all that was committed."""
+        self._submit()
         if self._unwritten is not None and self.writer is not None and not self.writer.is_full:
             hard_state, self._unwritten = self._unwritten, None
             self.writer.submit(0, (), hard_state, None, must_sync=False)

@@ -437,11 +437,11 @@ def test_small_appends_share_zeroes_written_ahead(directory: Path) -> None:
     """The file system journals the first write to a place, not the second: the appends after it are cheap."""
     files = WatchedWrites()
     log = DiskLog.open(str(directory), CLUSTER, files=files)
-    for index in range(1, 41):
+    for index in range(1, 251):
         log.append([entry(index, data=bytes(10_000))], None, sync=False)
     zeroes = [size for _, size in files.writes if size == disk_log.ZEROED_BYTES]
     log.close()
-    assert len(zeroes) == 40 * 10_000 // disk_log.ZEROED_BYTES + 1
+    assert len(zeroes) == 250 * 10_000 // disk_log.ZEROED_BYTES + 1
 
 
 def test_large_appends_are_written_once(directory: Path) -> None:

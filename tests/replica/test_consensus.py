@@ -54,6 +54,8 @@ class Writer:
 
     def __init__(self) -> None:
         self.written: list[tuple[int, HardState | None]] = []
+        #: "disk", when it was given work; "left", when a packet left the node.
+        self.events: list[str] = []
 
     def submit(
         self,
@@ -64,6 +66,7 @@ class Writer:
         must_sync: bool,
     ) -> None:
         self.written.append((number, hard_state))
+        self.events.append("disk")
 
     def run(self, action: Callable[[], None]) -> None: ...
 
@@ -98,6 +101,8 @@ class Shell:
     def _send(self, peer: PeerId, data: bytes) -> bool:
         packet: Packet = packet_codec.decode(data)
         self.sent += packet.messages
+        # As a connection does: at the end of the turn.
+        asyncio.get_running_loop().call_soon(self.writer.events.append, "left")
         return True
 
     def perform(self, number: int, *messages: Message, entries: int = 0, commit: int = 0) -> None:
@@ -272,5 +277,55 @@ def test_a_refusal_names_the_leader_to_whoever_proposed() -> None:
         await asyncio.sleep(0)
         assert [type(error) for error in heard] == [NotLeader]
         assert not shell.consensus.is_stopped
+
+    run(main())
+
+
+def test_an_idle_disk_begins_once_the_messages_have_left() -> None:
+    """Its thread would take the interpreter from the connections, which write at the end of the turn."""
+
+    async def main() -> None:
+        shell = Shell()
+        shell.perform(1, append(1, entries=1), entries=1)
+        assert shell.writer.events == []
+        await asyncio.sleep(0)
+        assert shell.writer.events == ["left", "disk"]
+
+    run(main())
+
+
+def test_a_disk_at_work_or_one_without_messages_gets_its_work_at_once() -> None:
+    async def main() -> None:
+        shell = Shell()
+        shell.perform(1, entries=1)
+        assert [number for number, _ in shell.writer.written] == [1]
+        shell.perform(2, append(2, entries=1), entries=1)
+        assert [number for number, _ in shell.writer.written] == [1, 2]
+
+    run(main())
+
+
+def test_what_waits_for_its_messages_reaches_the_disk_before_what_comes_later() -> None:
+    async def main() -> None:
+        shell = Shell()
+        shell.perform(1, append(1, entries=1), entries=1, commit=1)
+        shell.perform(2, entries=1, commit=2)
+        assert shell.writer.written == [
+            (1, HardState(term=Term(1), commit=Index(1))),
+            (2, HardState(term=Term(1), commit=Index(2))),
+        ]
+        await asyncio.sleep(0)
+        assert len(shell.writer.written) == 2
+
+    run(main())
+
+
+def test_nothing_reaches_the_disk_of_a_node_that_stopped_meanwhile() -> None:
+    async def main() -> None:
+        shell = Shell()
+        shell.perform(1, append(1, entries=1), entries=1)
+        shell.consensus.stop()
+        await asyncio.sleep(0)
+        assert shell.writer.written == []
 
     run(main())
