@@ -125,7 +125,7 @@ for command in (copy, signal, fs, stats, execute):
 @click.argument("task", required=False)
 @click.option("-f", "--follow", is_flag=True, help="Go on as the task writes.")
 @click.option("--stderr", is_flag=True, help="Standard error instead of standard output.")
-@click.option("--tail", type=int, default=None, metavar="N", help="Only the last N lines.")
+@click.option("-n", "--tail", type=int, default=None, metavar="N", help="Only the last N lines.")
 @click.pass_context
 def logs(
     ctx: click.Context, identifier: str, task: str | None, follow: bool, stderr: bool, tail: int | None

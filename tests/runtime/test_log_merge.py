@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from swarmlet.errors import NotFound
 from swarmlet.model.log import LogEnded, LogLines, LogPiece
+from swarmlet.runtime.log_file import read_rotated
 from swarmlet.runtime.log_merge import PIECES_MAX, LineCutter, LogMerge
 
 
@@ -90,6 +92,39 @@ async def test_what_nobody_takes_is_not_read() -> None:
     with pytest.raises(ExceptionGroup):
         await follow_without_taking()
     assert given_ == PIECES_MAX + 1
+
+
+@pytest.mark.slow
+async def test_two_hundred_files_are_followed_at_once(tmp_path: Path) -> None:
+    """Each grows by half lines while it is followed; every line comes once and whole."""
+    count = 200
+    over = asyncio.Event()
+
+    async def is_over() -> bool:
+        return over.is_set()
+
+    def write(number: int, data: str) -> None:
+        with (tmp_path / f"task{number}.stdout.0").open("a") as file:
+            file.write(data)
+
+    async with asyncio.TaskGroup() as group:
+        merge = LogMerge(group)
+        for number in range(count):
+            write(number, f"first of {number}\nsecond ")
+            name = f"task{number}.stdout"
+            merge.add(number, lambda name=name: read_rotated(tmp_path, name, is_over=is_over))  # type: ignore[misc]
+        pieces = [await merge.next() for _ in range(count)]
+        for number in range(count):
+            write(number, f"of {number}\n")
+        pieces += [await merge.next() for _ in range(count)]
+        over.set()
+        pieces += [await merge.next() for _ in range(count)]
+    said = dict.fromkeys(range(count), b"")
+    for piece in pieces:
+        if isinstance(piece, LogLines):
+            said[piece.number] += piece.data
+    assert said == {number: b"first of %d\nsecond of %d\n" % (number, number) for number in range(count)}
+    assert sum(isinstance(piece, LogEnded) for piece in pieces) == count
 
 
 class _EnoughError(Exception):
