@@ -169,6 +169,31 @@ async def test_environment_templates_give_secrets_that_no_spec_writes_down(tmp_p
         assert world.machine.specs[1].secret_env["B"] == "two"
 
 
+async def test_the_drivers_configuration_knows_what_templates_put_into_the_environment(
+    tmp_path: Path,
+) -> None:
+    template = with_template(data='PASSWORD={{ key "nomad/jobs/web/password" }}', is_env=True).templates
+    config = {"auth": [{"username": "ann", "password": "${PASSWORD}"}], "args": ["${env.PASSWORD}", "${NO}"]}
+    world = World(tmp_path, fake_task(templates=template, config=config), Values(password="one"))
+    async with world.agent():
+        await world.started(1)
+    assert world.machine.specs[0].config == {
+        "auth": [{"username": "ann", "password": "one"}],
+        "args": ["one", "${NO}"],
+    }
+
+
+async def test_a_task_is_stopped_as_it_says_although_its_variable_is_gone(tmp_path: Path) -> None:
+    task = fake_task(config={"auth": {"variable": "nomad/jobs/web"}}, kill_signal="SIGINT")
+    world = World(tmp_path, task, Values(username="ann", password="pw"))
+    async with world.agent():
+        await world.reports.wait_until(lambda report: report.client_status is RUNNING)
+        assert world.machine.specs[0].config == {"auth": {"username": "ann", "password": "pw"}}
+        world.values.variables.clear()
+        world.source.publish(world.job, stopped(world.allocation))
+        await world.reports.wait_until(lambda report: report.client_status is ClientStatus.COMPLETE)
+
+
 async def test_an_adopted_task_hears_of_what_changed_while_no_agent_looked(tmp_path: Path) -> None:
     world = World(tmp_path, with_template(), Values(password="one"))
     async with world.agent():
