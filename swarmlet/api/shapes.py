@@ -92,6 +92,11 @@ def node_detail(node: Node) -> Json:
             name: {"Name": name, "Path": info.path, "ReadOnly": info.is_read_only}
             for name, info in sorted(node.host_volumes.items())
         },
+        # Ours: made on demand, by "namespace/name".
+        "Volumes": {
+            key: {"Name": key.partition("/")[2], "Path": info.path, "Namespace": key.partition("/")[0]}
+            for key, info in sorted(node.volumes.items())
+        },
         "DrainStrategy": None
         if drain is None
         else {

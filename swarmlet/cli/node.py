@@ -82,6 +82,8 @@ def _show(found: dict[str, Any], allocations: list[dict[str, Any]], *, wide: boo
         say(f"device    {kind}  {' '.join(each['ID'] for each in device['Instances'])}")
     for name, volume in found["HostVolumes"].items():
         say(f"volume    {name}  {volume['Path']}{'  read-only' if volume['ReadOnly'] else ''}")
+    for key, volume in found["Volumes"].items():
+        say(f"volume    {key}  {volume['Path']}")
     for event in found["Events"][-5:]:
         say(f"event     {event['Timestamp'][:19]}  {event['Message']}")
     running = [item for item in allocations if item["ClientStatus"] in {"running", "pending", "unknown"}]

@@ -95,6 +95,7 @@ def test_a_volume_is_made_used_copied_to_another_node_and_deleted(ask: Cli, clus
     explained = ask("alloc", "status", first["ID"], "--explain").out
     assert "host volume db missing" in explained
 
+    assert f"default/db  {made['HostPath']}" in ask("node", "status", "n2").out
     status = ask("volume", "status", "db").out
     assert "keeper.g[0]" in status
     refused = ask("volume", "delete", "db")
