@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -90,6 +90,8 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     drivers: DriverSwitches = DriverSwitches()
     #: An agent that announced a restart, or whose host still answers, is waited for this long.
     agent_restart_grace_seconds: float = 30.0
+    #: Before the machine goes down its work moves elsewhere, for this long at most; 0: its tasks just end with it.
+    drain_on_shutdown_seconds: Annotated[float, msgspec.Meta(ge=0, le=300)] = 0.0
     #: Certificates that this node issues, while it leads, are valid for so long; renewed when two thirds are over.
     certificate_hours: float = 2160.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"

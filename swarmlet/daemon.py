@@ -31,13 +31,14 @@ from swarmlet.api.server import ApiServer
 from swarmlet.config import NodeConfig, parse_address
 from swarmlet.errors import Overloaded, Refused, StorageError, SwarmletError, Unavailable
 from swarmlet.gossip.config import GossipConfig
-from swarmlet.gossip.effect import EventKind, Member, MemberEvent, MemberState, StreamAnswer
+from swarmlet.gossip.effect import EventKind, Member, MemberEvent, MemberState
 from swarmlet.gossip.keyring import fingerprint as key_fingerprint
 from swarmlet.gossip.shell import Gossip
-from swarmlet.ids import ClusterId, NodeId, PeerId, RequestId, peer_id
+from swarmlet.ids import ClusterId, PeerId, RequestId, peer_id
 from swarmlet.joining.enrolment import ReplicatedEnrolment
 from swarmlet.joining.founding import new_join_token
 from swarmlet.joining.gossip_keys import ANSWER_SECONDS, KEYRING_FILE, KEYS_METHOD, GossipKeys, load_keyring
+from swarmlet.joining.gossip_streams import GossipDatagrams, MeshStreams
 from swarmlet.joining.identity import DataDirectory, Identity, save, write_atomically
 from swarmlet.joining.probe import MAGIC, Prober
 from swarmlet.joining.remembered_members import MEMBERS_FILE, RememberedMembers
@@ -79,6 +80,7 @@ from swarmlet.runtime.exec_service import ExecService
 from swarmlet.runtime.fingerprint import computed_class, fingerprint
 from swarmlet.runtime.forward_service import ForwardService
 from swarmlet.runtime.forwarding import Forwarding
+from swarmlet.runtime.host_shutdown import HostShutdown
 from swarmlet.runtime.image_digests import ImageDigests
 from swarmlet.runtime.image_service import ImageService
 from swarmlet.runtime.job_logs import JobLogs
@@ -143,37 +145,6 @@ class Founding:
 
     settings: ClusterSettings
     join_token_ttl_ns: int
-
-
-class _Streams:
-    """Gossip's streams over the mesh."""
-
-    def __init__(self, mesh: MeshClient) -> None:
-        self._mesh = mesh
-
-    async def ping(self, address: Address, target: NodeId, timeout: float) -> StreamAnswer:  # noqa: ASYNC109
-        """See `gossip.shell.Streams`."""
-        return StreamAnswer(await self._mesh.ping(address, target, timeout))
-
-    async def check(self, address: Address, target: NodeId, timeout: float) -> StreamAnswer:  # noqa: ASYNC109
-        """See `gossip.shell.Streams`."""
-        return StreamAnswer(await self._mesh.check(address, target, timeout))
-
-    async def sync(self, address: Address, target: NodeId, data: bytes) -> bytes:
-        """See `gossip.shell.Streams`."""
-        return await self._mesh.sync(address, target, data, 5.0)
-
-
-class _GossipDatagrams:
-    """Joining's probes leave by gossip's socket."""
-
-    def __init__(self) -> None:
-        self.gossip: Gossip | None = None
-
-    def sendto(self, data: bytes, address: Address) -> None:
-        """Send one datagram."""
-        if self.gossip is not None:
-            self.gossip.send_raw(data, address)
 
 
 class Daemon:
@@ -262,7 +233,7 @@ class Daemon:
             incarnation=0,
             metadata=msgspec.msgpack.encode([1, VERSION, self.config.zone]),
         )
-        self._datagrams = _GossipDatagrams()
+        self._datagrams = GossipDatagrams()
         self.prober = Prober(self._datagrams)
         self.gossip = Gossip(
             me,
@@ -271,7 +242,7 @@ class Daemon:
                 agent_restart_grace=self.config.agent_restart_grace_seconds,
             ),
             load_keyring(self.directory.path / KEYRING_FILE, self.identity.gossip_keys),
-            _Streams(self.mesh),
+            MeshStreams(self.mesh),
             self._fork("gossip"),
             bind=(self.config.bind, self.config.mesh_port),
             random_bytes=os.urandom,
@@ -374,6 +345,9 @@ class Daemon:
             view=lambda: self.replica.view,
             mesh=self.mesh,
             places=self.places,
+        )
+        self.shutdown = HostShutdown(
+            self.replica, self.identity.node, data, self.config.drain_on_shutdown_seconds, self.clock.wall_ns
         )
         self.agent = Agent(
             node=self.node,
@@ -615,6 +589,7 @@ class Daemon:
                     await self.agent.stop_all("the agent stops")
         if self._has_left:
             return  # who left does not come back as itself: an announced restart would call it alive again
+        await self.shutdown.drain()
         with contextlib.suppress(SwarmletError):
             self.gossip.announce_restart(self.config.agent_restart_grace_seconds)
         await self._hand_over()
@@ -722,6 +697,7 @@ class Daemon:
                     await self.replica.submit(
                         RegisterNode(node=node), f"node:{self.identity.node}", timeout_seconds=10.0
                     )
+                    await self.shutdown.end()
                 except Unavailable as error:
                     log.info("node.not_registered", reason=str(error))
                     await asyncio.sleep(REGISTER_RETRY_SECONDS)

@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "gossip": ("swarmlet.cli.gossip:gossip", "Replace the keys that seal what members say"),
     "simulate": ("swarmlet.cli.simulate:simulate", "Where jobs would go, and what survives a loss"),
     "token": ("swarmlet.cli.token:token", "Create, list and revoke join tokens"),
+    "system": ("swarmlet.cli.system:system", "Housekeeping for the whole cluster"),
     "operator": ("swarmlet.cli.operator:operator", "Consensus and other internals"),
     "version": ("swarmlet.cli.status:version", "This program's version"),
 }

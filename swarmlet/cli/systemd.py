@@ -35,7 +35,8 @@ ExecStart={command} agent --data-dir {data_dir}
 RestartSec=1
 # The tasks outlive the agent.
 KillMode=process
-TimeoutStopSec=30
+# A drain before the machine goes down may take five minutes; everything else ends in seconds.
+TimeoutStopSec=330
 LimitNOFILE=65536
 TasksMax=infinity
 

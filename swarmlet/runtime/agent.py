@@ -54,6 +54,8 @@ DISK_FREE_SHARE = 10
 FINISHED_KEPT_SHORT_MAX = 5
 #: Garbage and strays are looked for this often; both are also looked for when the state is confirmed.
 COLLECT_SECONDS = 300.0
+#: Between two rounds, when the cluster forgets something in between.
+COLLECT_SECONDS_MIN = 2.0
 #: A contact is checked against `stop_on_client_after` this often: its users count in tens of seconds.
 CONTACT_SECONDS = 0.5
 #: The time of the last contact is kept on disk this often at most.
@@ -143,6 +145,7 @@ class Agent:
         #: What the last batch says, by id.
         self._wanted: dict[AllocationId, Allocation] = {}
         self._first_batch = asyncio.Event()
+        self._forgotten = asyncio.Event()
 
     def contact(self) -> None:
         """A voter has been heard of just now."""
@@ -395,7 +398,13 @@ class Agent:
                 log.error("allocation.without_job", allocation_id=allocation.id, job_id=allocation.job_id)
         if self._site.confirmed.is_set():
             self._stop_forgotten()
+            self._look_for_forgotten()
         self._first_batch.set()
+
+    def _look_for_forgotten(self) -> None:
+        """What the cluster has forgotten is removed at once, not with the next round."""
+        if any(id_ not in self._wanted and runner.is_dead() for id_, runner in self._runners.items()):
+            self._forgotten.set()
 
     def _stop_forgotten(self) -> None:
         """Stop what the confirmed state does not know. An unconfirmed one may simply be older than what runs."""
@@ -445,6 +454,7 @@ class Agent:
                     runner.update(wanted, None)
         finally:
             self._runs.pop(id_, None)
+            self._look_for_forgotten()
 
     def _changed(self, runner: AllocationRunner) -> None:
         try:
@@ -470,10 +480,15 @@ class Agent:
     async def _collect(self) -> None:
         await self._site.confirmed.wait()
         while True:
+            self._forgotten.clear()
             for id_ in self.garbage():
                 await self._destroy(id_)
             await self._end_strays()
-            await asyncio.sleep(COLLECT_SECONDS)
+            # Many are forgotten together: one round for all of them.
+            await asyncio.sleep(COLLECT_SECONDS_MIN)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(COLLECT_SECONDS):
+                    await self._forgotten.wait()
 
     def garbage(self) -> list[AllocationId]:
         """Finished allocations whose time is over, and those that the cluster has forgotten."""

@@ -241,6 +241,26 @@ async def test_an_allocation_that_the_cluster_forgot_is_garbage(tmp_path: Path) 
         assert agent.garbage() == [allocation.id]
 
 
+async def test_what_the_cluster_forgets_is_removed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swarmlet.runtime.agent.COLLECT_SECONDS_MIN", 0.0)
+    machine, source, reports = Machine(), Source(), Reports()
+    job = job_of(fake_task())
+    allocation = allocation_of(job)
+    source.publish(job, allocation)
+    async with RunningAgent(tmp_path, FakeDriver(machine), source, reports) as agent:
+        await reports.wait_until(lambda report: report.client_status is RUNNING)
+        source.publish(job, stopped(allocation))
+        await reports.wait_until(lambda report: report.client_status is ClientStatus.COMPLETE)
+        assert allocation.id in agent._runners
+        source.publish(job)
+        async with asyncio.timeout(10):
+            while allocation.id in agent._runners:  # noqa: ASYNC110 (its removal tells nobody)
+                await asyncio.sleep(0.005)
+        assert machine.running == {}
+
+
 async def test_an_agent_that_returns_reports_nothing_before_its_driver_was_asked(tmp_path: Path) -> None:
     """An old "running" would end the replacement elsewhere, of work that ended here with the machine."""
     machine, source, reports = Machine(), Source(), Reports()

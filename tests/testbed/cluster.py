@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -67,9 +68,15 @@ class Cluster:
             lambda: self.status(self.testbed[1]).get("FaultTolerant"), SETTLE_SECONDS_MAX, "enough voters"
         )
 
-    def start_agent(self, host: Host) -> None:
+    def start_agent(self, host: Host, *options: str) -> None:
         """Start the agent of a node that is already a member, after a kill or a power cycle."""
-        self._launch(host, "agent")
+        self._launch(host, "agent", *options)
+
+    def terminate_agent(self, host: Host) -> None:
+        """SIGTERM to the agent, and wait for its end."""
+        agent = self._agents.pop(host.name)
+        agent.send(signal.SIGTERM)
+        agent.wait()
 
     def join(self, host: Host, through: Host) -> None:
         """Join a host that is not a member (any more), with a new token of a member's."""

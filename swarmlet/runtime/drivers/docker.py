@@ -56,6 +56,8 @@ STARTS_MAX = 4
 COMMANDS_MAX = 8
 #: A look at a container is believed for so long: a start that pulled or queued meanwhile looks again.
 FRESH_SECONDS = 0.5
+#: An engine that does not even say its version for so long hangs: it gets no new work.
+HANG_SECONDS = 15.0
 #: A start waits so long for an engine that is away, before it counts as a failed attempt.
 ENGINE_SECONDS_MAX = 60.0
 RECONNECT_SECONDS, RECONNECT_SECONDS_MAX = 0.1, 5.0
@@ -124,9 +126,12 @@ class Docker:
     async def fingerprint(self) -> DriverInfo:
         """Ask the engine who it is."""
         try:
-            version = await self._engine.version()
+            async with asyncio.timeout(HANG_SECONDS):
+                version = await self._engine.version()
         except DriverError as error:
             return DriverInfo(reason=str(error))
+        except TimeoutError:
+            return DriverInfo(reason=f"the engine did not answer within {HANG_SECONDS:g} s")
         attributes = {"version": str(version.get("Version", "")), "os_type": str(version.get("Os", ""))}
         # As Nomad's: there where they are on, so that jobs can ask for them.
         attributes |= {"volumes.enabled": "true"} if self._rights.is_host else {}
