@@ -6,16 +6,15 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing
 
-from swarmlet.errors import NotFound, Unavailable
-from swarmlet.ids import AllocationId, NodeId
+from swarmlet.ids import AllocationId
 from swarmlet.model.file import FileInfo
 from swarmlet.replica.replica import Replica
 from swarmlet.runtime.copying import Copying
 from swarmlet.runtime.reach import ANSWER_SECONDS, FILE_SECONDS, info_codec
-from swarmlet.runtime.remote import CONNECT_SECONDS, Places, authorize_peer
+from swarmlet.runtime.remote import CONNECT_SECONDS, Places, address_of, authorize_peer, holder_of
 from swarmlet.transport.client import MeshClient
 from swarmlet.transport.conversation import Conversation
-from swarmlet.transport.peer import Address, Peer
+from swarmlet.transport.peer import Peer
 from swarmlet.transport.server import Handlers
 from swarmlet.wire import Codec, Record
 
@@ -53,22 +52,24 @@ class CopyService:
 
     async def describe(self, allocation: AllocationId, task: str, path: str) -> FileInfo:
         """What the task has at `path`. Raises NotFound, Refused, InvalidInput, Conflict, Unavailable."""
-        node = self._node_of(allocation)
+        node = holder_of(self._replica.view, allocation)
         if node == self._replica.node_id:
             return await self._copying.describe(allocation, task, path)
         body = request_codec.encode(CopyRequest(allocation_id=allocation, task=task, path=path))
         return info_codec.decode(
-            await self._mesh.request(self._address(node), node, DESCRIBE_METHOD, body, timeout=ANSWER_SECONDS)
+            await self._mesh.request(
+                address_of(self._places, node), node, DESCRIBE_METHOD, body, timeout=ANSWER_SECONDS
+            )
         )
 
     async def read(self, allocation: AllocationId, task: str, path: str) -> AsyncGenerator[bytes, None]:
         """What is at `path`, as a tar stream under its last name. Raises as `describe`."""
-        node = self._node_of(allocation)
+        node = holder_of(self._replica.view, allocation)
         if node == self._replica.node_id:
             chunks = self._copying.read(allocation, task, path)
         else:
             chunks = self._mesh.stream(
-                self._address(node),
+                address_of(self._places, node),
                 node,
                 READ_METHOD,
                 request_codec.encode(CopyRequest(allocation_id=allocation, task=task, path=path)),
@@ -83,13 +84,13 @@ class CopyService:
         self, allocation: AllocationId, task: str, path: str, chunks: AsyncIterable[bytes]
     ) -> None:
         """Unpack a tar stream into the directory `path`. Raises as `describe`."""
-        node = self._node_of(allocation)
+        node = holder_of(self._replica.view, allocation)
         if node == self._replica.node_id:
             await self._copying.write(allocation, task, path, chunks)
             return
         body = request_codec.encode(CopyRequest(allocation_id=allocation, task=task, path=path))
         async with self._mesh.converse(
-            self._address(node), node, WRITE_METHOD, body, timeout=CONNECT_SECONDS
+            address_of(self._places, node), node, WRITE_METHOD, body, timeout=CONNECT_SECONDS
         ) as conversation:
             async for chunk in chunks:
                 await conversation.send(chunk)
@@ -98,18 +99,6 @@ class CopyService:
             async with aclosing(conversation.items()) as items:
                 async for _ in items:
                     pass
-
-    def _node_of(self, allocation: AllocationId) -> NodeId:
-        found = self._replica.view.allocation(allocation)
-        if found is None:
-            raise NotFound(f"no allocation {allocation}")
-        return found.node_id
-
-    def _address(self, node: NodeId) -> Address:
-        address = self._places.address_of(node)
-        if address is None:
-            raise Unavailable(f"no address is known for node {node}")
-        return address
 
     # On the node that has it.
 

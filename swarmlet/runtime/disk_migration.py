@@ -15,14 +15,14 @@ from pathlib import Path
 
 import structlog
 
-from swarmlet.errors import Conflict, DriverError, NotFound, Refused, SwarmletError, Unavailable
+from swarmlet.errors import Conflict, DriverError, NotFound, Refused, SwarmletError
 from swarmlet.ids import AllocationId, NodeId
 from swarmlet.model.allocation import Allocation
 from swarmlet.model.node import NodeStatus
 from swarmlet.runtime.agent import Agent
 from swarmlet.runtime.disk import EVENT, PREDECESSORS_MAX, LocalDisks, arriving_directory, put_in_place
 from swarmlet.runtime.drivers.driver import Notice
-from swarmlet.runtime.remote import CONNECT_SECONDS, Places, authorize_peer
+from swarmlet.runtime.remote import CONNECT_SECONDS, Places, address_of, authorize_peer
 from swarmlet.runtime.tree_archive import Tally, archive_tree, measure
 from swarmlet.runtime.tree_transfer import Received, items_of, receive
 from swarmlet.state.view import View
@@ -150,9 +150,7 @@ class MeshDisks:
         raise AssertionError("the last try returns or raises")
 
     async def _copy(self, previous: Allocation, successor: AllocationId, root: Path) -> Received:
-        address = self._places.address_of(previous.node_id)
-        if address is None:
-            raise Unavailable(f"no address is known for node {previous.node_id}")
+        address = address_of(self._places, previous.node_id)
         request = DiskRequest(allocation_id=previous.id, successor=successor)
         arriving = await asyncio.to_thread(_emptied, self._allocations, f"{root.name}.copied")
         items = self._mesh.stream(

@@ -13,7 +13,7 @@ from swarmlet.model.execution import Event, Exited, Input, Resize, Stdin, StdinE
 from swarmlet.replica.replica import Replica
 from swarmlet.runtime.agent import Agent
 from swarmlet.runtime.drivers.execution import Execution
-from swarmlet.runtime.remote import CONNECT_SECONDS, Places, authorize_peer
+from swarmlet.runtime.remote import CONNECT_SECONDS, Places, address_of, authorize_peer
 from swarmlet.transport.client import MeshClient
 from swarmlet.transport.conversation import Conversation
 from swarmlet.transport.peer import Peer
@@ -68,9 +68,7 @@ class ExecService:
             async with self._opened(request) as local:
                 yield local
             return
-        address = self._places.address_of(node)
-        if address is None:
-            raise Unavailable(f"no address is known for node {node}")
+        address = address_of(self._places, node)
         body = request_codec.encode(request)
         async with self._mesh.converse(
             address, node, EXEC_METHOD, body, timeout=CONNECT_SECONDS

@@ -11,16 +11,16 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
-from swarmlet.errors import NotFound, Overloaded, Unavailable
-from swarmlet.ids import AllocationId, NodeId
+from swarmlet.errors import Overloaded, Unavailable
+from swarmlet.ids import AllocationId
 from swarmlet.model.forward import ForwardTarget
 from swarmlet.replica.replica import Replica
 from swarmlet.runtime.forwarding import Connection, Forwarding
 from swarmlet.runtime.reach import ANSWER_SECONDS
-from swarmlet.runtime.remote import CONNECT_SECONDS, Places, authorize_peer
+from swarmlet.runtime.remote import CONNECT_SECONDS, Places, address_of, authorize_peer, holder_of
 from swarmlet.transport.client import MeshClient
 from swarmlet.transport.conversation import Conversation
-from swarmlet.transport.peer import Address, Peer
+from swarmlet.transport.peer import Peer
 from swarmlet.transport.server import Handlers
 from swarmlet.wire import Codec, Record
 
@@ -60,12 +60,14 @@ class ForwardService:
 
     async def target(self, allocation: AllocationId, task: str, port: str) -> ForwardTarget:
         """Where the port is. Raises NotFound, InvalidInput, Conflict, Unavailable."""
-        node = self._node_of(allocation)
+        node = holder_of(self._replica.view, allocation)
         if node == self._replica.node_id:
             return await self._forwarding.target(allocation, task, port)
         body = request_codec.encode(ForwardRequest(allocation_id=allocation, task=task, port=port))
         return target_codec.decode(
-            await self._mesh.request(self._address(node), node, TARGET_METHOD, body, timeout=ANSWER_SECONDS)
+            await self._mesh.request(
+                address_of(self._places, node), node, TARGET_METHOD, body, timeout=ANSWER_SECONDS
+            )
         )
 
     @contextlib.asynccontextmanager
@@ -73,14 +75,14 @@ class ForwardService:
         self, allocation: AllocationId, task: str, port: str
     ) -> AsyncIterator[Connection | _Remote]:
         """Connect; leaving the context ends the connection. Raises as `target`, Conflict where nobody listens."""
-        node = self._node_of(allocation)
+        node = holder_of(self._replica.view, allocation)
         if node == self._replica.node_id:
             async with self._connected(allocation, task, port) as connection:
                 yield connection
             return
         body = request_codec.encode(ForwardRequest(allocation_id=allocation, task=task, port=port))
         async with self._mesh.converse(
-            self._address(node), node, METHOD, body, timeout=CONNECT_SECONDS
+            address_of(self._places, node), node, METHOD, body, timeout=CONNECT_SECONDS
         ) as conversation:
             items = conversation.items()
             async with aclosing(items):
@@ -104,18 +106,6 @@ class ForwardService:
                 connection.close()
         finally:
             self._count -= 1
-
-    def _node_of(self, allocation: AllocationId) -> NodeId:
-        found = self._replica.view.allocation(allocation)
-        if found is None:
-            raise NotFound(f"no allocation {allocation}")
-        return found.node_id
-
-    def _address(self, node: NodeId) -> Address:
-        address = self._places.address_of(node)
-        if address is None:
-            raise Unavailable(f"no address is known for node {node}")
-        return address
 
     # On the node that has it.
 

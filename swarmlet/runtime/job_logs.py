@@ -18,7 +18,7 @@ from swarmlet.model.log import LogEnded, LogLines, LogPiece, LogSelection, LogSo
 from swarmlet.replica.replica import Replica
 from swarmlet.runtime.log_merge import LogMerge
 from swarmlet.runtime.log_service import LogRequest, LogService
-from swarmlet.runtime.remote import CONNECT_SECONDS, Places, authorize_peer
+from swarmlet.runtime.remote import CONNECT_SECONDS, Places, address_of, authorize_peer
 from swarmlet.state.view import Table
 from swarmlet.transport.client import MeshClient
 from swarmlet.transport.conversation import Conversation
@@ -91,9 +91,7 @@ class JobLogs:
                 group.create_task(self._add_asked(asks, merge))
                 while True:
                     await take(await merge.next())
-        address = self._places.address_of(node)
-        if address is None:
-            raise Unavailable(f"no address is known for node {node}")
+        address = address_of(self._places, node)
         async with (
             self._mesh.converse(address, node, METHOD, b"", timeout=CONNECT_SECONDS) as conversation,
             asyncio.TaskGroup() as group,

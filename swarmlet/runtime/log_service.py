@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from swarmlet.errors import NotFound, Unavailable
+from swarmlet.errors import NotFound
 from swarmlet.ids import AllocationId
 from swarmlet.replica.replica import Replica
 from swarmlet.runtime.agent import Agent
 from swarmlet.runtime.drivers.driver import LogStream
-from swarmlet.runtime.remote import CONNECT_SECONDS, Places, authorize_peer
+from swarmlet.runtime.remote import CONNECT_SECONDS, Places, address_of, authorize_peer
 from swarmlet.transport.client import MeshClient
 from swarmlet.transport.peer import Peer
 from swarmlet.transport.server import Handlers
@@ -65,9 +65,7 @@ class LogService:
                 async for chunk in local:
                     yield chunk
             return
-        address = self._places.address_of(allocation.node_id)
-        if address is None:
-            raise Unavailable(f"no address is known for node {allocation.node_id}")
+        address = address_of(self._places, allocation.node_id)
         request = LogRequest(
             allocation_id=allocation_id,
             task=task,

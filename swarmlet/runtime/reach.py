@@ -6,16 +6,15 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TypeVar
 
-from swarmlet.errors import NotFound, Unavailable
-from swarmlet.ids import AllocationId, NodeId
+from swarmlet.ids import AllocationId
 from swarmlet.model.check import CheckResult
 from swarmlet.model.file import FileInfo
 from swarmlet.model.usage import AllocationUsage
 from swarmlet.replica.replica import Replica
 from swarmlet.runtime.agent import Agent
-from swarmlet.runtime.remote import CONNECT_SECONDS, Places, authorize_peer
+from swarmlet.runtime.remote import CONNECT_SECONDS, Places, address_of, authorize_peer, holder_of
 from swarmlet.transport.client import MeshClient
-from swarmlet.transport.peer import Address, Peer
+from swarmlet.transport.peer import Peer
 from swarmlet.transport.server import Handlers
 from swarmlet.wire import Codec, Record
 
@@ -122,7 +121,7 @@ class Reach:
         self, allocation: AllocationId, path: str, *, offset: int = 0, length: int = -1
     ) -> AsyncGenerator[bytes, None]:
         """A file's bytes as they come. Raises NotFound, Refused, InvalidInput, Unavailable."""
-        node = self._node_of(allocation)
+        node = holder_of(self._replica.view, allocation)
         request = FileRequest(allocation_id=allocation, path=path, offset=offset, length=length)
         if node == self._replica.node_id:
             local = self._agent.read_file(allocation, path, offset=offset, length=length)
@@ -131,7 +130,7 @@ class Reach:
                     yield chunk
             return
         remote = self._mesh.stream(
-            self._address(node),
+            address_of(self._places, node),
             node,
             FILE_METHOD,
             file_codec.encode(request),
@@ -144,24 +143,14 @@ class Reach:
 
     # Where it is.
 
-    def _node_of(self, allocation: AllocationId) -> NodeId:
-        found = self._replica.view.allocation(allocation)
-        if found is None:
-            raise NotFound(f"no allocation {allocation}")
-        return found.node_id
-
-    def _address(self, node: NodeId) -> Address:
-        address = self._places.address_of(node)
-        if address is None:
-            raise Unavailable(f"no address is known for node {node}")
-        return address
-
     async def _ask(self, request: Request) -> bytes:
-        node = self._node_of(request.allocation_id)
+        node = holder_of(self._replica.view, request.allocation_id)
         if node == self._replica.node_id:
             return await self._answer(request)
         body = request_codec.encode(request)
-        return await self._mesh.request(self._address(node), node, REACH_METHOD, body, timeout=ANSWER_SECONDS)
+        return await self._mesh.request(
+            address_of(self._places, node), node, REACH_METHOD, body, timeout=ANSWER_SECONDS
+        )
 
     # On the node that has it.
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from swarmlet.errors import SwarmletError, Unavailable
+from swarmlet.errors import SwarmletError
 from swarmlet.ids import NodeId
 from swarmlet.model.usage import NodeReport
 from swarmlet.replica.replica import Replica
-from swarmlet.runtime.remote import Places, authorize_peer
+from swarmlet.runtime.remote import Places, address_of, authorize_peer
 from swarmlet.runtime.usage_sampler import UsageSampler
 from swarmlet.transport.client import MeshClient
 from swarmlet.transport.peer import Peer
@@ -59,9 +59,7 @@ class UsageService:
     async def _of(self, node: NodeId) -> NodeReport:
         if node == self._replica.node_id:
             return await self._sampler.report()
-        address = self._places.address_of(node)
-        if address is None:
-            raise Unavailable(f"no address is known for node {node}")
+        address = address_of(self._places, node)
         return report_codec.decode(
             await self._mesh.request(address, node, METHOD, b"", timeout=ANSWER_SECONDS)
         )

@@ -10,13 +10,13 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 
-from swarmlet.errors import Conflict, DiskFull, Unavailable
+from swarmlet.errors import Conflict, DiskFull
 from swarmlet.ids import NodeId
-from swarmlet.runtime.remote import CONNECT_SECONDS, Places, authorize_peer
+from swarmlet.runtime.remote import CONNECT_SECONDS, Places, address_of, authorize_peer
 from swarmlet.runtime.tree_transfer import items_of, receive
 from swarmlet.runtime.volume_store import Chunks, VolumeStore
 from swarmlet.transport.client import MeshClient
-from swarmlet.transport.peer import Address, Peer
+from swarmlet.transport.peer import Peer
 from swarmlet.transport.server import Handlers
 from swarmlet.wire import Codec, Record
 
@@ -133,14 +133,10 @@ class VolumeService:
         if node == self._me:
             return await self._answer(request)
         body = request_codec.encode(request)
-        answer = await self._mesh.request(self._address(node), node, VOLUME_METHOD, body, timeout=seconds)
+        answer = await self._mesh.request(
+            address_of(self._places, node), node, VOLUME_METHOD, body, timeout=seconds
+        )
         return done_codec.decode(answer)
-
-    def _address(self, node: NodeId) -> Address:
-        address = self._places.address_of(node)
-        if address is None:
-            raise Unavailable(f"no address is known for node {node}")
-        return address
 
     # On the node that has it.
 
@@ -196,7 +192,7 @@ class VolumeService:
         if request.source == self._me:
             return self._read_archive(request.snapshot_id)
         return self._mesh.stream(
-            self._address(request.source),
+            address_of(self._places, request.source),
             request.source,
             ARCHIVE_METHOD,
             archive_codec.encode(ArchiveRequest(snapshot_id=request.snapshot_id)),
