@@ -116,6 +116,7 @@ def answers(node: Node) -> Iterator[tuple[str, bytes]]:
         "{deployment}": node.api.get("/v1/job/keeper/deployment")["ID"],
         "{node}": allocation["NodeID"],
         "{name}": "default",
+        "{volume}": "none",
         "{one}": "n1",
         "{other}": "n2",
     }

@@ -423,7 +423,7 @@ async def test_a_host_volume_that_the_node_does_not_offer_is_refused_by_name(
     source.publish(job, allocation_of(job))
     async with RunningAgent(tmp_path, driver_of(engine), source, reports):
         report = await reports.wait_until(lambda report: report.client_status is ClientStatus.FAILED)
-    assert "host volume for 'data'" in report.client_description
+    assert "there is no volume 'data' on this node" in report.client_description
 
 
 async def test_without_an_engine_the_driver_says_so(tmp_path: Path) -> None:
