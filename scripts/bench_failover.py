@@ -118,6 +118,12 @@ def measure_case(contender: Contender, testbed: Testbed, case: str, results: Res
         for container in host.engine.containers(label=contender.label)
     ]
     results.add(case, "duplicates", len(slots) - len(set(slots)))
+    if len(slots) > len(set(slots)):
+        # Which container runs where, since when: what a person needs to find out why.
+        for host in testbed:
+            for container in host.engine.containers(label=contender.label):
+                since = host.engine.inspect(container["Id"])["State"]["StartedAt"]
+                print(f"  {host.name}  {contender.slot(container['Labels'])}  since {since}", flush=True)
     if len(set(slots)) < REPLICAS:
         raise TimeoutError(f"{case}: only {sorted(set(slots))} run after the host's return")
 
