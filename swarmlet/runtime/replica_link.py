@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 from swarmlet.errors import Unavailable
 from swarmlet.ids import NodeId
@@ -18,6 +18,8 @@ from swarmlet.state.view import View
 #: A blocking wait is renewed this often; nothing depends on it.
 WAIT_SECONDS = 60.0
 RETRY_SECONDS = 0.5
+#: Between two looks whether the newest allocations have been taken in: they are, within a turn or two of the loop.
+TAKEN_SECONDS = 0.005
 
 
 class ReplicaSource:
@@ -26,35 +28,49 @@ class ReplicaSource:
     def __init__(self, replica: Replica) -> None:
         """`replica` runs elsewhere."""
         self._replica = replica
+        self._node_id: NodeId | None = None
+        #: What the reader of `changes` has taken in: each allocation and when the leader changed it.
+        self._taken: tuple[tuple[str, int], ...] | None = None
 
     async def changes(self, node_id: NodeId, after_index: int) -> AsyncIterator[AllocationBatch]:
         """This node's allocations, now and whenever the leader changes one of them."""
         shown: tuple[tuple[str, int], ...] | None = None
+        self._node_id = node_id
         while True:
             view = self._replica.view
             allocations = tuple(view.allocations_on_node(node_id))
-            state = tuple((item.id, item.alloc_modify_index) for item in allocations)
+            state = _state(allocations)
             if state != shown and view.index >= after_index:
                 shown = state
                 yield AllocationBatch(
                     index=view.index, allocations=allocations, jobs=_jobs(view, allocations)
                 )
-            seen = self._replica.view
+                self._taken = state
 
-            def has_moved(seen: View = seen) -> bool:
+            def has_moved(seen: View = view) -> bool:
                 return self._replica.view is not seen
 
             await self._replica.watches.wait_changed([f"node:{node_id}"], has_moved, WAIT_SECONDS)
 
     async def wait_confirmed(self) -> None:
-        """Returns once a quorum has confirmed that this copy is current."""
+        """Returns once a quorum has confirmed that this copy is current, and its reader has taken it in.
+
+        Else a node that returns would start what it was to stop, in the moment before it hears that.
+        """
         while True:
             try:
                 await self._replica.barrier()
             except Unavailable:
                 await asyncio.sleep(RETRY_SECONDS)
             else:
-                return
+                break
+        if self._node_id is not None:
+            while self._taken != _state(self._replica.view.allocations_on_node(self._node_id)):  # noqa: ASYNC110
+                await asyncio.sleep(TAKEN_SECONDS)
+
+
+def _state(allocations: Iterable[Allocation]) -> tuple[tuple[str, int], ...]:
+    return tuple((item.id, item.alloc_modify_index) for item in allocations)
 
 
 def _jobs(view: View, allocations: tuple[Allocation, ...]) -> dict[JobKey, Job]:
