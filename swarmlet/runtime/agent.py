@@ -280,18 +280,15 @@ class Agent:
         self, allocation: AllocationId, path: str, *, offset: int = 0, length: int = -1
     ) -> AsyncGenerator[bytes, None]:
         """Bytes of one of its files, `length` below 0: to the end. Raises NotFound, Refused, InvalidInput."""
-        descriptor = await asyncio.to_thread(file_tree.open_file, self._root(allocation), path)
-        try:
+        with await asyncio.to_thread(file_tree.open_file, self._root(allocation), path) as file:
             while length:
                 wanted = FILE_CHUNK_BYTES if length < 0 else min(length, FILE_CHUNK_BYTES)
-                chunk = await asyncio.to_thread(os.pread, descriptor, wanted, offset)
+                chunk = await asyncio.to_thread(os.pread, file.fileno(), wanted, offset)
                 if not chunk:
                     return
                 offset += len(chunk)
                 length = length - len(chunk) if length > 0 else length
                 yield chunk
-        finally:
-            os.close(descriptor)
 
     def held_task(self, allocation: AllocationId, task: str) -> tuple[TaskRunner, Path]:
         """A task that is or was here, and its allocation's directory. Raises NotFound."""
@@ -577,8 +574,9 @@ async def _read_log(
 ) -> AsyncGenerator[bytes, None]:
     driver = task.driver
     if not follow or not isinstance(driver, FollowsRestarts):
-        async for chunk in driver.logs(handle, stream, tail=tail, follow=follow):
-            yield chunk
+        async with contextlib.aclosing(driver.logs(handle, stream, tail=tail, follow=follow)) as chunks:
+            async for chunk in chunks:
+                yield chunk
         return
 
     def is_over() -> bool:

@@ -10,6 +10,7 @@ import os
 import stat as modes
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 
 from swarmlet.errors import InvalidInput, NotFound, Refused
@@ -44,8 +45,11 @@ def describe(root: Path, path: str) -> FileInfo:
         return _info(inside[-1] if inside else "/", os.fstat(descriptor))
 
 
-def open_file(root: Path, path: str) -> int:
-    """A descriptor to read a plain file with. Raises NotFound, Refused, InvalidInput."""
+def open_file(root: Path, path: str) -> FileIO:
+    """A plain file, to be read. An object, not its number: one that a thread opens for nobody any more is closed.
+
+    Raises NotFound, Refused, InvalidInput.
+    """
     with _opened(root, path) as (descriptor, _):
         mode = os.fstat(descriptor).st_mode
         if modes.S_ISDIR(mode):
@@ -53,7 +57,7 @@ def open_file(root: Path, path: str) -> int:
         if not modes.S_ISREG(mode):
             raise Refused(f"{path} is no plain file")
         try:
-            return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            return FileIO(os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
         except OSError as error:
             raise Refused(f"{path}: {error.strerror}") from error
 

@@ -102,9 +102,10 @@ class UsageSampler:
         }
         wanted = keys[:told_max]
         missing = [key for key in wanted if key not in known]
-        found = await asyncio.gather(*(self._pid(key) for key in missing))
+        async with asyncio.TaskGroup() as group:
+            found = {key: group.create_task(self._pid(key)) for key in missing}
         self._pids = {key: known[key] for key in wanted if key in known}
-        self._pids |= {key: (pid, start_time(pid)) for key, pid in zip(missing, found, strict=True) if pid}
+        self._pids |= {key: (pid, start_time(pid)) for key, task in found.items() if (pid := task.result())}
 
     async def _pid(self, key: _Key) -> int:
         try:

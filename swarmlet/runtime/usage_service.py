@@ -54,7 +54,9 @@ class UsageService:
                 except SwarmletError as error:
                     return error
 
-        return await asyncio.gather(*(ask(node) for node in nodes))
+        async with asyncio.TaskGroup() as group:
+            asked = [group.create_task(ask(node)) for node in nodes]
+        return [each.result() for each in asked]
 
     async def _of(self, node: NodeId) -> NodeReport:
         if node == self._replica.node_id:

@@ -36,9 +36,8 @@ def test_directories_are_listed_without_what_is_nobodys_business(root: Path) -> 
 def test_a_file_is_described_and_read(root: Path) -> None:
     info = describe(root, "/alloc/logs/web.stdout.0")
     assert (info.name, info.is_directory, info.size, info.mode[0]) == ("web.stdout.0", False, 6, "-")
-    descriptor = open_file(root, "alloc/logs/web.stdout.0")
-    assert os.read(descriptor, 100) == b"hello\n"
-    os.close(descriptor)
+    with open_file(root, "alloc/logs/web.stdout.0") as file:
+        assert file.read() == b"hello\n"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import contextlib
 import os
 import stat as modes
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -152,13 +152,14 @@ class Docker:
         since_ns, delay = 0, RECONNECT_SECONDS
         while True:
             try:
-                async for event in self._engine.events(since_ns, self._filters()):
-                    delay = RECONNECT_SECONDS
-                    if event is None:
-                        self._connect()
-                        continue
-                    since_ns = int(event.get("timeNano", since_ns))
-                    self._on_event(event)
+                async with contextlib.aclosing(self._engine.events(since_ns, self._filters())) as events:
+                    async for event in events:
+                        delay = RECONNECT_SECONDS
+                        if event is None:
+                            self._connect()
+                            continue
+                        since_ns = int(event.get("timeNano", since_ns))
+                        self._on_event(event)
                 reason = "the engine ended the event stream"
             except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
                 reason = str(error)
@@ -364,19 +365,14 @@ class Docker:
 
     async def logs(
         self, handle: TaskHandle, stream: LogStream, *, tail: int | None = None, follow: bool = False
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """What the engine keeps. Following ends with the container."""
         found = await self._inspect(handle.identifier)
         if found is None:
-            raise DriverError(f"docker: the container of task {handle.task} is gone, and its log with it")
-        is_terminal = bool(found["Config"].get("Tty"))
-        try:
-            async for chunk in self._engine.logs(
-                handle.identifier, stream, is_terminal=is_terminal, tail=tail, follow=follow
-            ):
+            raise _no_log(handle)
+        async with contextlib.aclosing(self._log(handle, found, stream, tail=tail, follow=follow)) as chunks:
+            async for chunk in chunks:
                 yield chunk
-        except (aiohttp.ClientError, OSError) as error:
-            raise DriverError(f"docker: the log of task {handle.task} broke off: {error}") from error
 
     async def follow(
         self, handle: TaskHandle, stream: LogStream, *, tail: int | None, is_over: Callable[[], bool]
@@ -388,22 +384,29 @@ class Docker:
             if found is None:
                 if since_ns:
                     return
-                raise DriverError(f"docker: the container of task {handle.task} is gone, and its log with it")
-            try:
-                async for chunk in self._engine.logs(
-                    handle.identifier,
-                    stream,
-                    is_terminal=bool(found["Config"].get("Tty")),
-                    tail=None if since_ns else tail,
-                    follow=True,
-                    since_ns=since_ns,
-                ):
+                raise _no_log(handle)
+            run = self._log(
+                handle, found, stream, tail=None if since_ns else tail, follow=True, since_ns=since_ns
+            )
+            async with contextlib.aclosing(run) as chunks:
+                async for chunk in chunks:
                     yield chunk
-            except (aiohttp.ClientError, OSError) as error:
-                raise DriverError(f"docker: the log of task {handle.task} broke off: {error}") from error
             since_ns = await self._wait_next_run(handle, is_over)
             if not since_ns:
                 return
+
+    async def _log(
+        self, handle: TaskHandle, found: dict[str, Any], stream: LogStream, **how: Any
+    ) -> AsyncGenerator[bytes, None]:
+        is_terminal = bool(found["Config"].get("Tty"))
+        try:
+            async with contextlib.aclosing(
+                self._engine.logs(handle.identifier, stream, is_terminal=is_terminal, **how)
+            ) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        except (aiohttp.ClientError, OSError) as error:
+            raise DriverError(f"docker: the log of task {handle.task} broke off: {error}") from error
 
     async def _wait_next_run(self, handle: TaskHandle, is_over: Callable[[], bool]) -> int:
         """Until the container runs again; when its run before that ended (wall time; 0: it runs no more)."""
@@ -528,6 +531,10 @@ class Docker:
     async def _remove(self, container: str) -> None:
         with contextlib.suppress(MissingError):
             await self._engine.remove(container)
+
+
+def _no_log(handle: TaskHandle) -> DriverError:
+    return DriverError(f"docker: the container of task {handle.task} is gone, and its log with it")
 
 
 def _needs_image(ended: dict[str, Any], spec: TaskSpec) -> bool:

@@ -9,6 +9,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
 
@@ -31,6 +32,8 @@ LASTING = (
 
 #: To reach the engine and get the first answer. The streams themselves last for ever.
 CONNECT_SECONDS_MAX = 10.0
+#: Whatever is copied, pulled or packed: an engine that gives not a byte for so long hangs.
+SILENCE_SECONDS_MAX = 60.0
 #: An event is a few hundred bytes; a line beyond this is not an event.
 EVENT_BYTES_MAX = 1024 * 1024
 FRAME_HEADER_BYTES = 8
@@ -119,15 +122,11 @@ class Engine:
 
     async def run_exec(self, execution: str) -> AsyncGenerator[bytes, None]:
         """Start it and follow its output, both streams in one, until it has ended. Raises DriverError."""
-        url = f"http://docker/exec/{quote(execution)}/start"
-        try:
-            async with self._open().post(url, json={"Detach": False, "Tty": False}) as answer:
-                if answer.status != 200:
-                    raise refusal(answer.status, await answer.read())
-                async for chunk in _frames(answer.content):
-                    yield chunk
-        except (aiohttp.ClientError, OSError) as error:
-            raise DriverError(f"docker: the engine at {self._socket} broke off: {error}") from error
+        path, body = f"/exec/{quote(execution)}/start", {"Detach": False, "Tty": False}
+        # A command may be silent for as long as its caller waits.
+        async with self._stream("POST", path, silence_seconds=None, json=body) as answer:
+            async for chunk in _frames(answer.content):
+                yield chunk
 
     async def resize_exec(self, execution: str, rows: int, columns: int) -> None:
         """Tell a command's terminal how large it is. Raises MissingError."""
@@ -169,65 +168,33 @@ class Engine:
         found: dict[str, Any] = await self._call("GET", path, headers=_auth(header))
         return found
 
-    async def pull(
-        self, repository: str, tag: str, header: str, silence_seconds: float
-    ) -> AsyncGenerator[dict[str, Any], None]:
+    def pull(self, repository: str, tag: str, header: str) -> AsyncGenerator[dict[str, Any], None]:
         """Pull it, and tell how it goes; closing the generator gives up. Raises DriverError."""
-        url, query = "http://docker/images/create", {"fromImage": repository, "tag": tag}
-        async for line in self._told(url, query, _auth(header), None, silence_seconds):
-            yield line
+        query = {"fromImage": repository, "tag": tag}
+        return self._steps("/images/create", params=query, headers=_auth(header))
 
-    async def load(
-        self, archive: AsyncIterable[bytes], silence_seconds: float
-    ) -> AsyncGenerator[dict[str, Any], None]:
+    def load(self, archive: AsyncIterable[bytes]) -> AsyncGenerator[dict[str, Any], None]:
         """Take images from an archive (`docker save`), and tell how it goes. Raises DriverError."""
-        url = "http://docker/images/load"
-        async for line in self._told(url, {}, {}, archive, silence_seconds):
-            yield line
+        return self._steps("/images/load", data=archive)
 
-    async def _told(
-        self,
-        url: str,
-        query: Mapping[str, str],
-        headers: Mapping[str, str],
-        data: AsyncIterable[bytes] | None,
-        silence_seconds: float,
-    ) -> AsyncGenerator[dict[str, Any], None]:
+    async def _steps(self, path: str, **request: Any) -> AsyncGenerator[dict[str, Any], None]:
         """A call that answers with a line per step. A failure in its middle is a line too."""
-        timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=CONNECT_SECONDS_MAX, sock_read=silence_seconds
-        )
         try:
-            async with self._open().post(
-                url, params=query, headers=headers, data=data, timeout=timeout
-            ) as answer:
-                if answer.status != 200:
-                    raise refusal(answer.status, await answer.read())
+            async with self._stream("POST", path, silence_seconds=SILENCE_SECONDS_MAX, **request) as answer:
                 async for raw in answer.content:
                     line = json.loads(raw) if raw.strip() else {}
                     if "error" in line:
                         raise DriverError(f"docker: {line['error']}")
                     yield line
-        except TimeoutError as error:
-            raise DriverError(f"docker: not a byte came for {silence_seconds:g} s") from error
-        except aiohttp.ClientConnectorError as error:
-            raise self._away(error) from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise DriverError(f"docker: the engine at {self._socket} broke off: {error}") from error
         except ValueError as error:
             raise DriverError("docker: the engine's answer is not JSON") from error
 
     async def save(self, image: str) -> AsyncGenerator[bytes, None]:
         """An image as an archive, as `load` takes it. Raises MissingError, DriverError."""
-        url = f"http://docker/images/{quote(image, safe='/:@')}/get"
-        try:
-            async with self._open().get(url) as answer:
-                if answer.status != 200:
-                    raise refusal(answer.status, await answer.read())
-                async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
-                    yield chunk
-        except (aiohttp.ClientError, OSError) as error:
-            raise DriverError(f"docker: the engine at {self._socket} broke off: {error}") from error
+        path = f"/images/{quote(image, safe='/:@')}/get"
+        async with self._stream("GET", path, silence_seconds=SILENCE_SECONDS_MAX) as answer:
+            async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
+                yield chunk
 
     async def describe_path(self, container: str, path: str) -> dict[str, Any]:
         """Name, size, mode (as Go writes it), time and link target of a file in a container. Raises MissingError."""
@@ -251,27 +218,48 @@ class Engine:
 
     async def read_archive(self, container: str, path: str) -> AsyncGenerator[bytes, None]:
         """A file or directory of a container as a tar stream. Raises MissingError, DriverError."""
-        url = f"http://docker/containers/{quote(container)}/archive"
-        try:
-            async with self._open().get(url, params={"path": path}) as answer:
-                if answer.status != 200:
-                    raise refusal(answer.status, await answer.read())
-                async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
-                    yield chunk
-        except (aiohttp.ClientError, OSError) as error:
-            raise DriverError(f"docker: the engine at {self._socket} broke off: {error}") from error
+        place, query = f"/containers/{quote(container)}/archive", {"path": path}
+        async with self._stream("GET", place, silence_seconds=SILENCE_SECONDS_MAX, params=query) as answer:
+            async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
+                yield chunk
 
     async def write_archive(self, container: str, path: str, chunks: AsyncIterable[bytes]) -> None:
         """Unpack a tar stream into a directory of a container. Raises MissingError, DriverError."""
-        url = f"http://docker/containers/{quote(container)}/archive"
-        parameters = {"path": path, "noOverwriteDirNonDir": "1"}
-        headers = {"Content-Type": "application/x-tar"}
+        async with self._stream(
+            "PUT",
+            f"/containers/{quote(container)}/archive",
+            silence_seconds=SILENCE_SECONDS_MAX,
+            params={"path": path, "noOverwriteDirNonDir": "1"},
+            data=chunks,
+            headers={"Content-Type": "application/x-tar"},
+        ):
+            pass
+
+    @asynccontextmanager
+    async def _stream(
+        self, method: str, path: str, *, silence_seconds: float | None, **request: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A call of which one side is a stream; `silence_seconds`: the longest that the engine gives nothing.
+
+        Raises MissingError, EngineAwayError, DriverError.
+        """
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=CONNECT_SECONDS_MAX, sock_read=silence_seconds
+        )
         try:
-            async with self._open().put(url, params=parameters, data=chunks, headers=headers) as answer:
+            async with self._open().request(
+                method, "http://docker" + path, timeout=timeout, **request
+            ) as answer:
                 if answer.status != 200:
                     raise refusal(answer.status, await answer.read())
+                yield answer
+        except TimeoutError as error:
+            limit = silence_seconds or CONNECT_SECONDS_MAX
+            raise DriverError(f"docker: not a byte came for {limit:g} s") from error
+        except aiohttp.ClientConnectorError as error:
+            raise self._away(error) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise DriverError(f"docker: the engine at {self._socket} broke off: {error}") from error
+            raise self._broke_off(error) from error
 
     async def _call(
         self,
@@ -301,7 +289,7 @@ class Engine:
         except aiohttp.ClientConnectorError as error:
             raise self._away(error) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise DriverError(f"docker: the engine at {self._socket} broke off: {error}") from error
+            raise self._broke_off(error) from error
         if status >= 400:
             raise refusal(status, data)
         try:
@@ -312,16 +300,19 @@ class Engine:
     def _away(self, error: Exception) -> EngineAwayError:
         return EngineAwayError(f"docker: no engine answers at {self._socket}: {error}")
 
+    def _broke_off(self, error: Exception) -> DriverError:
+        return DriverError(f"docker: the engine at {self._socket} broke off: {error}")
+
     async def events(
         self, since_ns: int, filters: dict[str, list[str]]
-    ) -> AsyncIterator[dict[str, Any] | None]:
+    ) -> AsyncGenerator[dict[str, Any] | None, None]:
         """None once the stream stands, then the engine's events, from `since_ns` on (0: from now).
 
         It ends, or raises aiohttp.ClientError or OSError, when the engine goes away.
         """
         parameters = {"filters": json.dumps(filters)}
         if since_ns:
-            parameters["since"] = f"{since_ns // 10**9}.{since_ns % 10**9:09d}"
+            parameters["since"] = _seconds(since_ns)
         async with self._open().get("http://docker/events", params=parameters) as answer:
             answer.raise_for_status()
             yield None
@@ -338,14 +329,14 @@ class Engine:
         tail: int | None,
         follow: bool,
         since_ns: int = 0,
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """A container's output. A terminal's is one raw stream; otherwise frames with a header of 8 bytes.
 
         `since_ns`: wall time.
         """
         parameters = {stream: "1", "follow": str(int(follow)), "tail": "all" if tail is None else str(tail)}
         if since_ns:
-            parameters["since"] = f"{since_ns // 10**9}.{since_ns % 10**9:09d}"
+            parameters["since"] = _seconds(since_ns)
         url = f"http://docker/containers/{container}/logs"
         async with self._open().get(url, params=parameters) as answer:
             if answer.status != 200:
@@ -370,6 +361,11 @@ def refusal(status: int, data: bytes) -> DriverError:
     is_lasting = status < 500 and status not in PASSING_STATUSES
     is_lasting = is_lasting or any(text in reason for text in LASTING)
     return DriverError(f"docker: {reason}", temporary=not is_lasting)
+
+
+def _seconds(at_ns: int) -> str:
+    """A time as the engine reads it."""
+    return f"{at_ns // 10**9}.{at_ns % 10**9:09d}"
 
 
 def _auth(header: str) -> dict[str, str]:

@@ -99,6 +99,12 @@ class Garbage:
             yield
         finally:
             self._held[image] -= 1
+            if not self._held[image]:
+                del self._held[image]
+
+    def held(self) -> list[str]:
+        """What is about to be used."""
+        return sorted(self._held)
 
     @contextlib.asynccontextmanager
     async def bringing(self, image: str) -> AsyncIterator[None]:
@@ -140,8 +146,7 @@ class Garbage:
             if not self.ledger.images:
                 return []
             in_use = [str(each.get("ImageID", "")) for each in await self._engine.containers({})]
-            held = [name for name, count in self._held.items() if count > 0]
-            in_use += [found for name in held if (found := self.image_called(name))]
+            in_use += [found for name in self.held() if (found := self.image_called(name))]
             await self._keep(self.ledger.with_use(in_use, self._now_ns()))
             if not self._rules.is_on:
                 return []
@@ -157,7 +162,7 @@ class Garbage:
             return removed
 
     def _held_now(self, image: KeptImage) -> bool:
-        return any(self._held[name] > 0 for name in image.names)
+        return any(name in self._held for name in image.names)
 
     async def _is_short_of_room(self) -> bool:
         if self._rules.disk_percent <= 0:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import Protocol
 
@@ -31,8 +31,6 @@ PULLS_MAX = 3
 PULL_TRIES = 3
 #: Before the second try; doubled before the third.
 RETRY_SECONDS = 1.0
-#: A pull gives up after this long without a byte.
-SILENCE_SECONDS_MAX = 60.0
 #: A task that sets no image_pull_timeout waits for as long as bytes come, within reason.
 PULL_SECONDS_MAX = 3_600.0
 #: An image that is here is refreshed (`latest`, force_pull) for at most this long before what is here is used.
@@ -210,7 +208,7 @@ class Images:
         repository, tag = pull_target(image)
         header = credentials.header() if credentials is not None else ""
         progress = PullProgress(time.monotonic())
-        lines = self._engine.pull(repository, tag, header, SILENCE_SECONDS_MAX)
+        lines = self._engine.pull(repository, tag, header)
         async with aclosing(lines):
             async for line in lines:
                 progress.take(line)
@@ -225,10 +223,12 @@ class Images:
         root = Path(spec.directories.local).parent
         # `local/x` from the task's own directory; a task sees it as /local/x.
         try:
-            descriptor = await asyncio.to_thread(open_file, root, path)
+            file = await asyncio.to_thread(open_file, root, path)
         except SwarmletError as error:
             raise DriverError(f"docker: load: {error}", temporary=False) from error
-        await self._load(_chunks(descriptor))
+        # Closed here: what has not begun to read it cannot.
+        with file:
+            await self._load(_chunks(file))
 
     async def _is_copied(self, image: str, spec: TaskSpec, wait: _Wait, reason: str) -> bool:
         """Whether another node had it."""
@@ -252,7 +252,7 @@ class Images:
         """The names and ids that were in it."""
         found = []
         async with aclosing(archive):
-            lines = self._engine.load(archive, SILENCE_SECONDS_MAX)
+            lines = self._engine.load(archive)
             async with aclosing(lines):
                 async for line in lines:
                     _, colon, name = str(line.get("stream", "")).partition("Loaded image")
@@ -275,9 +275,6 @@ async def _with_first(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncG
         yield chunk
 
 
-async def _chunks(descriptor: int) -> AsyncGenerator[bytes, None]:
-    try:
-        while chunk := await asyncio.to_thread(os.read, descriptor, CHUNK_BYTES):
-            yield chunk
-    finally:
-        os.close(descriptor)
+async def _chunks(file: FileIO) -> AsyncGenerator[bytes, None]:
+    while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+        yield chunk

@@ -5,7 +5,7 @@ Every call may be repeated: an agent that was killed in the middle of one makes 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
@@ -168,7 +168,7 @@ class Driver(Protocol):
 
     def logs(
         self, handle: TaskHandle, stream: LogStream, *, tail: int | None = None, follow: bool = False
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """The task's output in order, from its last `tail` lines (None: all that is kept)."""
 
     async def execute(

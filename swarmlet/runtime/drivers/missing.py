@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from swarmlet.errors import DriverError
@@ -75,7 +75,7 @@ class MissingDriver:
 
     async def logs(
         self, handle: TaskHandle, stream: LogStream, *, tail: int | None = None, follow: bool = False
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """No line."""
         nothing: tuple[bytes, ...] = ()
         for line in nothing:

@@ -16,7 +16,7 @@ import signal as signals
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -271,7 +271,7 @@ class RawExec:
 
     def logs(
         self, handle: TaskHandle, stream: LogStream, *, tail: int | None = None, follow: bool = False
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """From the rotated files beside the allocation's data."""
 
         async def is_over() -> bool:
