@@ -85,6 +85,8 @@ PROPOSALS_MAX = 4096
 FORWARD_SECONDS = 3.0
 SUBMIT_SECONDS = 10.0
 READ_SECONDS = 5.0
+#: A node that was silent for less was given up by nobody: gossip takes several probes, of half a second each.
+SILENCE_SECONDS = 1.0
 #: A new try after "no leader", unless one is known sooner: about a tenth of an election.
 RETRY_SECONDS = 0.1
 #: "Not me, ask that one" is followed at once this often; then it is a change of leaders, and takes its time.
@@ -196,6 +198,7 @@ class Replica:
         self._role = SoftState(NOBODY, Role.FOLLOWER)
         self._role_changed = asyncio.Event()
         self._role_listeners: list[Callable[[bool], None]] = []
+        self._return_listeners: list[Callable[[], None]] = []
         #: Commands of this leader's that are not applied yet, and who waits for each.
         self._proposals: dict[RequestId, list[Answer]] = {}
         #: Time limits of requests to the leader that is known now: another leader ends them.
@@ -265,6 +268,13 @@ class Replica:
     def on_leadership(self, listener: Callable[[bool], None]) -> None:
         """Call `listener(is_leader)` when this node gains or loses the lead."""
         self._role_listeners.append(listener)
+
+    def on_return(self, listener: Callable[[], None]) -> None:
+        """Call `listener()` when a leader is heard of after SILENCE_SECONDS without one.
+
+        It is called before anything of what the leader sends is applied here.
+        """
+        self._return_listeners.append(listener)
 
     async def submit(
         self,
@@ -451,7 +461,12 @@ class Replica:
         for message in self.consensus.receive(peer.node, body):
             self._pulls.want(message)
         if peer_id(peer.node) == self.consensus.core.leader:
-            self.last_contact = self._clock.boot_seconds()
+            now = self._clock.boot_seconds()
+            is_return = now - self.last_contact > SILENCE_SECONDS
+            self.last_contact = now
+            if is_return:
+                for listener in self._return_listeners:
+                    listener()
 
     def on_snapshot_request(self, peer: Peer, body: bytes) -> AsyncGenerator[bytes, None]:
         """A follower that is far behind pulls the snapshot it was told of."""

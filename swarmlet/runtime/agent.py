@@ -56,6 +56,8 @@ FINISHED_KEPT_SHORT_MAX = 5
 COLLECT_SECONDS = 300.0
 #: Between two rounds, when the cluster forgets something in between.
 COLLECT_SECONDS_MIN = 2.0
+#: An engine that answers no more may carry out for so long what it was asked for: twice the patience with one call.
+LEFTOVER_SECONDS = 120.0
 #: A contact is checked against `stop_on_client_after` this often: its users count in tens of seconds.
 CONTACT_SECONDS = 0.5
 #: The time of the last contact is kept on disk this often at most.
@@ -87,6 +89,12 @@ class AllocationSource(Protocol):
 
     async def wait_confirmed(self) -> None:
         """Returns once a voter has confirmed the state that `changes` shows."""
+
+    async def wait_returned(self) -> None:
+        """Returns when this node hears of the cluster again after it had not for a while, since `wait_confirmed`.
+
+        It returns before `changes` shows anything that came with that.
+        """
 
 
 class Agent:
@@ -145,7 +153,9 @@ class Agent:
         #: What the last batch says, by id.
         self._wanted: dict[AllocationId, Allocation] = {}
         self._first_batch = asyncio.Event()
-        self._forgotten = asyncio.Event()
+        self._collect_wanted = asyncio.Event()
+        #: Until then (boot clock) leftovers are looked for in every round.
+        self._unsure_until = 0.0
 
     def contact(self) -> None:
         """A voter has been heard of just now."""
@@ -178,7 +188,7 @@ class Agent:
             self._restore(group)
             group.create_task(self._reports.run())
             group.create_task(self._follow(group))
-            group.create_task(self._wait_confirmed())
+            group.create_task(self._keep_confirmed())
             group.create_task(self._watch_contact())
             group.create_task(self._collect())
 
@@ -401,7 +411,13 @@ class Agent:
     def _look_for_forgotten(self) -> None:
         """What the cluster has forgotten is removed at once, not with the next round."""
         if any(id_ not in self._wanted and runner.is_dead() for id_, runner in self._runners.items()):
-            self._forgotten.set()
+            self._collect_wanted.set()
+
+    def _look_for_leftovers(self, runner: AllocationRunner) -> None:
+        """A start that failed, or that an earlier agent began, may come through after its allocation has ended."""
+        if any(task.is_unsure for task in runner.tasks.values()):
+            self._unsure_until = self._boot_seconds() + LEFTOVER_SECONDS
+            self._collect_wanted.set()
 
     def _stop_forgotten(self) -> None:
         """Stop what the confirmed state does not know. An unconfirmed one may simply be older than what runs."""
@@ -410,13 +426,18 @@ class Agent:
                 self._reports.forget(id_)
                 runner.stop("the cluster does not know this allocation any more")
 
-    async def _wait_confirmed(self) -> None:
+    async def _keep_confirmed(self) -> None:
+        """A node that was cut off hears of the past first: what it was to start then may have moved since."""
         await self._first_batch.wait()
-        await self._source.wait_confirmed()
-        self.contact()
-        self._site.confirmed.set()
-        self._stop_forgotten()
-        log.info("allocations.confirmed", allocations=len(self._wanted))
+        while True:
+            await self._source.wait_confirmed()
+            self.contact()
+            self._site.confirmed.set()
+            self._stop_forgotten()
+            self._look_for_forgotten()
+            log.info("allocations.confirmed", allocations=len(self._wanted))
+            await self._source.wait_returned()
+            self._site.confirmed.clear()
 
     # What runs here.
 
@@ -428,6 +449,12 @@ class Agent:
                 self._reports.add(state.allocation.id, runner.report)
             if not runner.is_dead():
                 self._begin(runner, group)
+        group.create_task(self._release_ended([id_ for id_ in self._runners if id_ not in self._runs]))
+
+    async def _release_ended(self, ended: list[AllocationId]) -> None:
+        """The secrets of what ended while no agent looked, or in the last one's last moment."""
+        for id_ in ended:
+            await asyncio.to_thread(self._site.secrets.release, self._site.allocations / id_)
 
     def _begin(self, runner: AllocationRunner, group: asyncio.TaskGroup) -> None:
         id_ = runner.allocation.id
@@ -445,13 +472,17 @@ class Agent:
                 except Exception:
                     log.exception("allocation.runner_failed", allocation_id=id_)
                     await asyncio.sleep(RECONNECT_SECONDS_MAX)
-                    wanted = self._wanted.get(id_, runner.allocation)
+                    wanted, stop_reason = self._wanted.get(id_, runner.allocation), runner.stop_reason
                     runner = AllocationRunner.restored(runner.local(), self._site, self._changed)
                     self._runners[id_] = runner
                     runner.update(wanted, None)
+                    if stop_reason:
+                        # Whoever asked for it asks only once.
+                        runner.stop(stop_reason)
         finally:
             self._runs.pop(id_, None)
             self._look_for_forgotten()
+            self._look_for_leftovers(runner)
 
     def _changed(self, runner: AllocationRunner) -> None:
         try:
@@ -477,19 +508,24 @@ class Agent:
     async def _collect(self) -> None:
         await self._site.confirmed.wait()
         while True:
-            self._forgotten.clear()
+            self._collect_wanted.clear()
             for id_ in self.garbage():
                 await self._destroy(id_)
             await self._end_strays()
             # Many are forgotten together: one round for all of them.
             await asyncio.sleep(COLLECT_SECONDS_MIN)
+            if self._boot_seconds() < self._unsure_until:
+                continue
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(COLLECT_SECONDS):
-                    await self._forgotten.wait()
+                    await self._collect_wanted.wait()
 
     def garbage(self) -> list[AllocationId]:
         """Finished allocations whose time is over, and those that the cluster has forgotten."""
-        finished = [runner for runner in self._runners.values() if runner.is_dead()]
+        # One whose tasks are dead may still have an end to its run, which keeps and tells what became of it.
+        finished = [
+            runner for id_, runner in self._runners.items() if runner.is_dead() and id_ not in self._runs
+        ]
         finished.sort(key=lambda runner: (runner.finished_at_ns, runner.allocation.id), reverse=True)
         oldest = self._site.now_ns() - FINISHED_KEPT_NS
         disk = shutil.disk_usage(self._site.allocations)

@@ -155,7 +155,8 @@ class AllocationRunner:
         self._changed = changed
         self._restart_sequence = allocation.transition.restart_sequence
         self._is_rebooted = False
-        self._is_stopping = False
+        #: Why it is being stopped, where it is.
+        self.stop_reason = ""
         self.is_healthy: bool | None = None
         self._deadline_from_ns = 0
         self.finished_at_ns = 0
@@ -180,6 +181,7 @@ class AllocationRunner:
             if record.name in runner.tasks:
                 runner.tasks[record.name].machine.record = record
                 runner.tasks[record.name].is_known = record.phase in {Phase.PENDING, Phase.DEAD}
+        runner._note_end()
         return runner
 
     def local(self) -> LocalAllocation:
@@ -241,9 +243,9 @@ class AllocationRunner:
 
     def stop(self, reason: str) -> None:
         """Stop every task; the leader task first, so that it can end what the others serve."""
-        if self._is_stopping:
+        if self.stop_reason:
             return
-        self._is_stopping = True
+        self.stop_reason = reason
         for runner in self._in_kill_order():
             runner.send(StopRequested(reason=reason))
 
@@ -261,8 +263,11 @@ class AllocationRunner:
             for follow in follows:
                 follow.cancel()
         await asyncio.to_thread(self.site.secrets.release, self.site.allocations / self.allocation.id)
-        self.finished_at_ns = self.finished_at_ns or self.site.now_ns()
-        self._changed(self)
+
+    def _note_end(self) -> None:
+        """The last task has ended: it is kept for a while from now on."""
+        if not self.finished_at_ns and self.is_dead():
+            self.finished_at_ns = self.site.now_ns()
 
     async def _run_task(self, runner: TaskRunner) -> None:
         await runner.run(is_rebooted=self._is_rebooted)
@@ -324,6 +329,7 @@ class AllocationRunner:
                 await disks.take_over(self.allocation, self._root, is_migrated=is_migrated, notice=notice)
 
     def _task_changed(self) -> None:
+        self._note_end()
         states = self.states().values()
         if not self._deadline_from_ns and any(state.started_at_ns for state in states):
             # The deadline does not count the pull of an image: nobody's version is unhealthy for a slow registry.

@@ -31,6 +31,8 @@ class ReplicaSource:
         self._node_id: NodeId | None = None
         #: What the reader of `changes` has taken in: each allocation and when the leader changed it.
         self._taken: tuple[tuple[str, int], ...] | None = None
+        self._returned = asyncio.Event()
+        replica.on_return(self._returned.set)
 
     async def changes(self, node_id: NodeId, after_index: int) -> AsyncIterator[AllocationBatch]:
         """This node's allocations, now and whenever the leader changes one of them."""
@@ -57,6 +59,7 @@ class ReplicaSource:
 
         Else a node that returns would start what it was to stop, in the moment before it hears that.
         """
+        self._returned.clear()
         while True:
             try:
                 await self._replica.barrier()
@@ -67,6 +70,10 @@ class ReplicaSource:
         if self._node_id is not None:
             while self._taken != _state(self._replica.view.allocations_on_node(self._node_id)):  # noqa: ASYNC110
                 await asyncio.sleep(TAKEN_SECONDS)
+
+    async def wait_returned(self) -> None:
+        """Returns when the leader is heard of after a silence, before what it sends is applied here."""
+        await self._returned.wait()
 
 
 def _state(allocations: Iterable[Allocation]) -> tuple[tuple[str, int], ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from typing import TypeVar, assert_never
 
@@ -11,7 +10,15 @@ import structlog
 
 from swarmlet.errors import DriverError, SwarmletError
 from swarmlet.ids import AllocationId
-from swarmlet.runtime.drivers.driver import Driver, Notice, Presence, TaskExit, TaskHandle, TaskSpec
+from swarmlet.runtime.drivers.driver import (
+    CallsOff,
+    Driver,
+    Notice,
+    Presence,
+    TaskExit,
+    TaskHandle,
+    TaskSpec,
+)
 from swarmlet.runtime.task_machine import (
     Action,
     Adopted,
@@ -37,7 +44,8 @@ T = TypeVar("T")
 log = structlog.get_logger()
 #: A driver that fails to stop or to answer is asked again after this long, doubling up to the second figure.
 RETRY_SECONDS, RETRY_SECONDS_MAX = 0.5, 10.0
-#: Events that may wait for one task: its own answers (four at most) and requests, which are few.
+#: With so many events waiting for one task, requests to restart it are dropped. Its own answers (four at most) and
+#: stops (one of its allocation's, one of each cause here) never are: what is lost of those stays lost.
 INBOX_MAX = 64
 
 
@@ -70,16 +78,18 @@ class TaskRunner:
         self._now_ns = now_ns
         self._shutdown_delay_ns = shutdown_delay_ns
         self._kill_signal, self._kill_timeout_ns = kill_signal, kill_timeout_ns
-        self._inbox: asyncio.Queue[Event] = asyncio.Queue(INBOX_MAX)
+        self._inbox: asyncio.Queue[Event] = asyncio.Queue()
         self._start: asyncio.Task[None] | None = None
         self._delay: asyncio.Task[None] | None = None
         self._is_gated = False
+        #: The last start has failed, or was an earlier agent's: it may come through yet, and nobody would hear of it.
+        self.is_unsure = False
         #: What an earlier agent knew of a task says nothing about now, until the driver has been asked.
         self.is_known = True
 
     def send(self, event: Event) -> None:
-        """Something happened. A full inbox drops requests that repeat themselves anyway."""
-        with contextlib.suppress(asyncio.QueueFull):
+        """Something happened. A full inbox drops requests for restarts."""
+        if self._inbox.qsize() < INBOX_MAX or not isinstance(event, RestartRequested):
             self._inbox.put_nowait(event)
 
     async def run(self, *, is_rebooted: bool = False) -> None:
@@ -102,17 +112,24 @@ class TaskRunner:
                 activity.cancel()
 
     def _interrupt(self, event: Event) -> None:
-        """A stop ends waits: for the next attempt, and for the confirmation that a start needs."""
+        """A stop ends waits: for the next attempt, and for what a start needs."""
         if self._delay is not None and self.machine.record.phase is not Phase.BACKOFF:
             self._delay.cancel()
             self._delay = None
-        if isinstance(event, StopRequested) and self._is_gated and self._start is not None:
+        if not isinstance(event, StopRequested) or self._start is None or self._start.done():
+            return
+        if self._is_gated:
             self._start.cancel()
             self.send(StartFailed(message="stopped before it was started"))
+        elif isinstance(self.driver, CallsOff):
+            # The start then fails, or has got too far and is stopped when it answers.
+            self.driver.call_off(self._allocation_id, self.machine.record.name)
 
     def _perform(self, action: Action, group: asyncio.TaskGroup) -> asyncio.Task[None]:
         match action:
             case Start():
+                # At once: a stop may come before the new task has run for the first time.
+                self._is_gated = True
                 self._start = group.create_task(self._do_start())
                 return self._start
             case Watch():
@@ -130,43 +147,50 @@ class TaskRunner:
     async def _restore(self, *, is_rebooted: bool) -> None:
         """Tell the machine what became of the task while no agent looked."""
         record = self.machine.record
+        # In every other phase the machine itself begins a start for what became of the last one: one is enough.
+        is_begun_here = record.phase in {Phase.STARTING, Phase.BACKOFF}
+        self.is_unsure = not is_rebooted and record.phase in {Phase.STARTING, Phase.STOPPING}
         if record.phase is Phase.PENDING:
             self.send(Begin())
         elif is_rebooted:
-            self.send(Vanished(message="the machine was restarted"))
-            self.send(Begin())
+            self._send_end(Vanished(message="the machine was restarted"), is_begun_here=is_begun_here)
         else:
             found: TaskExit | Presence = Presence.GONE
             if (handle := record.handle) is not None:
                 found = await self._recover(handle)
             if handle is not None and found is Presence.RUNNING:
+                self.is_unsure = False
                 self.send(Adopted(handle=handle))
             elif isinstance(found, TaskExit):
-                self.send(Exited(result=found))
-                self.send(Begin())
+                self._send_end(Exited(result=found), is_begun_here=is_begun_here)
             else:
-                await self._restore_without_handle()
+                await self._restore_without_handle(is_begun_here=is_begun_here)
 
-    async def _restore_without_handle(self) -> None:
+    def _send_end(self, event: Exited | Vanished, *, is_begun_here: bool) -> None:
+        """Nothing runs. A start that an earlier agent began or waited with is begun again."""
+        self.send(event)
+        if is_begun_here:
+            self.send(Begin())
+
+    async def _restore_without_handle(self, *, is_begun_here: bool) -> None:
         """The agent ended while the driver was starting the task: what came of that has to be found."""
         for handle in await self._insist(self.driver.list_owned, "list"):
             if (handle.allocation_id, handle.task) != (self._allocation_id, self.machine.record.name):
                 continue
             if await self._recover(handle) is not Presence.GONE:
                 # If it has ended, the watch says so.
+                self.is_unsure = False
                 self.send(Adopted(handle=handle))
                 return
             if self.machine.record.phase is Phase.STOPPING:
                 # Made, and perhaps about to run.
                 await self._insist(lambda handle=handle: self.driver.remove(handle), "remove")  # type: ignore[misc]
-        self.send(Vanished(message="the task is gone"))
-        self.send(Begin())
+        self._send_end(Vanished(message="the task is gone"), is_begun_here=is_begun_here)
 
     async def _recover(self, handle: TaskHandle) -> TaskExit | Presence:
         return await self._insist(lambda: self.driver.recover(handle), "recover")
 
     async def _do_start(self) -> None:
-        self._is_gated = True
         try:
             await self._confirmed.wait()
             if self._prepare is not None:
@@ -174,10 +198,12 @@ class TaskRunner:
             self._is_gated = False
             handle = await self.driver.start(self._specify(), self.notice)
         except DriverError as error:
+            self.is_unsure = self.is_unsure or (not self._is_gated and error.temporary)
             self.send(StartFailed(message=str(error), is_temporary=error.temporary))
         except (SwarmletError, OSError) as error:
             self.send(StartFailed(message=str(error)))
         else:
+            self.is_unsure = False
             self.send(Started(handle=handle))
 
     def notice(self, kind: str, message: str) -> None:

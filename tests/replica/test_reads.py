@@ -323,3 +323,25 @@ def test_a_listener_that_fails_stops_neither_the_others_nor_the_state() -> None:
             assert (heard, register_of(leader.view)) == ([1], 2)
 
     run(main())
+
+
+def test_a_follower_that_was_cut_off_is_told_of_its_return_before_its_copy_moves() -> None:
+    async def main() -> None:
+        async with Cluster(3).running() as cluster:
+            leader = await cluster.leader()
+            follower = cluster.followers(leader)[0]
+            await cluster.wait_quiet()
+            returns: list[int] = []
+            follower.on_return(lambda: returns.append(register_of(follower.view)))
+            await write(leader, 1)
+            await asyncio.sleep(5.0)
+            assert returns == []
+            cluster.cut(follower.node_id)
+            await asyncio.sleep(5.0)
+            await write(await cluster.leader(), 2)
+            cluster.heal()
+            await follower.wait_applied((await follower.barrier()).index, 5.0)
+            assert returns == [1]
+            assert register_of(follower.view) == 2
+
+    run(main())

@@ -391,3 +391,25 @@ async def test_what_still_runs_of_a_dead_allocation_is_ended(tmp_path: Path) -> 
     again.publish(job, stopped(allocation))
     async with RunningAgent(tmp_path, FakeDriver(machine), again, Reports()):
         await machine.wait_for(lambda: not machine.running)
+
+
+async def test_a_node_that_was_cut_off_starts_nothing_before_it_is_confirmed_again(tmp_path: Path) -> None:
+    """What it hears of first is the past: an allocation that was placed here and has moved since."""
+    machine, source, reports = Machine(), Source(), Reports()
+    job = job_of(fake_task())
+    first, second = allocation_of(job), allocation_of(job, 1)
+    source.publish(job, first)
+    async with RunningAgent(tmp_path, FakeDriver(machine), source, reports):
+        await reports.wait_until(lambda report: report.client_status is RUNNING)
+        source.confirmed.clear()
+        source.returned.set()
+        await asyncio.sleep(0)
+        source.publish(job, first, second)
+        await reports.wait_until(lambda report: report.id == second.id)
+        source.publish(job, first, stopped(second))
+        await reports.wait_until(lambda report: report.client_status is ClientStatus.COMPLETE)
+        source.confirmed.set()
+        third = allocation_of(job, 2)
+        source.publish(job, first, stopped(second), third)
+        await reports.wait_until(lambda report: report.id == third.id and report.client_status is RUNNING)
+    assert [spec.index for spec in machine.specs] == [0, 2]

@@ -32,6 +32,10 @@ class FakeReplica:
     def __init__(self, view: FakeView) -> None:
         self.view = view
         self.watches = self
+        self.return_listeners: list[Callable[[], None]] = []
+
+    def on_return(self, listener: Callable[[], None]) -> None:
+        self.return_listeners.append(listener)
 
     async def barrier(self) -> FakeView:
         return self.view
@@ -61,3 +65,17 @@ async def test_a_copy_is_confirmed_only_when_its_newest_state_was_taken_in() -> 
         async with asyncio.timeout(10):
             await confirmed
         reading.cancel()
+
+
+async def test_a_return_is_told_once_until_the_copy_is_confirmed_again() -> None:
+    replica = FakeReplica(FakeView(1))
+    source = ReplicaSource(cast("Replica", replica))
+    [tell] = replica.return_listeners
+    tell()
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        await source.wait_returned()
+        await source.wait_confirmed()
+        waiting = group.create_task(source.wait_returned())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        tell()

@@ -94,6 +94,7 @@ class Source:
         self._changed = asyncio.Event()
         self._index = 0
         self.confirmed = asyncio.Event()
+        self.returned = asyncio.Event()
         if is_confirmed:
             self.confirmed.set()
 
@@ -111,7 +112,11 @@ class Source:
             yield self._batch
 
     async def wait_confirmed(self) -> None:
+        self.returned.clear()
         await self.confirmed.wait()
+
+    async def wait_returned(self) -> None:
+        await self.returned.wait()
 
 
 class Reports:

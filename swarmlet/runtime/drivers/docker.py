@@ -99,6 +99,8 @@ class Docker:
         self.digests = Digests(self._engine, credentials)
         self._starts = LaunchWindow(STARTS_MAX)
         self._commands = asyncio.Semaphore(COMMANDS_MAX)
+        #: Starts that can still be called off, by allocation and task.
+        self._launches: dict[tuple[AllocationId, str], asyncio.Timeout] = {}
         #: Container id -> who waits for news of it.
         self._waiting: dict[str, list[asyncio.Event]] = {}
         #: Containers of which the engine said "oom" and that have not been reported yet.
@@ -205,37 +207,43 @@ class Docker:
         body = docker_config.container(spec, self._rights)
         wanted = body["Image"]
         name = docker_config.container_name(spec)
-        found = await self._inspect_when_there(name, notice)
-        looked_at = time.monotonic()
-        with self.garbage.holding(wanted):
-            if found is None or (not found["State"]["Running"] and _needs_image(found, spec)):
-                body["Image"] = await self.images.provide(wanted, spec, notice)
-            async with self._starts:
-                if time.monotonic() - looked_at > FRESH_SECONDS:
-                    found = await self._inspect(name)
-                if found is not None and not self._is_same(found, spec):
-                    owner = found["Config"]["Labels"].get(
-                        LABEL + "allocation_name", "a container that is not ours"
-                    )
-                    raise DriverError(f"docker: the name {name} is taken by {owner}; remove it")
-                if found is not None and found["State"]["Running"]:
-                    return self._handle(found)
-                if found is not None and (
-                    found["State"].get("Dead")
-                    or docker_config.is_image_other(found["Config"], spec)
-                    or docker_config.is_environment_other(found["Config"], body)
-                ):
-                    await self._remove(found["Id"])
-                    body["Image"] = await self.images.find(wanted) or wanted
-                    found = None
-                identifier = found["Id"] if found is not None else await self._engine.create(name, body)
-                try:
-                    await self._engine.start(identifier)
-                except DriverError:
-                    # Left behind it would hold its name and ports.
-                    with contextlib.suppress(DriverError):
-                        await self._remove(identifier)
-                    raise
+        async with contextlib.AsyncExitStack() as stack:
+            async with self._until_called_off(spec):
+                found = await self._inspect_when_there(name, notice)
+                looked_at = time.monotonic()
+                stack.enter_context(self.garbage.holding(wanted))
+                if found is None or (not found["State"]["Running"] and _needs_image(found, spec)):
+                    body["Image"] = await self.images.provide(wanted, spec, notice)
+                await stack.enter_async_context(self._starts)
+            if time.monotonic() - looked_at > FRESH_SECONDS:
+                found = await self._inspect(name)
+            return await self._launch(spec, name, wanted, body, found)
+
+    async def _launch(
+        self, spec: TaskSpec, name: str, wanted: str, body: dict[str, Any], found: dict[str, Any] | None
+    ) -> TaskHandle:
+        """Have it run. `found`: what has its name already."""
+        if found is not None and not self._is_same(found, spec):
+            owner = found["Config"]["Labels"].get(LABEL + "allocation_name", "a container that is not ours")
+            raise DriverError(f"docker: the name {name} is taken by {owner}; remove it")
+        if found is not None and found["State"]["Running"]:
+            return self._handle(found)
+        if found is not None and (
+            found["State"].get("Dead")
+            or docker_config.is_image_other(found["Config"], spec)
+            or docker_config.is_environment_other(found["Config"], body)
+        ):
+            await self._remove(found["Id"])
+            body["Image"] = await self.images.find(wanted) or wanted
+            found = None
+        identifier = str(found["Id"]) if found is not None else await self._engine.create(name, body)
+        try:
+            await self._engine.start(identifier)
+        except DriverError:
+            # Left behind it would hold its name and ports.
+            with contextlib.suppress(DriverError):
+                await self._remove(identifier)
+            raise
         return TaskHandle(
             driver=NAME,
             allocation_id=spec.allocation_id,
@@ -243,6 +251,29 @@ class Docker:
             identifier=identifier,
             started_at_ns=time.time_ns(),
         )
+
+    def call_off(self, allocation_id: AllocationId, task: str) -> None:
+        """A start that waits for its image or its turn ends; one that the engine was asked for goes on."""
+        waiting = self._launches.pop((allocation_id, task), None)
+        if waiting is not None:
+            waiting.reschedule(asyncio.get_running_loop().time())
+
+    @contextlib.asynccontextmanager
+    async def _until_called_off(self, spec: TaskSpec) -> AsyncGenerator[None, None]:
+        key = (spec.allocation_id, spec.task)
+        # Without a time limit, until `call_off` sets it to now.
+        waiting = asyncio.timeout(None)
+        try:
+            async with waiting:
+                self._launches[key] = waiting
+                try:
+                    yield
+                finally:
+                    self._launches.pop(key, None)
+        except TimeoutError:
+            if not waiting.expired():
+                raise
+            raise DriverError("stopped before it was started") from None
 
     async def _inspect_when_there(self, name: str, notice: Notice) -> dict[str, Any] | None:
         """An engine that is being restarted is not the task's failure: it is waited for, for a while."""

@@ -192,6 +192,14 @@ class Driver(Protocol):
 
 
 @runtime_checkable
+class CallsOff(Protocol):
+    """A driver whose starts may wait for long before they start anything: for an image, for their turn."""
+
+    def call_off(self, allocation_id: AllocationId, task: str) -> None:
+        """Let the task's start that is under way fail now (DriverError), unless it has gone beyond waiting."""
+
+
+@runtime_checkable
 class FollowsRestarts(Protocol):
     """A driver that can follow a task's output across its restarts."""
 

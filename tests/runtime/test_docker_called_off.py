@@ -1,0 +1,122 @@
+"""Starts of containers that are called off, on an engine that only pretends."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swarmlet.errors import DriverError
+from swarmlet.ids import AllocationId
+from swarmlet.runtime.drivers.docker import Docker
+from swarmlet.runtime.drivers.docker_engine import MissingError
+from swarmlet.runtime.drivers.driver import TaskHandle, TaskSpec
+from tests.runtime.test_docker_waiting import IMAGE, Engine, images_of
+from tests.runtime.test_raw_exec import ignore, spec
+from tests.runtime.world import CLUSTER, NODE
+
+
+class Containers(Engine):
+    """Its starts end when they are told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[str] = []
+        self.started: list[str] = []
+        self.may_start = asyncio.Event()
+        self.stir = asyncio.Event()
+
+    async def inspect(self, name: str) -> dict[str, Any]:
+        raise MissingError(f"No such container: {name}", temporary=False)
+
+    async def create(self, name: str, body: dict[str, Any]) -> str:
+        self.made.append(name)
+        self.stir.set()
+        return name
+
+    async def start(self, container: str) -> None:
+        await self.may_start.wait()
+        self.started.append(container)
+
+
+def driver_of(engine: Containers, root: Path) -> Docker:
+    made = Docker(socket_path="/nowhere", node_id=NODE.id, cluster_id=CLUSTER)
+    made._engine = engine  # type: ignore[assignment]
+    made.images = images_of(engine, root)
+    return made
+
+
+def specs(root: Path, count: int) -> list[TaskSpec]:
+    return [
+        spec(root, "", allocation_id=AllocationId(f"a{number}"), config={"image": IMAGE})
+        for number in range(count)
+    ]
+
+
+def begin(
+    driver: Docker, wanted: TaskSpec, group: asyncio.TaskGroup
+) -> asyncio.Task[TaskHandle | DriverError]:
+    async def start() -> TaskHandle | DriverError:
+        try:
+            return await driver.start(wanted, ignore)
+        except DriverError as error:
+            return error
+
+    return group.create_task(start())
+
+
+async def turns() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_a_start_that_waits_for_its_image_is_called_off(tmp_path: Path) -> None:
+    engine = Containers()
+    driver, [wanted] = driver_of(engine, tmp_path), specs(tmp_path, 1)
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        start = begin(driver, wanted, group)
+        await engine.begun.wait()
+        driver.call_off(wanted.allocation_id, wanted.task)
+        driver.call_off(wanted.allocation_id, wanted.task)
+    assert str(start.result()) == "stopped before it was started"
+    assert engine.made == []
+
+
+async def test_a_start_that_waits_for_its_turn_is_called_off_and_the_next_gets_it(tmp_path: Path) -> None:
+    engine = Containers()
+    engine.here[IMAGE] = "id"
+    driver, wanted = driver_of(engine, tmp_path), specs(tmp_path, 3)
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        starts = [begin(driver, each, group) for each in wanted]
+        await engine.stir.wait()
+        await turns()
+        driver.call_off(wanted[1].allocation_id, wanted[1].task)
+        await turns()
+        assert starts[1].done()
+        engine.may_start.set()
+    assert [isinstance(start.result(), TaskHandle) for start in starts] == [True, False, True]
+    assert len(engine.started) == 2
+
+
+async def test_a_start_that_the_engine_was_asked_for_is_not_called_off(tmp_path: Path) -> None:
+    engine = Containers()
+    engine.here[IMAGE] = "id"
+    driver, [wanted] = driver_of(engine, tmp_path), specs(tmp_path, 1)
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        start = begin(driver, wanted, group)
+        await engine.stir.wait()
+        driver.call_off(wanted.allocation_id, wanted.task)
+        await turns()
+        assert not start.done()
+        engine.may_start.set()
+    assert isinstance(start.result(), TaskHandle)
+
+
+async def test_a_time_limit_of_somebody_else_is_not_taken_for_a_stop(tmp_path: Path) -> None:
+    engine = Containers()
+    driver, [wanted] = driver_of(engine, tmp_path), specs(tmp_path, 1)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.02):
+            await driver.start(wanted, ignore)
