@@ -305,6 +305,10 @@ class AllocationTable:
         """Those that ended on their node (or are lost), the one changed longest ago first."""
         return (self._rows[key] for _, key in self._finished)
 
+    def finished_count(self) -> int:
+        """How many those are. O(1)."""
+        return len(self._finished)
+
     def held_count(self, namespace: Namespace, job_id: JobId, version: int) -> int:
         """How many allocations still run (or may) under this version of a job."""
         return self._held.get((namespace, job_id, version), 0)
