@@ -297,6 +297,10 @@ class AllocationTable:
         """Ids of blocks that were forgotten one by one."""
         return list(self._gone)
 
+    def gone_count(self) -> int:
+        """How many those are. O(1)."""
+        return len(self._gone)
+
     def rows(self) -> Iterator[Allocation]:
         """All that have a row of their own, by id."""
         return (self._rows[key] for key in sorted(self._rows))

@@ -18,8 +18,7 @@ FAILED_KEPT_PER_JOB = 10
 #: Rows of one table forgotten by one command (and of jobs the last one whole), so that applying it stays short; the leader
 #: repeats it.
 COLLECTED_MAX = 2_000
-#: From this feature level on, jobs are counted with all of their rows, and the outcome says how many rows there were: a
-#: replica of the version before would do neither.
+#: From this feature level on, jobs are counted with all of their rows, and the outcome says how many rows there were.
 COUNTED_LEVEL = 3
 
 
@@ -54,8 +53,7 @@ def _forget_job(step: Step, namespace: Namespace, job_id: JobId) -> int:
 def collect_garbage(step: Step, body: CollectGarbage) -> None:
     """Forget what ended before the given times. At most `COLLECTED_MAX` rows per table and command."""
     drop_stale(step)
-    settings = step.store.settings()
-    is_counted = settings is not None and settings.feature_level >= COUNTED_LEVEL
+    is_counted = step.is_at_level(COUNTED_LEVEL)
     forgotten = 0
     if body.jobs_before_ns:
         forgotten += _collect_jobs(step, body.jobs_before_ns, are_rows_counted=is_counted)
