@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
+import click
 import msgspec
 import pytest
 
 from scripts.document import PAGES
+from swarmlet.cli.catalogue import COMMANDS
+from swarmlet.cli.main import root, single_dash_to_double
 from swarmlet.config import DriverSwitches, HostVolume, NodeConfig
 from swarmlet.runtime.drivers.docker_keys import BLOCKS, KEYS, REFUSED
 
@@ -52,3 +59,66 @@ def test_every_key_of_the_docker_driver_is_documented() -> None:
 def test_links_lead_somewhere(path: Path) -> None:
     for target, _ in LINK.findall(path.read_text(encoding="utf-8")):
         assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def shown_commands(text: str) -> Iterator[str]:
+    """Command lines of a page: in blocks, with or without a prompt, and in the middle of sentences."""
+    blocks = re.findall(r"```.*?```", text, re.DOTALL)
+    for block in blocks:
+        for line in block.replace("\\\n", " ").splitlines():
+            line = re.sub(r"^\s*([\w@-]*[$#] +)?(sudo )?", "", line)  # noqa: PLW2901 -- without its prompt
+            if line.startswith("swarmlet "):
+                yield line
+    rest = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    yield from (code for code in re.findall(r"`([^`\n]+)`", rest) if code.startswith("swarmlet "))
+    yield from (line.strip() for line in rest.splitlines() if line.startswith("    swarmlet "))
+
+
+def told_commands(text: str) -> Iterator[str]:
+    """Commands that the program's own sentences name: "see `swarmlet token list`"."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            for words in re.findall(r"swarmlet((?: -{0,2}[a-z][a-z-]+)+)", node.value):
+                if words.split()[0] in COMMANDS:
+                    yield f"swarmlet {words}"
+
+
+def why_not(line: str) -> str:
+    """Why the command line would not take it; what stands for something (`[…]`, `…`) is passed over."""
+    line = re.sub(r"\$\([^)]*\)", "X", line)
+    line = re.split(r"\s[|>&;#]|;\s|\s{3,}", line)[0]
+    words = single_dash_to_double(shlex.split(re.sub(r"\[[^\]]*\]|…", "", line)))[1:]
+    command, context = cast("click.Command", root), click.Context(root, info_name="swarmlet")
+    while True:
+        parser = command.make_parser(context)
+        parser.allow_interspersed_args = not isinstance(command, click.Group)
+        try:
+            _, rest, _ = parser.parse_args(words)
+        except click.UsageError as error:
+            return error.format_message()
+        if not isinstance(command, click.Group) or not rest:
+            return f"too much: {rest}" if rest else ""
+        found = command.get_command(context, rest[0])
+        if found is None:
+            return f"no command {rest[0]}"
+        command, context, words = found, click.Context(found, info_name=rest[0], parent=context), rest[1:]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_command_that_a_page_shows_can_be_typed(path: Path) -> None:
+    shown = list(shown_commands(path.read_text(encoding="utf-8")))
+    assert {line: why_not(line) for line in shown if why_not(line)} == {}
+
+
+def test_every_command_that_the_program_names_exists() -> None:
+    told = {
+        line: str(path.relative_to(ROOT))
+        for path in sorted((ROOT / "swarmlet").rglob("*.py"))
+        for line in told_commands(path.read_text(encoding="utf-8"))
+    }
+    assert len(told) > 20
+    # What follows a name may be the next word of the sentence; a command or an option that is none is wrong.
+    wrong = {f"{path}: {line}": why_not(line) for line, path in told.items()}
+    assert {
+        line: why for line, why in wrong.items() if why.lower().startswith(("no command", "no such"))
+    } == {}

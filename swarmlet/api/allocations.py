@@ -19,6 +19,7 @@ from swarmlet.api.route import (
     truth,
 )
 from swarmlet.api.shapes import allocation_detail, allocation_stub
+from swarmlet.api.streaming import send
 from swarmlet.errors import Conflict, InvalidInput, NotFound
 from swarmlet.model.allocation import Allocation
 from swarmlet.security.access import Capability
@@ -118,18 +119,7 @@ async def logs(request: web.Request) -> web.StreamResponse:
         tail_lines=None if tail < 0 else tail,
         follow=truth(request, "follow"),
     )
-    response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
-    started = False
-    # The first chunk decides between an error's status and a stream.
-    async for chunk in chunks:
-        if not started:
-            await response.prepare(request)
-            started = True
-        await response.write(chunk)
-    if not started:
-        await response.prepare(request)
-    await response.write_eof()
-    return response
+    return await send(request, chunks, "text/plain; charset=utf-8")
 
 
 ROUTES = (

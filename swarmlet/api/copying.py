@@ -6,22 +6,17 @@ decides what it runs.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-
 from aiohttp import web
 
 from swarmlet.api.allocations import requested_allocation, requested_task
 from swarmlet.api.context import CONTEXT
-from swarmlet.api.reach import file_shape, send
+from swarmlet.api.reach import file_shape
 from swarmlet.api.route import GET, WRITE, Route, answer
+from swarmlet.api.streaming import received, send
 from swarmlet.errors import InvalidInput
 from swarmlet.ids import AllocationId
 from swarmlet.security.access import Capability
 from swarmlet.state.view import View
-
-#: A client that sends nothing for so long has gone.
-IDLE_SECONDS = 60.0
 
 
 async def describe(request: web.Request) -> web.Response:
@@ -42,7 +37,7 @@ async def read(request: web.Request) -> web.StreamResponse:
 async def write(request: web.Request) -> web.Response:
     """PUT /v1/swarmlet/allocation/:id/archive?task=&path=: unpack the body, a tar stream, into a task's directory."""
     view, allocation, task, path = await _wanted(request)
-    await request.app[CONTEXT].copies.write(allocation, task, path, _body(request))
+    await request.app[CONTEXT].copies.write(allocation, task, path, received(request, "the archive"))
     return answer({}, view)
 
 
@@ -53,19 +48,6 @@ async def _wanted(request: web.Request) -> tuple[View, AllocationId, str, str]:
     if not path:
         raise InvalidInput("path is missing: expected a file or directory of the task, such as /local")
     return view, allocation.id, requested_task(request, allocation, view), path
-
-
-async def _body(request: web.Request) -> AsyncIterator[bytes]:
-    """What the client sends, as it comes. Raises InvalidInput when it stops sending."""
-    while True:
-        try:
-            async with asyncio.timeout(IDLE_SECONDS):
-                data = await request.content.readany()
-        except TimeoutError as error:
-            raise InvalidInput(f"the rest of the archive did not come within {IDLE_SECONDS:g} s") from error
-        if not data:
-            return
-        yield data
 
 
 _PLACE = "/v1/swarmlet/allocation/{allocation}"

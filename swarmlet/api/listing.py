@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -92,19 +93,25 @@ class _Sending:
                 body=b"".join(self._parts), content_type="application/json", headers=self.headers
             )
         await self._send()
-        async with asyncio.timeout(TAKE_SECONDS):
+        async with self._taken_in_time():
             await self._response.write_eof()
         return self._response
 
     async def _send(self) -> None:
         data, self._parts, self._bytes = b"".join(self._parts), [], 0
+        async with self._taken_in_time():
+            if self._response is None:
+                headers = {**self.headers, "Content-Type": "application/json"}
+                self._response = web.StreamResponse(headers=headers)
+                await self._response.prepare(self._request)
+            await self._response.write(data)
+
+    @asynccontextmanager
+    async def _taken_in_time(self) -> AsyncIterator[None]:
+        """What is sent in this block, or the connection ends."""
         try:
             async with asyncio.timeout(TAKE_SECONDS):
-                if self._response is None:
-                    headers = {**self.headers, "Content-Type": "application/json"}
-                    self._response = web.StreamResponse(headers=headers)
-                    await self._response.prepare(self._request)
-                await self._response.write(data)
+                yield
         except TimeoutError as error:
             if self._request.transport is not None:
                 self._request.transport.abort()

@@ -33,8 +33,7 @@ async def plan_job(request: web.Request) -> web.Response:
         raise InvalidInput(f"the path names job '{request.match_info['job']}', the body '{job.id}'")
     authorize(request["identity"], Capability.JOB_SUBMIT, job.namespace)
     await context.replica.barrier()
-    known = context.replica.view.job(job.namespace, job.id)
-    job, remarks = await context.bind_images(job, known)
+    job, remarks = await context.bind_images(job, context.replica.view.job(job.namespace, job.id))
     trial = WhatIf(context.replica.fork(), context.replica.view.time_ns)
     before = trial.view
     is_explained = truth(request, "explain") or bool(body.get("Explain"))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import mimetypes
 import signal as signals
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Any
 
 from aiohttp import web
@@ -14,6 +12,7 @@ from swarmlet.api.allocations import requested_allocation, task_names
 from swarmlet.api.context import CONTEXT
 from swarmlet.api.route import GET, WRITE, Route, answer, integer, json_body
 from swarmlet.api.shapes import timestamp
+from swarmlet.api.streaming import send
 from swarmlet.errors import InvalidInput, NotFound
 from swarmlet.model.check import CheckResult
 from swarmlet.model.file import FileInfo
@@ -115,25 +114,6 @@ async def _send_file(request: web.Request, *, offset: int, length: int) -> web.S
     allocation = requested_allocation(request, await context.replica.barrier())
     chunks = context.reach.read_file(allocation.id, path, offset=offset, length=length)
     return await send(request, chunks)
-
-
-async def send(request: web.Request, chunks: AsyncGenerator[bytes, None]) -> web.StreamResponse:
-    """Pass chunks on; the first one decides between an error's status and a stream."""
-    response = web.StreamResponse(
-        # A task wrote it: nothing of it may run in a browser that shows it.
-        headers={"Content-Type": "application/octet-stream", "X-Content-Type-Options": "nosniff"}
-    )
-    started = False
-    async with aclosing(chunks) as closing:
-        async for chunk in closing:
-            if not started:
-                await response.prepare(request)
-                started = True
-            await response.write(chunk)
-    if not started:
-        await response.prepare(request)
-    await response.write_eof()
-    return response
 
 
 def _check(result: CheckResult) -> Json:

@@ -101,7 +101,7 @@ async def read_configuration(request: web.Request) -> web.Response:
 
 
 async def write_configuration(request: web.Request) -> web.Response:
-    """PUT /v1/operator/scheduler/configuration; what the body leaves out stays as it is."""
+    """PUT /v1/operator/scheduler/configuration: what the body leaves out stays as it is."""
     context = request.app[CONTEXT]
     body = await json_body(request)
     view = await context.replica.barrier()
@@ -152,9 +152,7 @@ async def plan_rebalance(request: web.Request) -> web.Response:
 
 
 async def apply_rebalance(request: web.Request) -> web.Response:
-    """PUT /v1/operator/rebalance: begin what a plan of now says; with `Action` "undo" take the last one back,
-    with "cancel" begin nothing more.
-    """
+    """PUT /v1/operator/rebalance {"Action"}: "apply" begins what a plan of now says, "cancel" ends it, "undo" takes it back."""
     context = request.app[CONTEXT]
     body = await json_body(request)
     action = str(body.get("Action") or "apply")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from aiohttp import web
 
 from swarmlet.api.context import CONTEXT, ApiContext
 from swarmlet.api.listing import in_slices
 from swarmlet.api.route import GET, WRITE, Route, answer, truth
+from swarmlet.api.streaming import received
 from swarmlet.errors import Conflict, InvalidInput, NoLeader, StorageError
 from swarmlet.ids import ClusterId, Index, Namespace
 from swarmlet.security.access import Capability
@@ -23,8 +24,8 @@ from swarmlet.state.snapshot import Snapshot
 
 #: What one log entry carries of a saved state: far below an entry's 4 MiB, and few entries all the same.
 PIECE_BYTES = 1024 * 1024
-#: The client sends as fast as the log takes it; one that sends nothing for so long has gone.
-IDLE_SECONDS = 60.0
+#: To agree on one piece; the client sends as fast as that goes.
+PIECE_SECONDS = 60.0
 #: A full state is decoded in one entry.
 COMMIT_SECONDS = 120.0
 #: The key of the cluster that a saved state is of, in hexadecimal digits.
@@ -82,7 +83,7 @@ async def restore(request: web.Request) -> web.Response:
     reader = ArchiveReader("the snapshot")
     is_foreign_wanted = truth(request, "foreign")
     blocks: list[bytes] = []
-    async for data in _body(request):
+    async for data in received(request, "the snapshot"):
         found = reader.feed(data)
         if reader.header is None:
             continue
@@ -154,7 +155,7 @@ class _Sender:
             await self._replica.submit(BeginRestore(restore_id=self._id), self._actor)
             self._has_begun = True
         piece = RestorePiece(restore_id=self._id, number=self._count, data=data)
-        await self._replica.submit(piece, self._actor, timeout_seconds=IDLE_SECONDS)
+        await self._replica.submit(piece, self._actor, timeout_seconds=PIECE_SECONDS)
         self._count, self.sent = self._count + 1, self.sent + len(data)
 
 
@@ -196,19 +197,6 @@ def _key_bytes(text: str) -> bytes:
     if len(key) != KEY_BYTES:
         raise InvalidInput(f"{KEY_HEADER} is no key: expected {2 * KEY_BYTES} hexadecimal digits")
     return key
-
-
-async def _body(request: web.Request) -> AsyncIterator[bytes]:
-    """What the client sends, as it comes. Raises InvalidInput when it stops sending."""
-    while True:
-        try:
-            async with asyncio.timeout(IDLE_SECONDS):
-                data = await request.content.readany()
-        except TimeoutError as error:
-            raise InvalidInput(f"the rest of the snapshot did not come within {IDLE_SECONDS:g} s") from error
-        if not data:
-            return
-        yield data
 
 
 ROUTES = (

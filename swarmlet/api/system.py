@@ -7,11 +7,15 @@ from aiohttp import web
 from swarmlet.api.context import CONTEXT
 from swarmlet.api.route import WRITE, Route, answer
 from swarmlet.security.access import Capability
+from swarmlet.state import collect
 from swarmlet.state.command import CollectGarbage
+
+#: Each forgets a bounded number of rows; with this many of them some seconds are over, and whoever asked hears of it.
+COMMANDS_MAX = 50
 
 
 async def collect_garbage(request: web.Request) -> web.Response:
-    """PUT /v1/system/gc: forget what has ended, now; nodes then remove its files and containers."""
+    """PUT /v1/system/gc: forget what has ended, now; nodes then remove its files and containers. `More`: not all yet."""
     context = request.app[CONTEXT]
     view = await context.replica.barrier()
     # The state's own time: everything that has ended so far ended before the next instant.
@@ -23,8 +27,14 @@ async def collect_garbage(request: web.Request) -> web.Response:
         deployments_before_ns=now_ns,
         nodes_before_ns=now_ns,
     )
-    applied = await context.replica.submit(body, request["identity"].name)
-    return answer({"Index": applied.index}, context.replica.view)
+    forgotten, index, is_more = 0, view.index, True
+    for _ in range(COMMANDS_MAX):
+        applied = await context.replica.submit(body, request["identity"].name)
+        forgotten, index = forgotten + applied.dropped, applied.index
+        is_more = applied.dropped >= collect.COLLECTED_MAX
+        if not is_more:
+            break
+    return answer({"Index": index, "Forgotten": forgotten, "More": is_more}, context.replica.view)
 
 
 ROUTES = (Route(WRITE, "/v1/system/gc", Capability.OPERATOR_WRITE, collect_garbage),)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -171,18 +171,12 @@ async def restore(request: web.Request) -> web.Response:
 
 
 async def _keep(request: web.Request, context: ApiContext, volume: Volume) -> web.Response:
-    """Its directory is there: make it known, or remove the directory."""
-    try:
-        applied = await context.replica.submit(PutVolume(volume=volume), request["identity"].name)
-    except UnknownOutcome:
-        raise  # it may be known
-    except SwarmletError:
-        with contextlib.suppress(SwarmletError):
-            await context.volumes.remove(volume.node_id, volume.id)
-        raise
+    """Its directory is there: make it known."""
+    removing = partial(context.volumes.remove, volume.node_id, volume.id)
+    index = await _known(request, context, PutVolume(volume=volume), removing)
     view = context.replica.view
     kept = view.volume(volume.namespace, volume.id) or volume
-    return answer({"Volume": volume_json(kept, view), "Warnings": ""}, view, index=applied.index)
+    return answer({"Volume": volume_json(kept, view), "Warnings": ""}, view, index=index)
 
 
 async def delete(request: web.Request) -> web.Response:
@@ -219,13 +213,8 @@ async def take_snapshot(request: web.Request) -> web.Response:
         entries=made.entries,
         is_consistent=not (was_used or is_used or made.changed),
     )
-    try:
-        index = await _submit(request, context, PutVolumeSnapshot(snapshot=snapshot))
-    except UnknownOutcome:
-        raise
-    except SwarmletError:
-        await _removed(context.volumes.remove_snapshot(volume.node_id, snapshot_id))
-        raise
+    removing = partial(context.volumes.remove_snapshot, volume.node_id, snapshot_id)
+    index = await _known(request, context, PutVolumeSnapshot(snapshot=snapshot), removing)
     view = context.replica.view
     kept = view.volume_snapshot(volume.namespace, snapshot_id) or snapshot
     return answer(snapshot_json(kept, view), view, index=index)
@@ -264,11 +253,24 @@ async def delete_snapshot(request: web.Request) -> web.Response:
     return answer(found, context.replica.view, index=index)
 
 
+async def _known(
+    request: web.Request, context: ApiContext, body: Body, removing: Callable[[], Awaitable[None]]
+) -> int:
+    """Make known what is on a node's disk; where that is refused, remove it there again."""
+    try:
+        return await _submit(request, context, body)
+    except UnknownOutcome:
+        raise  # It may have become known, and then it has to be there.
+    except SwarmletError:
+        await _removed(removing())
+        raise
+
+
 async def _submit(request: web.Request, context: ApiContext, body: Body) -> int:
     return (await context.replica.submit(body, request["identity"].name)).index
 
 
-async def _removed(removing: Any) -> str:
+async def _removed(removing: Awaitable[None]) -> str:
     """Why something that the state does not know any more could not be removed from its node's disk, or nothing."""
     try:
         await removing

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, NamedTuple
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import click
 
@@ -51,7 +51,7 @@ def port_forward(
       swarmlet port-forward 8f3a12cd 5432 0:metrics
     """
     api = client(ctx)
-    place = f"/v1/swarmlet/allocation/{quote(identifier)}/forward"
+    place = f"/v1/swarmlet/allocation/{identifier}/forward"
     wanted = [_parse(text) for text in ports]
     forwards = []
     node = ""

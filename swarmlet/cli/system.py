@@ -23,7 +23,7 @@ def system() -> None:
 def gc(ctx: click.Context, as_json: bool) -> int:
     """Forget what has ended, now: jobs, allocations, evaluations, deployments, dead nodes.
 
-    It happens by itself after a week. Nodes remove the files, logs and containers of what is forgotten.
+    It happens by itself, to allocations and jobs after a week. Nodes remove the files, logs and containers of what is forgotten.
 
     \b
     Example:  swarmlet system gc
@@ -33,4 +33,6 @@ def gc(ctx: click.Context, as_json: bool) -> int:
         say_json(answered)
     else:
         say("what had ended is forgotten; nodes remove its files and containers")
+        if answered["More"]:
+            say("there is more: run it again")
     return 0

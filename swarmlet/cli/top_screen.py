@@ -9,9 +9,10 @@ from typing import Any
 ORDERS = {"c": "CPU", "m": "MEMORY", "n": "NAME"}
 Json = dict[str, Any]
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
-#: Of the screen's lines, for nodes.
+#: One line in so many is for nodes, where there are more of them and of tasks than lines.
 NODES_SHARE = 3
-SHOWN = "?"
+#: Of what was not measured.
+UNKNOWN = "?"
 
 
 def size(amount: float) -> str:
@@ -24,7 +25,7 @@ def size(amount: float) -> str:
 
 def share(part: float, whole: float) -> str:
     """A share in percent; nothing of nothing is unknown."""
-    return f"{100 * part / whole:.0f} %" if whole else SHOWN
+    return f"{100 * part / whole:.0f} %" if whole else UNKNOWN
 
 
 def node_rows(answer: Json, order: str) -> list[list[str]]:
@@ -38,7 +39,7 @@ def node_rows(answer: Json, order: str) -> list[list[str]]:
     for node in sorted(answer["Nodes"], key=lambda node: (keys[order](node), node["Name"])):
         host = node["Host"]
         if host is None:
-            rows.append([node["Name"], SHOWN, SHOWN, SHOWN, SHOWN, SHOWN, SHOWN, node["Error"]])
+            rows.append([node["Name"], UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, node["Error"]])
             continue
         memory, disk = host["Memory"], host["DiskStats"][0]
         rows.append(
@@ -80,13 +81,13 @@ def task_rows(answer: Json, order: str) -> list[list[str]]:
                 name(task),
                 task["AllocID"][:8],
                 node["Name"],
-                f"{cpu['Percent']:.1f} %" if cpu["Measured"] else SHOWN,
-                size(memory["Usage"]) if memory["Measured"] else SHOWN,
+                f"{cpu['Percent']:.1f} %" if cpu["Measured"] else UNKNOWN,
+                size(memory["Usage"]) if memory["Measured"] else UNKNOWN,
                 size(task["ReservedMemory"]),
-                f"{size(disk['ReadBytes'])}/{size(disk['WrittenBytes'])}" if disk["Measured"] else SHOWN,
+                f"{size(disk['ReadBytes'])}/{size(disk['WrittenBytes'])}" if disk["Measured"] else UNKNOWN,
                 f"{size(network['ReceivedBytes'])}/{size(network['SentBytes'])}"
                 if network["Measured"]
-                else SHOWN,
+                else UNKNOWN,
             ]
         )
     return rows

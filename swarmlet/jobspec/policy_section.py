@@ -127,7 +127,7 @@ def restart_fields(section: Section) -> Fields:
     )
     if "delay_ns" in fields:
         fields |= {"is_backoff": False, "delay_max_ns": fields["delay_ns"]}
-    block.ignore({"render_templates": "there are no templates yet"})
+    block.ignore({"render_templates": "templates are rendered before every start"})
     block.finish()
     return fields
 

@@ -7,6 +7,9 @@ from swarmlet.gossip.shell import Gossip
 from swarmlet.ids import NodeId
 from swarmlet.transport.client import MeshClient
 
+#: An exchange of state is some hundred KiB at most; the next one comes soon, with another member.
+SYNC_SECONDS = 5.0
+
 
 class MeshStreams:
     """Gossip's streams over the mesh."""
@@ -24,7 +27,7 @@ class MeshStreams:
 
     async def sync(self, address: Address, target: NodeId, data: bytes) -> bytes:
         """See `gossip.shell.Streams`."""
-        return await self._mesh.sync(address, target, data, 5.0)
+        return await self._mesh.sync(address, target, data, SYNC_SECONDS)
 
 
 class GossipDatagrams:

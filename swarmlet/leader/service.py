@@ -37,7 +37,15 @@ from swarmlet.replica.mesh import Clock
 from swarmlet.replica.replica import Replica
 from swarmlet.replica.submission import raise_if_refused
 from swarmlet.scheduler.rebalancing import plan_rebalancing
-from swarmlet.state.command import FEATURE_LEVEL, Applied, ApplyPlan, Body, Noop, UpdateSettings
+from swarmlet.state.command import (
+    FEATURE_LEVEL,
+    Applied,
+    ApplyPlan,
+    Body,
+    CollectGarbage,
+    Noop,
+    UpdateSettings,
+)
 from swarmlet.state.view import WHOLE_STATE, Change, Table, View
 
 log = structlog.get_logger(__name__)
@@ -362,7 +370,7 @@ class LeaderService:
                 nodes_due = now + int(LOOK_SECONDS_MAX * NS)
                 if found is not None and found.wake_ns is not None:
                     nodes_due = min(nodes_due, found.wake_ns)
-                looks.append(partial(_collected, garbage, now))
+                looks.append(partial(_collected, garbage, view, now))
             for look in looks:
                 # With thousands of nodes and jobs each look takes its time: others may run between them.
                 await asyncio.sleep(0)
@@ -374,8 +382,10 @@ class LeaderService:
             commands = [command for outcome in outcomes for command in outcome.commands]
             commands += self._raise_level(view)
             taken = self._clock.boot_seconds() - begun
-            for applied in await self._lead_all(commands):
+            for command, applied in zip(commands, await self._lead_all(commands), strict=True):
                 _log_refusal(applied)
+                if isinstance(command, CollectGarbage):
+                    garbage.collected(now, applied.dropped)
             await asyncio.sleep(0)
             if commands:
                 members = self._members()  # agreeing on them may have taken a while
@@ -530,8 +540,8 @@ def _outcome_of(look: partial[Outcome]) -> Outcome | None:
         return None
 
 
-def _collected(garbage: Garbage, now: int) -> Outcome:
-    collected = garbage.look(now)
+def _collected(garbage: Garbage, view: View, now: int) -> Outcome:
+    collected = garbage.look(now, view.ended_allocation_count())
     return Outcome((collected,) if collected is not None else (), None)
 
 

@@ -104,9 +104,6 @@ SNAPSHOT_REST_SECONDS = 0.002
 #: they are large, bytes of them: 5,000 of the largest would be 20 GB.
 TRAILING_ENTRIES = 5_000
 TRAILING_BYTES = 32 * 1024 * 1024
-#: After a piece of at least this size of a snapshot that is being encoded: half of the time that a full one takes.
-SNAPSHOT_REST_BYTES = 128 * 1024
-SNAPSHOT_REST_SECONDS = 0.002
 #: A full disk is looked at again after this long.
 ROOM_SECONDS = 1.0
 #: The log's writer was full, or the disk: it is tried again then.

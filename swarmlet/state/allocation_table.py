@@ -297,6 +297,10 @@ class AllocationTable:
         """Ids of blocks that were forgotten one by one."""
         return list(self._gone)
 
+    def gone_count(self) -> int:
+        """How many those are. O(1)."""
+        return len(self._gone)
+
     def rows(self) -> Iterator[Allocation]:
         """All that have a row of their own, by id."""
         return (self._rows[key] for key in sorted(self._rows))
@@ -304,6 +308,10 @@ class AllocationTable:
     def finished(self) -> Iterator[Allocation]:
         """Those that ended on their node (or are lost), the one changed longest ago first."""
         return (self._rows[key] for _, key in self._finished)
+
+    def finished_count(self) -> int:
+        """How many those are. O(1)."""
+        return len(self._finished)
 
     def held_count(self, namespace: Namespace, job_id: JobId, version: int) -> int:
         """How many allocations still run (or may) under this version of a job."""

@@ -119,7 +119,7 @@ def mark_stable(step: Step, body: MarkJobStable) -> None:
     """Note whether a version may be reverted to."""
     if step.store.job_version(body.namespace, body.job_id, body.version) is None:
         raise NotFound(
-            f'version {body.version} of job "{body.job_id}" is not kept; see `swarmlet job history`'
+            f'version {body.version} of job "{body.job_id}" is not kept; /v1/job/{body.job_id}/versions lists those that are'
         )
     set_stable(step, body.namespace, body.job_id, body.version, is_stable=body.is_stable)
 

@@ -44,10 +44,12 @@ from swarmlet.state.apply_evaluations import put
 from swarmlet.state.apply_jobs import prune_versions
 from swarmlet.state.apply_nodes import GONE
 from swarmlet.state.step import NAME_CHARS_MAX, Step, later
-from swarmlet.state.store import ALLOCATIONS_MAX, Store
+from swarmlet.state.store import ALLOCATION_IDS_MAX, ALLOCATIONS_MAX, Store
 
 #: Placements in one plan that become a row each: about a second of work at apply. Blocks have no such bound.
 PLACEMENTS_MAX = 100_000
+#: From this feature level on, `ALLOCATION_IDS_MAX` is obeyed.
+IDS_LEVEL = 3
 
 
 def apply_plan(step: Step, plan: Plan) -> None:
@@ -356,8 +358,15 @@ class _Application:
     # What is new.
 
     def _place(self) -> None:
-        if self.store.allocation_count() + _checked_count(self.plan) > ALLOCATIONS_MAX:
+        wanted = self.store.allocation_count() + _checked_count(self.plan)
+        if wanted > ALLOCATIONS_MAX:
             raise Overloaded(f"the cluster keeps at most {ALLOCATIONS_MAX} allocations")
+        remembered = wanted + self.store.forgotten_of_blocks()
+        if remembered > ALLOCATION_IDS_MAX and self.step.is_at_level(IDS_LEVEL):
+            raise Overloaded(
+                f"the cluster keeps the ids of at most {ALLOCATION_IDS_MAX} allocations, those included that are forgotten "
+                "while others that were placed together with them run on: restart or stop large jobs that were scaled down"
+            )
         room = _Room(self.store)
         runs: list[AllocationRun] = []
         joined = dict(self.joined)

@@ -485,7 +485,8 @@ class Applied(Record):
     #: All evaluations opened (bounded by the jobs concerned).
     evaluation_ids: tuple[EvaluationId, ...] = ()
     job_modify_index: int = 0
-    #: For ApplyPlan: how many placements took effect, how many no longer fitted.
+    #: For ApplyPlan: how many placements took effect, how many no longer fitted. For CollectGarbage `dropped`: rows that
+    #: are forgotten.
     placed: int = 0
     dropped: int = 0
     #: For UseJoinToken: the accessor of the token used.

@@ -227,6 +227,10 @@ class Snapshot:
         """All allocations whose id begins with `prefix`, by id."""
         return self._allocations.with_id_prefix(prefix)
 
+    def ended_allocation_count(self) -> int:
+        """How many allocations that have ended are kept. O(1)."""
+        return self._allocations.finished_count()
+
     def allocations_of_job(self, namespace: Namespace, job_id: JobId) -> Iterator[Allocation]:
         """By creation index, then group and index."""
         return self._allocations.of_job(namespace, job_id)

@@ -34,6 +34,11 @@ class Step:
         """Whether the leader itself asked, not a user or node."""
         return self.actor.startswith("leader:")
 
+    def is_at_level(self, level: int) -> bool:
+        """Whether every replica decides as this feature level says: one of an older version would part from the others."""
+        settings = self.store.settings()
+        return settings is not None and settings.feature_level >= level
+
     def applied(self) -> Applied:
         """What the command gave, with the evaluations it opened."""
         opened = tuple(self._opened.values())

@@ -36,6 +36,8 @@ REQUEST_ENTRIES_KEPT = 16_384
 NODES_MAX = 20_000  # twice the largest cluster the design speaks of
 JOBS_MAX = 100_000  # ten jobs per node of the largest cluster
 ALLOCATIONS_MAX = 2_500_000  # the largest job and then some
+#: With the ids of those that were forgotten of blocks of which others are kept: two or three rollouts of the largest job.
+ALLOCATION_IDS_MAX = 6_000_000
 EVALUATIONS_MAX = 50_000  # a few per node and job between two collections, about 30 MiB
 DEPLOYMENTS_MAX = 20_000  # as many rollouts as an operator may look back on
 JOIN_TOKENS_MAX = 1_000  # made by people; expired ones make room
@@ -245,6 +247,10 @@ class Store(Snapshot):
     def allocation_count(self) -> int:
         """How many allocations are kept."""
         return len(self._allocations)
+
+    def forgotten_of_blocks(self) -> int:
+        """How many were forgotten of blocks of which others are kept; their ids are. O(1)."""
+        return self._allocations.gone_count()
 
     def insert_runs(self, runs: list[AllocationRun]) -> None:
         """Add new allocations, with their bookkeeping done by the caller."""

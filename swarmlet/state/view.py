@@ -133,6 +133,9 @@ class View(Protocol):
     def allocations(self, prefix: str = "") -> Iterator[Allocation]:
         """All allocations whose id begins with `prefix`, by id."""
 
+    def ended_allocation_count(self) -> int:
+        """How many allocations that have ended are kept. O(1)."""
+
     def allocations_of_job(self, namespace: Namespace, job_id: JobId) -> Iterator[Allocation]:
         """By creation index, then group and index."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from swarmlet.errors import Refused
+from swarmlet.errors import Refused, SwarmletError
 from tests.agents.cluster import (
     PROGRAM,
     Cli,
@@ -174,7 +174,7 @@ def test_an_archive_that_leads_out_changes_nothing(nodes: list[Node], allocation
         archive.addfile(link)
     path = f"/v1/swarmlet/allocation/{allocation['ID']}/archive"
     for node in nodes:
-        with pytest.raises(Exception, match="leads out of"):
+        with pytest.raises(SwarmletError, match="leads out of"):
             node.api.upload(path, iter([made.getvalue()]), None, {"path": "/local"}, timeout=30)
         with pytest.raises(Refused):
             list(node.api.stream(path, {"path": "/local/evil/passwd", "task": "t"}))

@@ -75,7 +75,7 @@ def stop(node: Node, name: str) -> None:
     )
 
 
-def content(cluster: LocalCluster, made: dict[str, Any]) -> Path:
+def content(made: dict[str, Any]) -> Path:
     path = Path(made["HostPath"])
     assert path.is_dir()
     return path
@@ -90,7 +90,7 @@ def test_a_volume_is_made_used_copied_to_another_node_and_deleted(ask: Cli, clus
     submit(node, job("keeper", VOLUME % "db", MOUNT))
     first = running(node, "keeper")
     assert first["NodeName"] == "n2"
-    rows = content(cluster, made) / "rows"
+    rows = content(made) / "rows"
     wait_until(rows.exists)
     explained = ask("alloc", "status", first["ID"], "--explain").out
     assert "host volume db missing" in explained
@@ -113,7 +113,7 @@ def test_a_volume_is_made_used_copied_to_another_node_and_deleted(ask: Cli, clus
 
     restored = ask("volume", "restore", snapshot["ID"][:8], "--node", "n1", "--json").json()
     assert (restored["Name"], restored["NodeName"]) == ("db", "n1")
-    copy = content(cluster, restored) / "rows"
+    copy = content(restored) / "rows"
     assert copy.read_text() == "row\n"
     submit(node, job("keeper", VOLUME % "db", MOUNT))
     assert running(node, "keeper")["NodeName"] == "n1"

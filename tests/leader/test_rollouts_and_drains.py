@@ -7,11 +7,19 @@ from msgspec.structs import replace
 from swarmlet.ids import NodeId
 from swarmlet.leader.deployment_watch import DeploymentWatch
 from swarmlet.leader.drain import drain_nodes
-from swarmlet.leader.garbage import PERIOD_NS, Garbage
+from swarmlet.leader.garbage import (
+    AGAIN_NS,
+    ALLOCATIONS_KEPT_NS,
+    CROWDED_KEPT_NS,
+    ENDED_ALLOCATIONS_MAX,
+    PERIOD_NS,
+    Garbage,
+)
 from swarmlet.model.allocation import ClientStatus
 from swarmlet.model.deployment import DeploymentStatus
 from swarmlet.model.job import Job, JobType, UpdateStrategy
 from swarmlet.model.node import DrainStrategy
+from swarmlet.state.collect import COLLECTED_MAX
 from swarmlet.state.command import (
     Body,
     EvaluateJob,
@@ -164,6 +172,25 @@ def test_batch_work_may_finish_on_a_draining_node() -> None:
 
 def test_garbage_is_collected_once_per_period() -> None:
     garbage = Garbage(0)
-    assert garbage.look(PERIOD_NS - 1) is None
-    assert garbage.look(PERIOD_NS) is not None
-    assert garbage.look(PERIOD_NS + 1) is None
+    assert garbage.look(PERIOD_NS - 1, 0) is None
+    assert garbage.look(PERIOD_NS, 0) is not None
+    assert garbage.look(PERIOD_NS + 1, 0) is None
+
+
+def test_a_collection_that_was_cut_short_is_soon_followed_by_the_next() -> None:
+    garbage = Garbage(0)
+    assert garbage.look(PERIOD_NS, 0) is not None
+    garbage.collected(PERIOD_NS, COLLECTED_MAX - 1)
+    assert garbage.look(PERIOD_NS + AGAIN_NS, 0) is None
+    garbage.collected(PERIOD_NS, COLLECTED_MAX)
+    assert garbage.look(PERIOD_NS + AGAIN_NS, 0) is not None
+
+
+def test_ended_allocations_are_kept_for_a_week_until_they_are_too_many() -> None:
+    kept = []
+    for ended in (ENDED_ALLOCATIONS_MAX, ENDED_ALLOCATIONS_MAX + 1):
+        now_ns = 2 * ALLOCATIONS_KEPT_NS
+        command = Garbage(0).look(now_ns, ended)
+        assert command is not None
+        kept.append(now_ns - command.allocations_before_ns)
+    assert kept == [ALLOCATIONS_KEPT_NS, CROWDED_KEPT_NS]

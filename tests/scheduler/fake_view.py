@@ -279,6 +279,9 @@ class FakeView:
     def allocations(self, prefix: str = "") -> Iterator[Allocation]:
         return (self.allocation_table[key] for key in sorted(self.allocation_table))
 
+    def ended_allocation_count(self) -> int:
+        return sum(1 for each in self.allocation_table.values() if each.is_client_terminal())
+
     def allocations_of_job(self, namespace: Namespace, job_id: JobId) -> Iterator[Allocation]:
         return (
             each

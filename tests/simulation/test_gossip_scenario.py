@@ -172,7 +172,6 @@ def test_swarms_of_faults_violate_nothing_and_end_in_agreement(seed: int) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "seed",
     [
@@ -185,6 +184,7 @@ def test_seeds_that_once_found_a_defect_find_none(seed: int) -> None:
     assert run(seed).seed == seed
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_history_whatever_the_hash_seed() -> None:
     command = [sys.executable, "scripts/simulate.py", "gossip", "--seed", "5", "--seconds", "40"]
     outputs = {

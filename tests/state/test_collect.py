@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from swarmlet.ids import DeploymentId, JobId, RequestId
@@ -10,10 +11,17 @@ from swarmlet.model.deployment import DeploymentStatus
 from swarmlet.model.job import JobType
 from swarmlet.model.node import NodeStatus
 from swarmlet.model.plan import Replacement, Stop
-from swarmlet.state import store
+from swarmlet.state import collect, store
 from swarmlet.state.collect import FAILED_KEPT_PER_JOB
-from swarmlet.state.command import CollectGarbage, DeregisterJob, Noop, UpdateDeployment
-from tests.state.replica import DEFAULT, Replica, group, job, placed
+from swarmlet.state.command import (
+    CollectGarbage,
+    DeregisterJob,
+    Noop,
+    RegisterNode,
+    UpdateDeployment,
+    UpdateSettings,
+)
+from tests.state.replica import DEFAULT, Replica, group, job, node, placed
 from tests.state.test_apply_plan import deployment
 
 
@@ -86,6 +94,60 @@ def test_a_stopped_job_is_forgotten_with_all_it_had() -> None:
     assert replica.job().is_stopped
     replica.ok(CollectGarbage(jobs_before_ns=replica.now_ns + 10**12))
     assert replica.state.job(DEFAULT, JobId("shop")) is None
+
+
+def at_level(level: int) -> Replica:
+    """With one node."""
+    replica = Replica()
+    replica.ok(UpdateSettings(feature_level=level))
+    known = msgspec.structs.replace(node("a"), feature_level=level)
+    replica.ok(RegisterNode(node=known))
+    return replica
+
+
+def finished_batches(replica: Replica, count: int, *, each: int) -> None:
+    """Jobs of which every allocation has ended."""
+    for number in range(count):
+        name = f"batch{number}"
+        for row in replica.running(job(name, group(count=each, memory=1), kind=JobType.BATCH), ("a", each)):
+            replica.report(row, ClientStatus.COMPLETE)
+
+
+def test_one_collection_forgets_a_bounded_number_of_rows_whatever_jobs_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A job goes whole; the next one only while there is room for more rows."""
+    monkeypatch.setattr(collect, "COLLECTED_MAX", 5)
+    replica = at_level(3)
+    finished_batches(replica, 4, each=3)
+    body = CollectGarbage(jobs_before_ns=replica.now_ns + 10**12)
+    left = []
+    for _ in range(3):
+        forgotten = replica.ok(body).dropped
+        left.append((sum(1 for _ in replica.state.jobs()), forgotten))
+    assert left == [(2, 8), (0, 8), (0, 0)]
+
+
+def test_below_the_level_at_which_all_replicas_count_rows_jobs_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Replicas of the version before would part from this one otherwise."""
+    monkeypatch.setattr(collect, "COLLECTED_MAX", 5)
+    replica = at_level(2)
+    finished_batches(replica, 4, each=3)
+    assert replica.ok(CollectGarbage(jobs_before_ns=replica.now_ns + 10**12)).dropped == 0
+    assert list(replica.state.jobs()) == []
+
+
+def test_a_collection_says_how_much_it_forgot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collect, "COLLECTED_MAX", 2)
+    replica = at_level(3)
+    replica.running(job("shop", group(count=3)), ("a", 3))
+    stopped(replica)
+    assert replica.state.ended_allocation_count() == 3
+    body = CollectGarbage(allocations_before_ns=replica.now_ns + 10**12)
+    assert [replica.ok(body).dropped for _ in range(3)] == [2, 1, 0]
+    assert replica.state.ended_allocation_count() == 0
 
 
 def test_nodes_that_are_gone_and_empty_are_forgotten() -> None:
