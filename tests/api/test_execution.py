@@ -44,9 +44,9 @@ class Failed:
 
     async def events(self) -> AsyncGenerator[Event, None]:
         await self._is_refused.wait()
-        for exit_code in ():
-            yield Exited(exit_code=exit_code)
-        raise Unavailable("cannot run it")
+        if self._is_refused.is_set():
+            raise Unavailable("cannot run it")
+        yield Exited(exit_code=0)
 
 
 async def test_why_a_command_failed_is_told_also_to_who_was_still_sending() -> None:
