@@ -34,7 +34,7 @@ from swarmlet.gossip.config import GossipConfig
 from swarmlet.gossip.effect import EventKind, Member, MemberEvent, MemberState
 from swarmlet.gossip.keyring import fingerprint as key_fingerprint
 from swarmlet.gossip.shell import Gossip
-from swarmlet.ids import ClusterId, PeerId, RequestId, peer_id
+from swarmlet.ids import PeerId, RequestId, peer_id
 from swarmlet.joining.enrolment import ReplicatedEnrolment
 from swarmlet.joining.founding import new_join_token
 from swarmlet.joining.gossip_keys import ANSWER_SECONDS, KEYRING_FILE, KEYS_METHOD, GossipKeys, load_keyring
@@ -68,30 +68,16 @@ from swarmlet.replica.replica import Replica
 from swarmlet.replica.submission import RAFT_METHOD, SNAPSHOT_METHOD, SUBMIT_METHOD
 from swarmlet.replica.variables import Variables
 from swarmlet.runtime.agent import Agent
-from swarmlet.runtime.copy_service import CopyService
-from swarmlet.runtime.copying import Copying
-from swarmlet.runtime.drivers.docker_digest import Digests
-from swarmlet.runtime.drivers.driver import Driver
-from swarmlet.runtime.drivers.exec import Exec
-from swarmlet.runtime.drivers.offered import docker_of
+from swarmlet.runtime.drivers.offered import offered
 from swarmlet.runtime.drivers.offered import validate as validate_driver
-from swarmlet.runtime.drivers.raw_exec import RawExec
-from swarmlet.runtime.exec_service import ExecService
 from swarmlet.runtime.fingerprint import computed_class, fingerprint
-from swarmlet.runtime.forward_service import ForwardService
-from swarmlet.runtime.forwarding import Forwarding
 from swarmlet.runtime.host_shutdown import HostShutdown
-from swarmlet.runtime.image_digests import ImageDigests
-from swarmlet.runtime.image_service import ImageService
-from swarmlet.runtime.job_logs import JobLogs
-from swarmlet.runtime.log_service import LogService
-from swarmlet.runtime.reach import Reach
+from swarmlet.runtime.remote import NodeClient
 from swarmlet.runtime.replica_link import ReplicaReporter, ReplicaSource
 from swarmlet.runtime.secrets_directory import MemorySecrets
+from swarmlet.runtime.services import Services
 from swarmlet.runtime.storage import Storage
 from swarmlet.runtime.template_source import ReplicaTemplates
-from swarmlet.runtime.usage_sampler import UsageSampler
-from swarmlet.runtime.usage_service import UsageService
 from swarmlet.security.access import ADMIN, identify
 from swarmlet.security.access import Identity as Caller
 from swarmlet.security.contexts import client_context, load_identity, server_context
@@ -325,27 +311,13 @@ class Daemon:
         return self.gossip.members()
 
     def _build_runtime(self, data: Path) -> None:
-        self.drivers: dict[str, Driver] = {}
         templates = ReplicaTemplates(self.replica, self.variables)
-        digests: Digests | None = None
-        switches = self.config.drivers
-        if switches.docker:
-            containers = docker_of(switches, self.identity.node, self.identity.cluster, data)
-            self.drivers["docker"] = containers
-            ImageService(
-                replica=self.replica, images=containers.images, mesh=self.mesh, places=self.places
-            ).register(self.handlers)
-            digests = containers.digests
-        allowed = switches.raw_exec if switches.raw_exec is not None else os.geteuid() != 0
-        self.drivers["raw_exec"] = RawExec(data / "alloc", is_allowed=allowed)
-        self.drivers["exec"] = Exec(data / "alloc", is_offered=switches.exec, is_host_allowed=allowed)
-        self.storage = Storage(
-            me=self.identity.node,
-            data=data,
-            view=lambda: self.replica.view,
-            mesh=self.mesh,
-            places=self.places,
+        found = offered(self.config.drivers, self.identity.node, self.identity.cluster, data)
+        self.drivers = found.drivers
+        others = NodeClient(
+            me=self.identity.node, view=lambda: self.replica.view, mesh=self.mesh, places=self.places
         )
+        self.storage = Storage(data, others)
         self.shutdown = HostShutdown(
             self.replica, self.identity.node, data, self.config.drain_on_shutdown_seconds, self.clock.wall_ns
         )
@@ -362,26 +334,13 @@ class Daemon:
             disks=self.storage.disks,
             made_volumes=self.storage.made_volumes,
         )
-        self.image_digests = ImageDigests(
-            replica=self.replica, local=digests, mesh=self.mesh, places=self.places, templates=templates
-        )
-        self.logs = LogService(replica=self.replica, agent=self.agent, mesh=self.mesh, places=self.places)
-        self.job_logs = JobLogs(replica=self.replica, logs=self.logs, mesh=self.mesh, places=self.places)
-        self.reach = Reach(replica=self.replica, agent=self.agent, mesh=self.mesh, places=self.places)
-        self.copies = CopyService(
-            replica=self.replica, copying=Copying(self.agent), mesh=self.mesh, places=self.places
-        )
-        self.usage = UsageService(
+        self.services = Services(
             replica=self.replica,
-            sampler=UsageSampler(self.agent, data),
-            mesh=self.mesh,
-            places=self.places,
-        )
-        self.connections = ForwardService(
-            replica=self.replica, forwarding=Forwarding(self.agent), mesh=self.mesh, places=self.places
-        )
-        self.commands = ExecService(
-            replica=self.replica, agent=self.agent, mesh=self.mesh, places=self.places
+            nodes=others,
+            agent=self.agent,
+            data=data,
+            offered=found,
+            templates=templates,
         )
 
     def _build_joining(self) -> None:
@@ -437,15 +396,8 @@ class Daemon:
         handlers.register(SYNC_METHOD, self._on_sync, purpose=Purpose.GOSSIP)
         handlers.register(KEYS_METHOD, self.gossip_keys.serve)
         self.joining.register(handlers)
-        self.logs.register(handlers)
-        self.job_logs.register(handlers)
-        self.image_digests.register(handlers)
-        self.reach.register(handlers)
-        self.copies.register(handlers)
-        self.connections.register(handlers)
-        self.usage.register(handlers)
         self.operations.register(handlers)
-        self.commands.register(handlers)
+        self.services.register(handlers)
         self.storage.register(handlers, self.agent)
 
     def _build_api(self, data: Path) -> ApiServer:
@@ -463,14 +415,14 @@ class Daemon:
             gossip_keys=self.gossip_keys,
             raft_status=self.replica.consensus.core.status,
             variables=self.variables,
-            logs=self.logs,
-            job_logs=self.job_logs,
-            reach=self.reach,
-            copies=self.copies,
+            logs=self.services.logs,
+            job_logs=self.services.job_logs,
+            reach=self.services.reach,
+            copies=self.services.copies,
             volumes=self.storage.volumes,
-            commands=self.commands,
-            connections=self.connections,
-            usage=self.usage,
+            commands=self.services.commands,
+            connections=self.services.connections,
+            usage=self.services.usage,
             make_join_token=self._make_join_token,
             leave=self.leave,
             agent_facts=self._facts,
@@ -491,7 +443,11 @@ class Daemon:
 
     async def _bind_images(self, job: Job, current: Job | None) -> tuple[Job, list[str]]:
         """While an older node would lose the digests, tags stay tags."""
-        return await self.image_digests.bound(job, current) if self._kept_level() >= DIGESTS else (job, [])
+        return (
+            await self.services.image_digests.bound(job, current)
+            if self._kept_level() >= DIGESTS
+            else (job, [])
+        )
 
     def _feature_level(self) -> int:
         settings = self.replica.view.settings()
@@ -838,11 +794,6 @@ def _spoken(address: Address) -> str:
 
     host, port = address
     return host if port == MESH_PORT and ":" not in host else text(address)
-
-
-def cluster_of(identity: Identity) -> ClusterId:
-    """The cluster that an identity belongs to."""
-    return identity.cluster
 
 
 def run_forever(daemon: Callable[[], Daemon]) -> None:

@@ -103,8 +103,9 @@ async def _pour(socket: web.WebSocketResponse, opened: OpenCommand) -> None:
 
 async def _feed(socket: web.WebSocketResponse, opened: OpenCommand) -> None:
     """Pass the client's frames on, until it closes."""
+    takes_input = True
     async for message in socket:
-        if message.type not in {WSMsgType.TEXT, WSMsgType.BINARY}:
+        if message.type not in {WSMsgType.TEXT, WSMsgType.BINARY} or not takes_input:
             continue
         try:
             inputs = _inputs(json.loads(message.data))
@@ -115,7 +116,8 @@ async def _feed(socket: web.WebSocketResponse, opened: OpenCommand) -> None:
             for each in inputs:
                 await opened.send(each)
         except SwarmletError:
-            return  # `_pour` says why
+            # `_pour` says why, and closes: to return here would cut it short.
+            takes_input = False
 
 
 def _inputs(frame: dict[str, Any]) -> list[Input]:

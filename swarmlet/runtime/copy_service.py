@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing
 
 from swarmlet.ids import AllocationId
 from swarmlet.model.file import FileInfo
-from swarmlet.replica.replica import Replica
 from swarmlet.runtime.copying import Copying
 from swarmlet.runtime.reach import ANSWER_SECONDS, FILE_SECONDS, info_codec
-from swarmlet.runtime.remote import CONNECT_SECONDS, Places, address_of, authorize_peer, holder_of
-from swarmlet.transport.client import MeshClient
+from swarmlet.runtime.remote import NodeClient, authorize_peer
 from swarmlet.transport.conversation import Conversation
 from swarmlet.transport.peer import Peer
 from swarmlet.transport.server import Handlers
@@ -37,12 +34,10 @@ request_codec: Codec[CopyRequest] = Codec(CopyRequest, limit=16_384)
 class CopyService:
     """Copies for the API, and serves other nodes."""
 
-    def __init__(self, *, replica: Replica, copying: Copying, mesh: MeshClient, places: Places) -> None:
-        """All of this node."""
-        self._replica = replica
+    def __init__(self, copying: Copying, nodes: NodeClient) -> None:
+        """`copying`: this node's."""
         self._copying = copying
-        self._mesh = mesh
-        self._places = places
+        self._nodes = nodes
 
     def register(self, handlers: Handlers) -> None:
         """Answer other nodes, which have authorized their users."""
@@ -52,46 +47,32 @@ class CopyService:
 
     async def describe(self, allocation: AllocationId, task: str, path: str) -> FileInfo:
         """What the task has at `path`. Raises NotFound, Refused, InvalidInput, Conflict, Unavailable."""
-        node = holder_of(self._replica.view, allocation)
-        if node == self._replica.node_id:
+        node = self._nodes.other_holder(allocation)
+        if node is None:
             return await self._copying.describe(allocation, task, path)
         body = request_codec.encode(CopyRequest(allocation_id=allocation, task=task, path=path))
         return info_codec.decode(
-            await self._mesh.request(
-                address_of(self._places, node), node, DESCRIBE_METHOD, body, timeout=ANSWER_SECONDS
-            )
+            await self._nodes.request(node, DESCRIBE_METHOD, body, timeout=ANSWER_SECONDS)
         )
 
-    async def read(self, allocation: AllocationId, task: str, path: str) -> AsyncGenerator[bytes, None]:
+    def read(self, allocation: AllocationId, task: str, path: str) -> AsyncGenerator[bytes, None]:
         """What is at `path`, as a tar stream under its last name. Raises as `describe`."""
-        node = holder_of(self._replica.view, allocation)
-        if node == self._replica.node_id:
-            chunks = self._copying.read(allocation, task, path)
-        else:
-            chunks = self._mesh.stream(
-                address_of(self._places, node),
-                node,
-                READ_METHOD,
-                request_codec.encode(CopyRequest(allocation_id=allocation, task=task, path=path)),
-                timeout=CONNECT_SECONDS,
-                idle_timeout=FILE_SECONDS,
-            )
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                yield chunk
+        node = self._nodes.other_holder(allocation)
+        if node is None:
+            return self._copying.read(allocation, task, path)
+        body = request_codec.encode(CopyRequest(allocation_id=allocation, task=task, path=path))
+        return self._nodes.stream(node, READ_METHOD, body, idle_timeout=FILE_SECONDS)
 
     async def write(
         self, allocation: AllocationId, task: str, path: str, chunks: AsyncIterable[bytes]
     ) -> None:
         """Unpack a tar stream into the directory `path`. Raises as `describe`."""
-        node = holder_of(self._replica.view, allocation)
-        if node == self._replica.node_id:
+        node = self._nodes.other_holder(allocation)
+        if node is None:
             await self._copying.write(allocation, task, path, chunks)
             return
         body = request_codec.encode(CopyRequest(allocation_id=allocation, task=task, path=path))
-        async with self._mesh.converse(
-            address_of(self._places, node), node, WRITE_METHOD, body, timeout=CONNECT_SECONDS
-        ) as conversation:
+        async with self._nodes.converse(node, WRITE_METHOD, body) as conversation:
             async for chunk in chunks:
                 await conversation.send(chunk)
             conversation.end()
@@ -108,16 +89,13 @@ class CopyService:
         found = await self._copying.describe(request.allocation_id, request.task, request.path)
         return info_codec.encode(found)
 
-    async def _serve_read(self, peer: Peer, body: bytes) -> AsyncGenerator[bytes, None]:
+    def _serve_read(self, peer: Peer, body: bytes) -> AsyncGenerator[bytes, None]:
         authorize_peer(peer)
         request = request_codec.decode(body)
-        chunks = self._copying.read(request.allocation_id, request.task, request.path)
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                yield chunk
+        return self._copying.read(request.allocation_id, request.task, request.path)
 
     async def _serve_write(self, peer: Peer, body: bytes, conversation: Conversation) -> None:
         authorize_peer(peer)
         request = request_codec.decode(body)
-        async with contextlib.aclosing(conversation.items()) as chunks:
+        async with aclosing(conversation.items()) as chunks:
             await self._copying.write(request.allocation_id, request.task, request.path, chunks)

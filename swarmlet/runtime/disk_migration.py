@@ -22,11 +22,10 @@ from swarmlet.model.node import NodeStatus
 from swarmlet.runtime.agent import Agent
 from swarmlet.runtime.disk import EVENT, PREDECESSORS_MAX, LocalDisks, arriving_directory, put_in_place
 from swarmlet.runtime.drivers.driver import Notice
-from swarmlet.runtime.remote import CONNECT_SECONDS, Places, address_of, authorize_peer
+from swarmlet.runtime.remote import NodeClient, authorize_peer
 from swarmlet.runtime.tree_archive import Tally, archive_tree, measure
 from swarmlet.runtime.tree_transfer import Received, items_of, receive
 from swarmlet.state.view import View
-from swarmlet.transport.client import MeshClient
 from swarmlet.transport.peer import Peer
 from swarmlet.transport.server import Handlers
 from swarmlet.wire import Codec, Record
@@ -71,16 +70,12 @@ class MeshDisks:
 
     def __init__(
         self,
-        *,
-        me: NodeId,
-        view: Callable[[], View],
-        mesh: MeshClient,
-        places: Places,
+        nodes: NodeClient,
         allocations: Path,
         wait_ended: Callable[[AllocationId], Awaitable[None]],
     ) -> None:
-        """`view`: the state as this node knows it now."""
-        self._me, self._view, self._mesh, self._places = me, view, mesh, places
+        """`allocations`, `wait_ended`: as of `LocalDisks`."""
+        self._nodes = nodes
         self._allocations = allocations
         self._local = LocalDisks(allocations, wait_ended=wait_ended)
         self._copies = asyncio.Semaphore(COPIES_MAX)
@@ -89,10 +84,10 @@ class MeshDisks:
         self, allocation: Allocation, root: Path, *, is_migrated: bool, notice: Notice
     ) -> None:
         """See `Disks`."""
-        for previous in predecessors_of(self._view(), allocation):
+        for previous in predecessors_of(self._nodes.view, allocation):
             if await self._local.take_local(previous.id, root, notice):
                 return
-            if previous.node_id == self._me:
+            if previous.node_id == self._nodes.me:
                 continue  # it was never started, or its disk is gone
             name = self._name(previous.node_id)
             if not is_migrated:
@@ -150,17 +145,9 @@ class MeshDisks:
         raise AssertionError("the last try returns or raises")
 
     async def _copy(self, previous: Allocation, successor: AllocationId, root: Path) -> Received:
-        address = address_of(self._places, previous.node_id)
-        request = DiskRequest(allocation_id=previous.id, successor=successor)
+        body = request_codec.encode(DiskRequest(allocation_id=previous.id, successor=successor))
+        items = self._nodes.stream(previous.node_id, DISK_METHOD, body, idle_timeout=IDLE_SECONDS)
         arriving = await asyncio.to_thread(_emptied, self._allocations, f"{root.name}.copied")
-        items = self._mesh.stream(
-            address,
-            previous.node_id,
-            DISK_METHOD,
-            request_codec.encode(request),
-            timeout=CONNECT_SECONDS,
-            idle_timeout=IDLE_SECONDS,
-        )
         async with aclosing(items):
             received = await receive(items, arriving)
         await asyncio.to_thread(put_in_place, arriving, root)
@@ -168,20 +155,16 @@ class MeshDisks:
 
     async def _confirm(self, previous: Allocation, successor: AllocationId) -> None:
         """Tell the old node that it may let go. Where that does not reach it, its data is kept for longer."""
-        address = self._places.address_of(previous.node_id)
         body = request_codec.encode(DiskRequest(allocation_id=previous.id, successor=successor))
-        if address is not None:
-            with contextlib.suppress(SwarmletError, OSError):
-                await self._mesh.request(
-                    address, previous.node_id, TAKEN_METHOD, body, timeout=CONFIRM_SECONDS
-                )
+        with contextlib.suppress(SwarmletError, OSError):
+            await self._nodes.request(previous.node_id, TAKEN_METHOD, body, timeout=CONFIRM_SECONDS)
 
     def _is_gone(self, node_id: NodeId) -> bool:
-        node = self._view().node(node_id)
+        node = self._nodes.view.node(node_id)
         return node is None or node.status in {NodeStatus.DOWN, NodeStatus.LEFT}
 
     def _name(self, node_id: NodeId) -> str:
-        node = self._view().node(node_id)
+        node = self._nodes.view.node(node_id)
         return node.name if node is not None else node_id
 
 

@@ -7,14 +7,12 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
-from swarmlet.errors import Conflict, DriverError, NotFound, Unavailable
+from swarmlet.errors import Conflict, DriverError, Unavailable
 from swarmlet.ids import AllocationId
 from swarmlet.model.execution import Event, Exited, Input, Resize, Stdin, StdinEnd, TerminalSize, Wrote
-from swarmlet.replica.replica import Replica
 from swarmlet.runtime.agent import Agent
 from swarmlet.runtime.drivers.execution import Execution
-from swarmlet.runtime.remote import CONNECT_SECONDS, Places, address_of, authorize_peer
-from swarmlet.transport.client import MeshClient
+from swarmlet.runtime.remote import NodeClient, authorize_peer, told_by_name
 from swarmlet.transport.conversation import Conversation
 from swarmlet.transport.peer import Peer
 from swarmlet.transport.server import Handlers
@@ -42,12 +40,10 @@ event_codec: Codec[Event] = Codec(Event)
 class ExecService:
     """Opens commands for the API, and serves other nodes."""
 
-    def __init__(self, *, replica: Replica, agent: Agent, mesh: MeshClient, places: Places) -> None:
-        """All of this node."""
-        self._replica = replica
+    def __init__(self, agent: Agent, nodes: NodeClient) -> None:
+        """`agent`: this node's."""
         self._agent = agent
-        self._mesh = mesh
-        self._places = places
+        self._nodes = nodes
         self._open = 0
 
     def register(self, handlers: Handlers) -> None:
@@ -59,20 +55,13 @@ class ExecService:
         self, allocation: AllocationId, task: str, command: tuple[str, ...], size: TerminalSize | None
     ) -> AsyncIterator[_Local | _Remote]:
         """Run it; leaving the context ends it. Raises NotFound, Conflict (it cannot run there), Unavailable."""
-        found = self._replica.view.allocation(allocation)
-        if found is None:
-            raise NotFound(f"no allocation {allocation}")
         request = ExecRequest(allocation_id=allocation, task=task, command=command, size=size)
-        node = found.node_id
-        if node == self._replica.node_id:
+        node = self._nodes.other_holder(allocation)
+        if node is None:
             async with self._opened(request) as local:
                 yield local
             return
-        address = address_of(self._places, node)
-        body = request_codec.encode(request)
-        async with self._mesh.converse(
-            address, node, EXEC_METHOD, body, timeout=CONNECT_SECONDS
-        ) as conversation:
+        async with self._nodes.converse(node, EXEC_METHOD, request_codec.encode(request)) as conversation:
             yield _Remote(conversation)
 
     @contextlib.asynccontextmanager
@@ -93,16 +82,13 @@ class ExecService:
 
     async def _serve(self, peer: Peer, body: bytes, conversation: Conversation) -> None:
         authorize_peer(peer)
-        try:
+        with told_by_name():
             async with self._opened(request_codec.decode(body)) as local, asyncio.TaskGroup() as group:
                 feeding = group.create_task(_feed(conversation, local))
                 async with aclosing(local.events()) as events:
                     async for event in events:
                         await conversation.send(event_codec.encode(event))
                 feeding.cancel()
-        except ExceptionGroup as failed:
-            # The first is the cause; the caller is told errors by their own names.
-            raise failed.exceptions[0] from failed
 
 
 async def _feed(conversation: Conversation, local: _Local) -> None:

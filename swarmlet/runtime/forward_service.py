@@ -14,11 +14,9 @@ from contextlib import aclosing
 from swarmlet.errors import Overloaded, Unavailable
 from swarmlet.ids import AllocationId
 from swarmlet.model.forward import ForwardTarget
-from swarmlet.replica.replica import Replica
 from swarmlet.runtime.forwarding import Connection, Forwarding
 from swarmlet.runtime.reach import ANSWER_SECONDS
-from swarmlet.runtime.remote import CONNECT_SECONDS, Places, address_of, authorize_peer, holder_of
-from swarmlet.transport.client import MeshClient
+from swarmlet.runtime.remote import NodeClient, authorize_peer, told_by_name
 from swarmlet.transport.conversation import Conversation
 from swarmlet.transport.peer import Peer
 from swarmlet.transport.server import Handlers
@@ -45,12 +43,10 @@ target_codec: Codec[ForwardTarget] = Codec(ForwardTarget, limit=4_096)
 class ForwardService:
     """Connects for the API, and serves other nodes."""
 
-    def __init__(self, *, replica: Replica, forwarding: Forwarding, mesh: MeshClient, places: Places) -> None:
-        """All of this node."""
-        self._replica = replica
+    def __init__(self, forwarding: Forwarding, nodes: NodeClient) -> None:
+        """`forwarding`: this node's."""
         self._forwarding = forwarding
-        self._mesh = mesh
-        self._places = places
+        self._nodes = nodes
         self._count = 0
 
     def register(self, handlers: Handlers) -> None:
@@ -60,14 +56,12 @@ class ForwardService:
 
     async def target(self, allocation: AllocationId, task: str, port: str) -> ForwardTarget:
         """Where the port is. Raises NotFound, InvalidInput, Conflict, Unavailable."""
-        node = holder_of(self._replica.view, allocation)
-        if node == self._replica.node_id:
+        node = self._nodes.other_holder(allocation)
+        if node is None:
             return await self._forwarding.target(allocation, task, port)
         body = request_codec.encode(ForwardRequest(allocation_id=allocation, task=task, port=port))
         return target_codec.decode(
-            await self._mesh.request(
-                address_of(self._places, node), node, TARGET_METHOD, body, timeout=ANSWER_SECONDS
-            )
+            await self._nodes.request(node, TARGET_METHOD, body, timeout=ANSWER_SECONDS)
         )
 
     @contextlib.asynccontextmanager
@@ -75,15 +69,13 @@ class ForwardService:
         self, allocation: AllocationId, task: str, port: str
     ) -> AsyncIterator[Connection | _Remote]:
         """Connect; leaving the context ends the connection. Raises as `target`, Conflict where nobody listens."""
-        node = holder_of(self._replica.view, allocation)
-        if node == self._replica.node_id:
+        node = self._nodes.other_holder(allocation)
+        if node is None:
             async with self._connected(allocation, task, port) as connection:
                 yield connection
             return
         body = request_codec.encode(ForwardRequest(allocation_id=allocation, task=task, port=port))
-        async with self._mesh.converse(
-            address_of(self._places, node), node, METHOD, body, timeout=CONNECT_SECONDS
-        ) as conversation:
+        async with self._nodes.converse(node, METHOD, body) as conversation:
             items = conversation.items()
             async with aclosing(items):
                 try:
@@ -121,14 +113,12 @@ class ForwardService:
         request = request_codec.decode(body)
         async with self._connected(request.allocation_id, request.task, request.port) as connection:
             await conversation.send(b"")
-            try:
+            with told_by_name():
                 async with asyncio.TaskGroup() as group:
                     group.create_task(_take(conversation, connection))
                     async with aclosing(connection.chunks()) as chunks:
                         async for chunk in chunks:
                             await conversation.send(chunk)
-            except ExceptionGroup as failed:
-                raise failed.exceptions[0] from failed
 
 
 async def _take(conversation: Conversation, connection: Connection) -> None:

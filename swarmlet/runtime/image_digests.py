@@ -15,13 +15,11 @@ from swarmlet.errors import DriverError, SwarmletError
 from swarmlet.ids import NodeId
 from swarmlet.model.job import Job, Task, TaskGroup
 from swarmlet.model.node import Node
-from swarmlet.replica.replica import Replica
 from swarmlet.runtime.drivers.docker_digest import Resolved
 from swarmlet.runtime.drivers.docker_keys import as_map, is_open
 from swarmlet.runtime.registry_login import with_login
-from swarmlet.runtime.remote import CONNECT_SECONDS, Places, authorize_peer
+from swarmlet.runtime.remote import CONNECT_SECONDS, NodeClient, authorize_peer
 from swarmlet.runtime.template_source import Reader, TemplateSource
-from swarmlet.transport.client import MeshClient
 from swarmlet.transport.peer import Peer
 from swarmlet.transport.server import Handlers
 from swarmlet.wire import Codec, Record
@@ -62,19 +60,15 @@ class ImageDigests:
 
     def __init__(
         self,
+        nodes: NodeClient,
         *,
-        replica: Replica,
         local: Resolver | None,
-        mesh: MeshClient,
-        places: Places,
         templates: TemplateSource | None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """`local` is this node's engine; None: it has none. `templates` reads the variables that `auth` names."""
-        self._replica = replica
+        self._nodes = nodes
         self._local = local
-        self._mesh = mesh
-        self._places = places
         self._templates = templates
         self._now = now
         self._known: dict[tuple[str, str], tuple[float, Resolved]] = {}
@@ -137,7 +131,7 @@ class ImageDigests:
 
     def _engines(self) -> list[NodeId]:
         """Nodes with an engine, this one first."""
-        view, me = self._replica.view, self._replica.node_id
+        view, me = self._nodes.view, self._nodes.me
         own = view.node(me) if self._local is not None else None
         others = islice((node.id for node in view.nodes() if node.id != me and has_engine(node)), NODES_MAX)
         return [*([me] if own is not None and has_engine(own) else []), *others]
@@ -146,15 +140,12 @@ class ImageDigests:
         reason = "no node's engine answers"
         for node in self._engines():
             try:
-                if node == self._replica.node_id and self._local is not None:
+                if node == self._nodes.me and self._local is not None:
                     return await self._local.find(request.image, request.auth)
-                address = self._places.address_of(node)
-                if address is not None:
-                    body = request_codec.encode(request)
-                    timeout = CONNECT_SECONDS + ANSWER_SECONDS
-                    return resolved_codec.decode(
-                        await self._mesh.request(address, node, DIGEST_METHOD, body, timeout=timeout)
-                    )
+                body, timeout = request_codec.encode(request), CONNECT_SECONDS + ANSWER_SECONDS
+                return resolved_codec.decode(
+                    await self._nodes.request(node, DIGEST_METHOD, body, timeout=timeout)
+                )
             except SwarmletError as error:
                 reason = str(error)
         return Resolved(remark=f"image {request.image}: nobody says which one it is now ({reason})")

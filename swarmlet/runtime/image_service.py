@@ -13,12 +13,10 @@ import structlog
 from swarmlet.errors import NotFound, SwarmletError, Unauthorized, Unavailable
 from swarmlet.ids import AllocationId, NodeId
 from swarmlet.model.job import Job
-from swarmlet.replica.replica import Replica
 from swarmlet.runtime.drivers.docker_image import Images
 from swarmlet.runtime.drivers.docker_reference import with_digest
-from swarmlet.runtime.remote import CONNECT_SECONDS, Places, authorize_peer
+from swarmlet.runtime.remote import NodeClient, authorize_peer
 from swarmlet.state.view import View
-from swarmlet.transport.client import MeshClient
 from swarmlet.transport.peer import Peer
 from swarmlet.transport.server import Handlers
 from swarmlet.wire import Codec, Record
@@ -55,12 +53,10 @@ def image_names(job: Job, group: str) -> list[str]:
 class ImageService:
     """Asks other nodes for this one's engine, and answers them."""
 
-    def __init__(self, *, replica: Replica, images: Images, mesh: MeshClient, places: Places) -> None:
-        """All of this node."""
-        self._replica = replica
+    def __init__(self, images: Images, nodes: NodeClient) -> None:
+        """`images`: those of this node's engine, which asks here from now on."""
         self._images = images
-        self._mesh = mesh
-        self._places = places
+        self._nodes = nodes
         images.peers = self
 
     def register(self, handlers: Handlers) -> None:
@@ -70,15 +66,10 @@ class ImageService:
     async def fetch(self, image: str, allocation: AllocationId) -> AsyncGenerator[bytes, None]:
         """The image as an archive, from the first node that has it. Raises NotFound, Unavailable."""
         body = request_codec.encode(ImageRequest(image=image, allocation_id=allocation))
-        for node in candidates(self._replica.view, allocation, self._replica.node_id):
-            address = self._places.address_of(node)
-            if address is None:
-                continue
+        for node in candidates(self._nodes.view, allocation, self._nodes.me):
             has_begun = False
-            chunks = self._mesh.stream(
-                address, node, IMAGE_METHOD, body, timeout=CONNECT_SECONDS, idle_timeout=IDLE_SECONDS
-            )
             try:
+                chunks = self._nodes.stream(node, IMAGE_METHOD, body, idle_timeout=IDLE_SECONDS)
                 async with aclosing(chunks):
                     async for chunk in chunks:
                         has_begun = True
@@ -93,20 +84,17 @@ class ImageService:
                 return
         raise NotFound(f"no node has image {image}")
 
-    async def _serve(self, peer: Peer, body: bytes) -> AsyncGenerator[bytes, None]:
+    def _serve(self, peer: Peer, body: bytes) -> AsyncGenerator[bytes, None]:
         authorize_peer(peer)
         request = request_codec.decode(body)
-        view = self._replica.view
+        view = self._nodes.view
         allocation = view.allocation(request.allocation_id)
         if allocation is None or allocation.node_id != peer.node:
             raise Unauthorized(f"allocation {request.allocation_id} is not the asking node's")
         job = view.job_version(allocation.namespace, allocation.job_id, allocation.job_version)
         if job is None or request.image not in image_names(job, allocation.group):
             raise Unauthorized(f"allocation {allocation.id} does not name image {request.image}")
-        chunks = self._images.export(request.image)
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                yield chunk
+        return self._images.export(request.image)
 
 
 def candidates(view: View, allocation: AllocationId, me: NodeId) -> list[NodeId]:

@@ -18,9 +18,8 @@ from swarmlet.model.log import LogEnded, LogLines, LogPiece, LogSelection, LogSo
 from swarmlet.replica.replica import Replica
 from swarmlet.runtime.log_merge import LogMerge
 from swarmlet.runtime.log_service import LogRequest, LogService
-from swarmlet.runtime.remote import CONNECT_SECONDS, Places, address_of, authorize_peer
+from swarmlet.runtime.remote import NodeClient, authorize_peer, told_by_name
 from swarmlet.state.view import Table
-from swarmlet.transport.client import MeshClient
 from swarmlet.transport.conversation import Conversation
 from swarmlet.transport.peer import Peer
 from swarmlet.transport.server import Handlers
@@ -59,12 +58,11 @@ Link = Callable[[NodeId, asyncio.Queue[Ask], Take], Awaitable[None]]
 class JobLogs:
     """Reads jobs' logs for the API, and serves other nodes."""
 
-    def __init__(self, *, replica: Replica, logs: LogService, mesh: MeshClient, places: Places) -> None:
-        """All of this node."""
+    def __init__(self, replica: Replica, logs: LogService, nodes: NodeClient) -> None:
+        """`replica` tells of new tasks."""
         self._replica = replica
         self._logs = logs
-        self._mesh = mesh
-        self._places = places
+        self._nodes = nodes
 
     def register(self, handlers: Handlers) -> None:
         """Answer `runtime.job_logs`."""
@@ -85,15 +83,14 @@ class JobLogs:
 
     async def _link(self, node: NodeId, asks: asyncio.Queue[Ask], take: Take) -> None:
         """Hand the pieces of one node's logs to `take`. Raises SwarmletError, alone or in a group."""
-        if node == self._replica.node_id:
+        if node == self._nodes.me:
             async with asyncio.TaskGroup() as group:
                 merge = LogMerge(group)
                 group.create_task(self._add_asked(asks, merge))
                 while True:
                     await take(await merge.next())
-        address = address_of(self._places, node)
         async with (
-            self._mesh.converse(address, node, METHOD, b"", timeout=CONNECT_SECONDS) as conversation,
+            self._nodes.converse(node, METHOD, b"") as conversation,
             asyncio.TaskGroup() as group,
         ):
             group.create_task(_send_asked(asks, conversation))
@@ -111,15 +108,12 @@ class JobLogs:
 
     async def _serve(self, peer: Peer, _: bytes, conversation: Conversation) -> None:
         authorize_peer(peer)
-        try:
+        with told_by_name():
             async with asyncio.TaskGroup() as group:
                 merge = LogMerge(group)
                 group.create_task(self._take_asked(conversation, merge))
                 while True:
                     await conversation.send(piece_codec.encode(await merge.next()))
-        except ExceptionGroup as failed:
-            # The first is the cause; the caller is told errors by their own names.
-            raise failed.exceptions[0] from failed
 
     async def _take_asked(self, conversation: Conversation, merge: LogMerge) -> None:
         async with aclosing(conversation.items()) as items:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import TypeVar
 
 from swarmlet.ids import AllocationId
 from swarmlet.model.check import CheckResult
 from swarmlet.model.file import FileInfo
 from swarmlet.model.usage import AllocationUsage
-from swarmlet.replica.replica import Replica
 from swarmlet.runtime.agent import Agent
-from swarmlet.runtime.remote import CONNECT_SECONDS, Places, address_of, authorize_peer, holder_of
-from swarmlet.transport.client import MeshClient
+from swarmlet.runtime.remote import NodeClient, authorize_peer
 from swarmlet.transport.peer import Peer
 from swarmlet.transport.server import Handlers
 from swarmlet.wire import Codec, Record
@@ -85,12 +82,10 @@ usage_codec: Codec[AllocationUsage] = Codec(AllocationUsage)
 class Reach:
     """Asks for the API, and answers other nodes."""
 
-    def __init__(self, *, replica: Replica, agent: Agent, mesh: MeshClient, places: Places) -> None:
-        """All of this node."""
-        self._replica = replica
+    def __init__(self, agent: Agent, nodes: NodeClient) -> None:
+        """`agent`: this node's."""
         self._agent = agent
-        self._mesh = mesh
-        self._places = places
+        self._nodes = nodes
 
     def register(self, handlers: Handlers) -> None:
         """Answer other nodes, which have authorized their users."""
@@ -117,39 +112,24 @@ class Reach:
         """What its tasks use. Raises NotFound, Unavailable."""
         return usage_codec.decode(await self._ask(UsageRequest(allocation_id=allocation)))
 
-    async def read_file(
+    def read_file(
         self, allocation: AllocationId, path: str, *, offset: int = 0, length: int = -1
     ) -> AsyncGenerator[bytes, None]:
         """A file's bytes as they come. Raises NotFound, Refused, InvalidInput, Unavailable."""
-        node = holder_of(self._replica.view, allocation)
         request = FileRequest(allocation_id=allocation, path=path, offset=offset, length=length)
-        if node == self._replica.node_id:
-            local = self._agent.read_file(allocation, path, offset=offset, length=length)
-            async with aclosing(local):
-                async for chunk in local:
-                    yield chunk
-            return
-        remote = self._mesh.stream(
-            address_of(self._places, node),
-            node,
-            FILE_METHOD,
-            file_codec.encode(request),
-            timeout=CONNECT_SECONDS,
-            idle_timeout=FILE_SECONDS,
-        )
-        async with aclosing(remote):
-            async for chunk in remote:
-                yield chunk
+        node = self._nodes.other_holder(allocation)
+        if node is None:
+            return self._read_file(request)
+        return self._nodes.stream(node, FILE_METHOD, file_codec.encode(request), idle_timeout=FILE_SECONDS)
 
     # Where it is.
 
     async def _ask(self, request: Request) -> bytes:
-        node = holder_of(self._replica.view, request.allocation_id)
-        if node == self._replica.node_id:
+        node = self._nodes.other_holder(request.allocation_id)
+        if node is None:
             return await self._answer(request)
-        body = request_codec.encode(request)
-        return await self._mesh.request(
-            address_of(self._places, node), node, REACH_METHOD, body, timeout=ANSWER_SECONDS
+        return await self._nodes.request(
+            node, REACH_METHOD, request_codec.encode(request), timeout=ANSWER_SECONDS
         )
 
     # On the node that has it.
@@ -158,15 +138,14 @@ class Reach:
         authorize_peer(peer)
         return await self._answer(request_codec.decode(body))
 
-    async def _serve_file(self, peer: Peer, body: bytes) -> AsyncGenerator[bytes, None]:
+    def _serve_file(self, peer: Peer, body: bytes) -> AsyncGenerator[bytes, None]:
         authorize_peer(peer)
-        request = file_codec.decode(body)
-        chunks = self._agent.read_file(
+        return self._read_file(file_codec.decode(body))
+
+    def _read_file(self, request: FileRequest) -> AsyncGenerator[bytes, None]:
+        return self._agent.read_file(
             request.allocation_id, request.path, offset=request.offset, length=request.length
         )
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                yield chunk
 
     async def _answer(self, request: Request) -> bytes:
         agent, allocation = self._agent, request.allocation_id

@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from swarmlet.errors import SwarmletError
 from swarmlet.ids import NodeId
 from swarmlet.model.usage import NodeReport
-from swarmlet.replica.replica import Replica
-from swarmlet.runtime.remote import Places, address_of, authorize_peer
+from swarmlet.runtime.remote import NodeClient, authorize_peer
 from swarmlet.runtime.usage_sampler import UsageSampler
-from swarmlet.transport.client import MeshClient
 from swarmlet.transport.peer import Peer
 from swarmlet.transport.server import Handlers
 from swarmlet.wire import Codec
@@ -28,12 +26,10 @@ report_codec: Codec[NodeReport] = Codec(NodeReport)
 class UsageService:
     """Asks for the API, and answers other nodes."""
 
-    def __init__(self, *, replica: Replica, sampler: UsageSampler, mesh: MeshClient, places: Places) -> None:
-        """All of this node."""
-        self._replica = replica
+    def __init__(self, sampler: UsageSampler, nodes: NodeClient) -> None:
+        """`sampler`: this node's."""
         self._sampler = sampler
-        self._mesh = mesh
-        self._places = places
+        self._nodes = nodes
 
     def register(self, handlers: Handlers) -> None:
         """Answer `runtime.node_usage`."""
@@ -59,12 +55,9 @@ class UsageService:
         return [each.result() for each in asked]
 
     async def _of(self, node: NodeId) -> NodeReport:
-        if node == self._replica.node_id:
+        if node == self._nodes.me:
             return await self._sampler.report()
-        address = address_of(self._places, node)
-        return report_codec.decode(
-            await self._mesh.request(address, node, METHOD, b"", timeout=ANSWER_SECONDS)
-        )
+        return report_codec.decode(await self._nodes.request(node, METHOD, b"", timeout=ANSWER_SECONDS))
 
     async def _serve(self, peer: Peer, _: bytes) -> bytes:
         authorize_peer(peer)

@@ -12,10 +12,9 @@ from pathlib import Path
 
 from swarmlet.errors import Conflict, DiskFull
 from swarmlet.ids import NodeId
-from swarmlet.runtime.remote import CONNECT_SECONDS, Places, address_of, authorize_peer
+from swarmlet.runtime.remote import NodeClient, authorize_peer
 from swarmlet.runtime.tree_transfer import items_of, receive
-from swarmlet.runtime.volume_store import Chunks, VolumeStore
-from swarmlet.transport.client import MeshClient
+from swarmlet.runtime.volume_store import VolumeStore, chunks_of
 from swarmlet.transport.peer import Peer
 from swarmlet.transport.server import Handlers
 from swarmlet.wire import Codec, Record
@@ -93,9 +92,9 @@ archive_codec: Codec[ArchiveRequest] = Codec(ArchiveRequest, limit=1_024)
 class VolumeService:
     """Asks nodes for the API, and answers other nodes."""
 
-    def __init__(self, *, me: NodeId, store: VolumeStore, mesh: MeshClient, places: Places) -> None:
-        """All of this node."""
-        self._me, self._store, self._mesh, self._places = me, store, mesh, places
+    def __init__(self, store: VolumeStore, nodes: NodeClient) -> None:
+        """`store`: this node's."""
+        self._store, self._nodes = store, nodes
         self._copies = asyncio.Semaphore(COPIES_MAX)
 
     def register(self, handlers: Handlers) -> None:
@@ -130,13 +129,10 @@ class VolumeService:
         await self._ask(node, RemoveSnapshotRequest(snapshot_id=snapshot_id), ANSWER_SECONDS)
 
     async def _ask(self, node: NodeId, request: Request, seconds: float) -> Done:
-        if node == self._me:
+        if node == self._nodes.me:
             return await self._answer(request)
         body = request_codec.encode(request)
-        answer = await self._mesh.request(
-            address_of(self._places, node), node, VOLUME_METHOD, body, timeout=seconds
-        )
-        return done_codec.decode(answer)
+        return done_codec.decode(await self._nodes.request(node, VOLUME_METHOD, body, timeout=seconds))
 
     # On the node that has it.
 
@@ -189,32 +185,15 @@ class VolumeService:
         return await asyncio.to_thread(self._store.finish, request.volume_id)
 
     def _archive(self, request: RestoreRequest) -> AsyncGenerator[bytes, None]:
-        if request.source == self._me:
+        if request.source == self._nodes.me:
             return self._read_archive(request.snapshot_id)
-        return self._mesh.stream(
-            address_of(self._places, request.source),
-            request.source,
-            ARCHIVE_METHOD,
-            archive_codec.encode(ArchiveRequest(snapshot_id=request.snapshot_id)),
-            timeout=CONNECT_SECONDS,
-            idle_timeout=IDLE_SECONDS,
-        )
+        body = archive_codec.encode(ArchiveRequest(snapshot_id=request.snapshot_id))
+        return self._nodes.stream(request.source, ARCHIVE_METHOD, body, idle_timeout=IDLE_SECONDS)
 
-    async def _serve_archive(self, peer: Peer, body: bytes) -> AsyncGenerator[bytes, None]:
+    def _serve_archive(self, peer: Peer, body: bytes) -> AsyncGenerator[bytes, None]:
         authorize_peer(peer)
-        items = self._read_archive(archive_codec.decode(body).snapshot_id)
-        async with aclosing(items):
-            async for item in items:
-                yield item
+        return self._read_archive(archive_codec.decode(body).snapshot_id)
 
-    async def _read_archive(self, snapshot_id: str) -> AsyncGenerator[bytes, None]:
+    def _read_archive(self, snapshot_id: str) -> AsyncGenerator[bytes, None]:
         path = self._store.archive(snapshot_id)
-        size = (await asyncio.to_thread(path.stat)).st_size
-        chunks = Chunks(path)
-        try:
-            items = items_of(chunks, size)
-            async with aclosing(items):
-                async for item in items:
-                    yield item
-        finally:
-            chunks.close()
+        return items_of(chunks_of(path), path.stat().st_size)

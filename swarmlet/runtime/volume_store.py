@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,25 +138,8 @@ class VolumeStore:
         return self._snapshots / f"{snapshot_id}{ARCHIVE_SUFFIX}"
 
 
-class Chunks:
-    """A file's bytes, a chunk at a time; closed at its end."""
-
-    def __init__(self, path: Path) -> None:
-        """Raises OSError."""
-        self._file = path.open("rb")
-
-    def __iter__(self) -> Chunks:
-        """Itself."""
-        return self
-
-    def __next__(self) -> bytes:
-        """The next bytes."""
-        chunk = self._file.read(CHUNK_BYTES)
-        if not chunk:
-            self._file.close()
-            raise StopIteration
-        return chunk
-
-    def close(self) -> None:
-        """Also before its end."""
-        self._file.close()
+def chunks_of(path: Path) -> Iterator[bytes]:
+    """A file's bytes, a chunk at a time. Raises OSError."""
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk

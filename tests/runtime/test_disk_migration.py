@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pytest
@@ -22,6 +22,7 @@ from swarmlet.runtime.disk import ARRIVING, Disks
 from swarmlet.runtime.disk_migration import TAKEN_METHOD, DiskRequest, DiskService, MeshDisks, request_codec
 from swarmlet.transport.frame import Purpose
 from swarmlet.transport.peer import Peer
+from tests.runtime.other_nodes import node_client
 from tests.runtime.world import (
     CLUSTER,
     NODE,
@@ -56,9 +57,6 @@ class FakeState:
 
     def node(self, id_: NodeId) -> Node | None:
         return self.nodes.get(id_)
-
-    def address_of(self, node: NodeId) -> tuple[str, int] | None:
-        return ("192.0.2.1", 4747)
 
 
 @dataclass
@@ -111,14 +109,7 @@ class World:
         self.allocations = new_directory / "alloc"
         self.allocations.mkdir(parents=True)
         self.root = self.allocations / self.successor.id
-        self.disks: Disks = MeshDisks(
-            me=NEW,
-            view=view,
-            mesh=cast("Any", self.mesh),
-            places=self.state,
-            allocations=self.allocations,
-            wait_ended=_at_once,
-        )
+        self.disks: Disks = MeshDisks(node_client(NEW, self.state, self.mesh), self.allocations, _at_once)
         self.notices: list[str] = []
 
     async def take_over(self, *, is_migrated: bool = True) -> None:

@@ -22,6 +22,7 @@ from swarmlet.runtime.image_digests import (
     request_codec,
     resolved_codec,
 )
+from tests.runtime.other_nodes import node_client
 from tests.runtime.template_world import Values
 from tests.runtime.world import job_of
 
@@ -83,15 +84,10 @@ class World:
 
     def __init__(self, local: Local | None, *nodes: Node, **items: str) -> None:
         self.mesh, self.time = Mesh(), 0.0
-        replica: Any = SimpleNamespace(node_id=ME, view=View(nodes))
-        places: Any = SimpleNamespace(address_of=str)
-        mesh: Any = self.mesh
         templates: Any = Values(**items)
         self.digests = ImageDigests(
-            replica=replica,
+            node_client(ME, View(nodes), self.mesh),
             local=local,
-            mesh=mesh,
-            places=places,
             templates=templates,
             now=lambda: self.time,
         )

@@ -14,6 +14,7 @@ from swarmlet.model.allocation import Allocation
 from swarmlet.model.job import Job, Task
 from swarmlet.model.node import DriverInfo, Node
 from swarmlet.runtime.image_service import ImageRequest, ImageService, candidates, request_codec
+from tests.runtime.other_nodes import node_client
 from tests.runtime.world import allocation_of, job_of
 
 JOB = job_of(Task(name="server", driver="docker", config={"image": "web:1"}, image_digest="sha256:1"))
@@ -74,11 +75,8 @@ class Images:
 
 
 def service_of(mesh: Mesh) -> Any:
-    replica: Any = SimpleNamespace(view=View(), node_id=ME)
-    places: Any = SimpleNamespace(address_of=str)
     images: Any = Images()
-    transport: Any = mesh
-    return ImageService(replica=replica, images=images, mesh=transport, places=places)
+    return ImageService(images, node_client(ME, View(), mesh))
 
 
 async def fetched(mesh: Mesh) -> list[bytes]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swarmlet.config import DriverSwitches, NodeConfig
+from swarmlet.config import DriverSwitches
 from swarmlet.ids import ClusterId, NodeId
 from swarmlet.runtime.drivers import docker_keys, exec, raw_exec  # noqa: A004 (the driver's name)
 from swarmlet.runtime.drivers.docker_rights import rights_of
@@ -19,24 +20,32 @@ if TYPE_CHECKING:
 ALLOCATIONS = "alloc"
 
 
-def offered(config: NodeConfig, node_id: NodeId, cluster_id: ClusterId) -> dict[str, Driver]:
-    """The drivers by name. An engine that does not answer is offered all the same: it may come."""
-    switches = config.drivers
-    is_allowed = switches.raw_exec if switches.raw_exec is not None else os.geteuid() != 0
-    allocations = Path(config.data_dir) / ALLOCATIONS
-    found: dict[str, Driver] = {
-        raw_exec.NAME: raw_exec.RawExec(allocations, is_allowed=is_allowed),
-        exec.NAME: exec.Exec(allocations, is_offered=switches.exec, is_host_allowed=is_allowed),
-    }
-    if switches.docker:
-        found["docker"] = docker_of(switches, node_id, cluster_id, Path(config.data_dir))
-    return found
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """The drivers by name, and the one that has images."""
+
+    drivers: dict[str, Driver]
+    docker: Docker | None
 
 
-def docker_of(
+def offered(
     switches: DriverSwitches, node_id: NodeId, cluster_id: ClusterId, data_directory: Path
-) -> Docker:
-    """The docker driver as the node's configuration wants it."""
+) -> Offered:
+    """What a node offers. An engine that does not answer is offered all the same: it may come."""
+    is_allowed = switches.raw_exec if switches.raw_exec is not None else os.geteuid() != 0
+    allocations = data_directory / ALLOCATIONS
+    docker = _docker(switches, node_id, cluster_id, data_directory) if switches.docker else None
+    return Offered(
+        {
+            **({docker.name: docker} if docker is not None else {}),
+            raw_exec.NAME: raw_exec.RawExec(allocations, is_allowed=is_allowed),
+            exec.NAME: exec.Exec(allocations, is_offered=switches.exec, is_host_allowed=is_allowed),
+        },
+        docker,
+    )
+
+
+def _docker(switches: DriverSwitches, node_id: NodeId, cluster_id: ClusterId, data_directory: Path) -> Docker:
     # Imported here: a node without containers has no use for it.
     from swarmlet.runtime.drivers.docker import Docker
     from swarmlet.runtime.drivers.docker_credentials import CredentialSource
