@@ -200,6 +200,27 @@ class LocalCluster:
         made = self.nodes[0].api.put("/v1/join-tokens", {"TTL": 3600 * 10**9, **terms})
         return f"{made['Token']}@{made['Address']}"
 
+    def submit(self, text: str) -> None:
+        """Run a job file."""
+        api = self.nodes[0].api
+        api.put("/v1/jobs", {"Job": api.put("/v1/jobs/parse", {"JobHCL": text})})
+
+    def run(self, name: str, text: str, count: int = 1) -> list[dict[str, Any]]:
+        """Run a job file; the allocations of the job `name`, once `count` of them run and no others do."""
+        self.submit(text)
+
+        def running() -> list[dict[str, Any]]:
+            found = self.nodes[0].api.get(f"/v1/job/{name}/allocations")
+            live = [item for item in found if item["ClientStatus"] == "running"]
+            return live if len(live) == count else []
+
+        made: list[dict[str, Any]] = wait_until(running)
+        return made
+
+    def around(self, allocation: dict[str, Any]) -> list[Node]:
+        """All nodes, the one that has the allocation last."""
+        return sorted(self.nodes, key=lambda node: node.name == allocation["NodeName"])
+
     def close(self) -> None:
         for node in self.nodes:
             if node.pid:
@@ -231,6 +252,15 @@ def local_cluster() -> Iterator[LocalCluster]:
         yield cluster
     finally:
         cluster.close()
+
+
+@contextlib.contextmanager
+def two_nodes() -> Iterator[LocalCluster]:
+    """What one has, the other is asked for."""
+    with local_cluster() as cluster:
+        cluster.join(cluster.token(), "n2")
+        wait_until(lambda: len(cluster.nodes[0].api.get("/v1/nodes")) == 2)
+        yield cluster
 
 
 def raw_exec_job(name: str, script: str = "exec sleep 1000", *, count: int = 1, more: str = "") -> str:

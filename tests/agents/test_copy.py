@@ -19,8 +19,8 @@ from tests.agents.cluster import (
     LocalCluster,
     Node,
     clean_environment,
-    local_cluster,
     raw_exec_job,
+    two_nodes,
     wait_until,
 )
 
@@ -33,30 +33,22 @@ SCRIPT = (
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
-    with local_cluster() as made:
-        made.join(made.token(), "n2")
-        wait_until(lambda: len(made.nodes[0].api.get("/v1/nodes")) == 2)
+    with two_nodes() as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def allocation(cluster: LocalCluster) -> dict[str, Any]:
-    api = cluster.nodes[0].api
-    api.put("/v1/jobs", {"Job": api.put("/v1/jobs/parse", {"JobHCL": raw_exec_job("copied", SCRIPT)})})
-
-    def ready() -> Any:
-        found = api.get("/v1/job/copied/allocations")
-        logs = [b"".join(api.stream(f"/v1/client/fs/logs/{item['ID']}", {"task": "t"})) for item in found]
-        return found if logs == [b"ready\n"] else []
-
-    made: dict[str, Any] = wait_until(ready)[0]
+    (made,) = cluster.run("copied", raw_exec_job("copied", SCRIPT))
+    log = f"/v1/client/fs/logs/{made['ID']}"
+    wait_until(lambda: b"".join(cluster.nodes[0].api.stream(log, {"task": "t"})) == b"ready\n")
     return made
 
 
 @pytest.fixture
 def nodes(cluster: LocalCluster, allocation: dict[str, Any]) -> list[Node]:
     """The one that does not run it, and the one that does."""
-    return sorted(cluster.nodes, key=lambda node: node.name == allocation["NodeName"])
+    return cluster.around(allocation)
 
 
 @pytest.fixture

@@ -24,9 +24,9 @@ from tests.agents.cluster import (
     LocalCluster,
     Node,
     clean_environment,
-    local_cluster,
     process,
     raw_exec_job,
+    two_nodes,
     wait_until,
 )
 
@@ -36,33 +36,19 @@ SCRIPT = "echo here > $NOMAD_TASK_DIR/place; while :; do sleep 0.1; done"
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
-    with local_cluster() as made:
-        made.join(made.token(), "n2")
-        wait_until(lambda: len(made.nodes[0].api.get("/v1/nodes")) == 2)
+    with two_nodes() as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def allocation(cluster: LocalCluster) -> dict[str, Any]:
-    return run_job(cluster, "reached", raw_exec_job("reached", SCRIPT))
-
-
-def run_job(cluster: LocalCluster, name: str, text: str) -> dict[str, Any]:
-    """Its first allocation, once that runs."""
-    api = cluster.nodes[0].api
-    api.put("/v1/jobs", {"Job": api.put("/v1/jobs/parse", {"JobHCL": text})})
-
-    def running() -> Any:
-        return [item for item in api.get(f"/v1/job/{name}/allocations") if item["ClientStatus"] == "running"]
-
-    made: dict[str, Any] = wait_until(running)[0]
-    return made
+    return cluster.run("reached", raw_exec_job("reached", SCRIPT))[0]
 
 
 @pytest.fixture
 def elsewhere(cluster: LocalCluster, allocation: dict[str, Any]) -> Node:
     """Two hops from the task: its node is asked over the mesh."""
-    return next(node for node in cluster.nodes if node.name != allocation["NodeName"])
+    return cluster.around(allocation)[0]
 
 
 class Terminal:
@@ -137,8 +123,8 @@ def test_an_isolated_task_gives_a_terminal_of_its_own(cluster: LocalCluster) -> 
     if not all(driver["Healthy"] for driver in drivers):
         pytest.skip(drivers[0]["HealthDescription"])
     text = raw_exec_job("isolated", "exec sleep 1000").replace('"raw_exec"', '"exec"')
-    allocation = run_job(cluster, "isolated", text)
-    elsewhere = next(node for node in cluster.nodes if node.name != allocation["NodeName"])
+    (allocation,) = cluster.run("isolated", text)
+    elsewhere = cluster.around(allocation)[0]
     terminal = Terminal(elsewhere, allocation["ID"], "/bin/sh")
     try:
         terminal.until(rb"[#$] $")

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import Empty, Queue
-from typing import Any
 
 import pytest
 
@@ -22,8 +21,8 @@ from tests.agents.cluster import (
     Cli,
     LocalCluster,
     clean_environment,
-    local_cluster,
     raw_exec_job,
+    two_nodes,
     wait_until,
 )
 
@@ -36,23 +35,8 @@ HALVES = "while :; do printf 'one-'; sleep 0.05; printf '%s-two\\n' $NOMAD_ALLOC
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
     """Two nodes."""
-    with local_cluster() as made:
-        made.join(made.token(), "n2")
-        wait_until(lambda: len(made.nodes[0].api.get("/v1/nodes")) == 2)
+    with two_nodes() as made:
         yield made
-
-
-def _run(cluster: LocalCluster, name: str, text: str, running: int) -> list[dict[str, Any]]:
-    api = cluster.nodes[0].api
-    api.put("/v1/jobs", {"Job": api.put("/v1/jobs/parse", {"JobHCL": text})})
-
-    def all_running() -> list[dict[str, Any]]:
-        found = api.get(f"/v1/job/{name}/allocations")
-        live = [item for item in found if item["ClientStatus"] == "running"]
-        return live if len(live) == running else []
-
-    made: list[dict[str, Any]] = wait_until(all_running)
-    return made
 
 
 class Reader:
@@ -92,11 +76,11 @@ def _following(cluster: LocalCluster, *arguments: str) -> Iterator[Reader]:
 
 
 def test_lines_of_all_nodes_come_whole_and_new_allocations_join(cluster: LocalCluster) -> None:
-    made = _run(cluster, "halves", raw_exec_job("halves", HALVES, count=4), 4)
+    made = cluster.run("halves", raw_exec_job("halves", HALVES, count=4), 4)
     nodes = {item["NodeName"] for item in made}
     with _following(cluster, "job", "logs", "-f", "--tail", "0", "halves") as reader:
         seen = reader.until(lambda lines: len({line.split("|")[0] for line in lines}) == 4)
-        _run(cluster, "halves", raw_exec_job("halves", HALVES, count=6), 6)
+        cluster.run("halves", raw_exec_job("halves", HALVES, count=6), 6)
         seen += reader.until(lambda lines: any("g[4]/t" in line for line in lines))
         seen += reader.until(lambda lines: any("g[5]/t" in line for line in lines))
         cluster.nodes[0].api.delete("/v1/job/halves")
@@ -112,7 +96,7 @@ def test_lines_of_all_nodes_come_whole_and_new_allocations_join(cluster: LocalCl
 
 def test_a_task_is_followed_across_its_restarts(cluster: LocalCluster) -> None:
     script = "echo began $$; sleep 1000"
-    (item,) = _run(cluster, "again", raw_exec_job("again", script), 1)
+    (item,) = cluster.run("again", raw_exec_job("again", script), 1)
     with _following(cluster, "logs", "-f", "again") as reader:
         first = reader.until(lambda lines: any("began" in line for line in lines))[-1]
         cluster.nodes[0].api.put(f"/v1/client/allocation/{item['ID']}/restart", {})
@@ -125,7 +109,7 @@ def test_a_task_is_followed_across_its_restarts(cluster: LocalCluster) -> None:
 def test_one_stream_one_group_or_json_is_what_is_asked_for(
     cluster: LocalCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _run(cluster, "both", raw_exec_job("both", "echo out; echo err >&2; sleep 1000"), 1)
+    cluster.run("both", raw_exec_job("both", "echo out; echo err >&2; sleep 1000"), 1)
     ask = Cli(capsys)
     at = ("--address", cluster.nodes[0].api.address)
 
@@ -155,7 +139,7 @@ def test_one_stream_one_group_or_json_is_what_is_asked_for(
 
 @pytest.mark.parametrize("no_color", ["", "1"])
 def test_colours_are_for_terminals_that_want_them(cluster: LocalCluster, no_color: str) -> None:
-    (item,) = _run(cluster, "shown", raw_exec_job("shown", "echo shown; sleep 1000"), 1)
+    (item,) = cluster.run("shown", raw_exec_job("shown", "echo shown; sleep 1000"), 1)
     assert item
     master, slave = pty.openpty()
     environment = clean_environment(SWARMLET_DATA_DIR=str(cluster.nodes[0].data), NO_COLOR=no_color)

@@ -23,7 +23,7 @@ from tests.agents.cluster import (
     LocalCluster,
     Node,
     clean_environment,
-    local_cluster,
+    two_nodes,
     wait_until,
 )
 
@@ -72,9 +72,7 @@ JOB = f"""job "served" {{
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
-    with local_cluster() as made:
-        made.join(made.token(), "n2")
-        wait_until(lambda: len(made.nodes[0].api.get("/v1/nodes")) == 2)
+    with two_nodes() as made:
         yield made
 
 
@@ -82,13 +80,7 @@ def cluster() -> Iterator[LocalCluster]:
 def served(cluster: LocalCluster) -> dict[str, Any]:
     """A running allocation whose server listens."""
     api = cluster.nodes[0].api
-    api.put("/v1/jobs", {"Job": api.put("/v1/jobs/parse", {"JobHCL": JOB})})
-
-    def running() -> list[dict[str, Any]]:
-        found = api.get("/v1/job/served/allocations")
-        return [item for item in found if item["ClientStatus"] == "running"]
-
-    (item,) = wait_until(running)
+    (item,) = cluster.run("served", JOB)
     found: dict[str, Any] = api.get(f"/v1/allocation/{item['ID']}")
     port = _target(api, item["ID"])["Port"]
 
@@ -108,7 +100,7 @@ def _target(api: Any, identifier: str) -> dict[str, Any]:
 @pytest.fixture
 def nodes(cluster: LocalCluster, served: dict[str, Any]) -> list[Node]:
     """The one that does not run it, and the one that does."""
-    return sorted(cluster.nodes, key=lambda node: node.name == served["NodeName"])
+    return cluster.around(served)
 
 
 @contextmanager

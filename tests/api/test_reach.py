@@ -11,7 +11,7 @@ import nomad
 import pytest
 
 from swarmlet.errors import Conflict, InvalidInput, NotFound, Refused
-from tests.agents.cluster import Cli, LocalCluster, Node, local_cluster, raw_exec_job, wait_until
+from tests.agents.cluster import Cli, LocalCluster, Node, raw_exec_job, two_nodes, wait_until
 from tests.api.conftest import Http
 
 pytestmark = pytest.mark.slow
@@ -39,9 +39,7 @@ CHECKS = """
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
     """Two nodes: what one has, the other is asked for."""
-    with local_cluster() as made:
-        made.join(made.token(), "n2")
-        wait_until(lambda: len(made.nodes[0].api.get("/v1/nodes")) == 2)
+    with two_nodes() as made:
         yield made
 
 
@@ -49,8 +47,7 @@ def cluster() -> Iterator[LocalCluster]:
 def reached(cluster: LocalCluster) -> dict[str, Any]:
     """A running allocation whose checks pass."""
     api = cluster.nodes[0].api
-    job = api.put("/v1/jobs/parse", {"JobHCL": raw_exec_job("reached", SCRIPT, more=CHECKS)})
-    api.put("/v1/jobs", {"Job": job})
+    cluster.submit(raw_exec_job("reached", SCRIPT, more=CHECKS))
 
     def healthy() -> Any:
         found = api.get("/v1/job/reached/allocations")
@@ -63,12 +60,12 @@ def reached(cluster: LocalCluster) -> dict[str, Any]:
 @pytest.fixture
 def elsewhere(cluster: LocalCluster, reached: dict[str, Any]) -> Node:
     """A node that does not run it."""
-    return next(node for node in cluster.nodes if node.name != reached["NodeName"])
+    return cluster.around(reached)[0]
 
 
 @pytest.fixture
 def here(cluster: LocalCluster, reached: dict[str, Any]) -> Node:
-    return next(node for node in cluster.nodes if node.name == reached["NodeName"])
+    return cluster.around(reached)[-1]
 
 
 def test_checks_are_told_in_nomads_shape_by_any_node(
@@ -180,7 +177,7 @@ def test_an_ended_allocation_takes_no_signal(cluster: LocalCluster) -> None:
     api = cluster.nodes[0].api
     text = raw_exec_job("ended", "true").replace('group "g"', 'type = "batch"\n  group "g"')
     text = text.replace('update {\n      min_healthy_time = "0s"\n    }', "")
-    api.put("/v1/jobs", {"Job": api.put("/v1/jobs/parse", {"JobHCL": text})})
+    cluster.submit(text)
     found = wait_until(
         lambda: [item for item in api.get("/v1/job/ended/allocations") if item["ClientStatus"] == "complete"]
     )[0]
@@ -209,7 +206,7 @@ def test_a_rollout_whose_checks_fail_fails_and_says_which(cluster: LocalCluster)
         'min_healthy_time = "0s"',
         'min_healthy_time = "0s"\nhealthy_deadline = "1s"\nprogress_deadline = "2s"\nauto_revert = false',
     )
-    api.put("/v1/jobs", {"Job": api.put("/v1/jobs/parse", {"JobHCL": text})})
+    cluster.submit(text)
     wait_until(lambda: (api.get("/v1/job/sick/deployment") or {}).get("Status") == "failed")
     (stub,) = api.get("/v1/job/sick/allocations")
 

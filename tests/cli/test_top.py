@@ -102,7 +102,7 @@ def test_columns_line_up() -> None:
 @pytest.fixture(scope="module")
 def _busy(cluster: Any) -> None:
     api = cluster.nodes[0].api
-    api.put("/v1/jobs", {"Job": api.put("/v1/jobs/parse", {"JobHCL": raw_exec_job("busy")})})
+    cluster.submit(raw_exec_job("busy"))
     wait_until(lambda: api.get("/v1/swarmlet/usage")["Nodes"][0]["Tasks"])
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.agents.cluster import Cli, LocalCluster, Node, local_cluster, wait_until
+from tests.agents.cluster import Cli, LocalCluster, Node, two_nodes, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -19,9 +19,7 @@ SCRIPT = "echo row >> db/rows; wc -l < db/rows > local/seen; exec sleep 1000"
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
     """Two nodes: what one has, the other gets."""
-    with local_cluster() as made:
-        made.join(made.token(), "n2")
-        wait_until(lambda: len(made.nodes[0].api.get("/v1/nodes")) == 2)
+    with two_nodes() as made:
         yield made
 
 

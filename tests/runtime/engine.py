@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import os
@@ -10,13 +11,29 @@ import signal
 import socket
 import subprocess
 import tarfile
+import tempfile
 import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import docker
+import pytest
+
+from swarmlet.runtime.drivers.docker import Docker
+from tests.runtime.world import CLUSTER, NODE
 
 IMAGE = "swarmlet-test:1"
 START_SECONDS_MAX = 30.0
+
+
+def needs(why_not: str) -> list[pytest.MarkDecorator]:
+    """For tests on a real engine; `why_not`: why they cannot be run here, empty when they can."""
+    return [
+        pytest.mark.slow,
+        pytest.mark.testbed,
+        pytest.mark.skipif(bool(why_not), reason=why_not or "-"),
+    ]
 
 
 def why_not() -> str:
@@ -39,6 +56,36 @@ def is_listening(path: str) -> bool:
     """Asked apart: the SDK leaks the socket of a failed connect."""
     with socket.socket(socket.AF_UNIX) as knocking:
         return knocking.connect_ex(path) == 0
+
+
+@contextlib.contextmanager
+def started_engine() -> Iterator[Engine]:
+    """An engine that has one image; beside its root there is room for what belongs to it."""
+    # The path of a Unix socket is short: pytest's own directories are not.
+    with tempfile.TemporaryDirectory(prefix="swl-engine-", ignore_cleanup_errors=True) as directory:
+        root = Path(directory) / "engine"
+        root.mkdir()
+        engine = Engine(root)
+        try:
+            engine.start()
+            engine.load_image()
+            yield engine
+        finally:
+            engine.close()
+
+
+def driver_of(engine: Engine, **changes: Any) -> Docker:
+    """A driver of this engine, which nobody runs yet."""
+    return Docker(socket_path=engine.socket, node_id=NODE.id, cluster_id=CLUSTER, **changes)
+
+
+@contextlib.asynccontextmanager
+async def running(driver: Docker) -> AsyncIterator[Docker]:
+    """The driver follows its engine meanwhile."""
+    async with asyncio.TaskGroup() as group:
+        run = group.create_task(driver.run())
+        yield driver
+        run.cancel()
 
 
 class Engine:

@@ -8,7 +8,6 @@ import io
 import os
 import signal
 import tarfile
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from pathlib import Path
@@ -26,8 +25,8 @@ from swarmlet.runtime.drivers.docker import Docker, wall_ns
 from swarmlet.runtime.drivers.docker_reference import split_image
 from swarmlet.runtime.drivers.driver import LogStream, Presence, TaskExit, TaskHandle
 from swarmlet.runtime.usage import read_usage
-from tests.runtime.engine import IMAGE, Engine, why_not
-from tests.runtime.test_raw_exec import ignore, spec
+from tests.runtime.engine import IMAGE, Engine, driver_of, needs, running, started_engine, why_not
+from tests.runtime.process_task import ignore, spec
 from tests.runtime.world import (
     CLUSTER,
     NODE,
@@ -39,26 +38,14 @@ from tests.runtime.world import (
     stopped,
 )
 
-needs_engine = [
-    pytest.mark.slow,
-    pytest.mark.testbed,
-    pytest.mark.skipif(bool(why_not()), reason=why_not() or "-"),
-]
-pytestmark = needs_engine
+pytestmark = needs(why_not())
 RUNNING = ClientStatus.RUNNING
 
 
 @pytest.fixture(scope="module")
 def shared_engine() -> Iterator[Engine]:
-    # The path of a Unix socket is short: pytest's own directories are not.
-    with tempfile.TemporaryDirectory(prefix="swl-engine-", ignore_cleanup_errors=True) as directory:
-        made = Engine(Path(directory))
-        try:
-            made.start()
-            made.load_image()
-            yield made
-        finally:
-            made.close()
+    with started_engine() as made:
+        yield made
 
 
 @pytest.fixture
@@ -67,17 +54,10 @@ def engine(shared_engine: Engine) -> Iterator[Engine]:
     shared_engine.remove_containers()
 
 
-def driver_of(engine: Engine, **changes: Any) -> Docker:
-    return Docker(socket_path=engine.socket, node_id=NODE.id, cluster_id=CLUSTER, **changes)
-
-
 @pytest.fixture
 async def driver(engine: Engine) -> AsyncIterator[Docker]:
-    made = driver_of(engine)
-    async with asyncio.TaskGroup() as group:
-        run = group.create_task(made.run())
+    async with running(driver_of(engine)) as made:
         yield made
-        run.cancel()
 
 
 def config(command: str, **changes: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from swarmlet.runtime.drivers.docker_config import container, is_environment_oth
 from swarmlet.runtime.drivers.docker_rights import Rights
 from swarmlet.runtime.drivers.driver import VolumeBind
 from swarmlet.runtime.drivers.offered import validate as validate_for
-from tests.runtime.test_raw_exec import spec
+from tests.runtime.process_task import spec
 
 
 def body(root: Path, config: dict[str, Any], **changes: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from swarmlet.errors import DriverError
 from swarmlet.runtime.drivers import docker_config
 from swarmlet.runtime.drivers.docker import Docker
 from swarmlet.runtime.drivers.docker_engine import Engine, EngineAwayError, MissingError, refusal
-from tests.runtime.test_raw_exec import ignore, spec
+from tests.runtime.process_task import ignore, spec
 from tests.runtime.world import CLUSTER, NODE
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,38 +14,23 @@ from swarmlet.runtime.drivers.docker import Docker
 from swarmlet.runtime.drivers.docker_config import container
 from swarmlet.runtime.drivers.docker_rights import Rights
 from swarmlet.runtime.drivers.driver import LogStream
-from tests.runtime.engine import IMAGE, Engine, why_not
-from tests.runtime.test_raw_exec import ignore, spec
-from tests.runtime.world import CLUSTER, NODE
+from tests.runtime.engine import IMAGE, Engine, driver_of, needs, running, started_engine, why_not
+from tests.runtime.process_task import ignore, spec
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.testbed,
-    pytest.mark.skipif(bool(why_not()), reason=why_not() or "-"),
-]
+pytestmark = needs(why_not())
 ALLOWED = Rights(is_privileged=True)
 
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    # The path of a Unix socket is short: pytest's own directories are not.
-    with tempfile.TemporaryDirectory(prefix="swl-engine-", ignore_cleanup_errors=True) as directory:
-        made = Engine(Path(directory))
-        try:
-            made.start()
-            made.load_image()
-            yield made
-        finally:
-            made.close()
+    with started_engine() as made:
+        yield made
 
 
 @pytest.fixture
 async def driver(engine: Engine) -> AsyncIterator[Docker]:
-    made = Docker(socket_path=engine.socket, node_id=NODE.id, cluster_id=CLUSTER, rights=ALLOWED)
-    async with asyncio.TaskGroup() as group:
-        run = group.create_task(made.run())
+    async with running(driver_of(engine, rights=ALLOWED)) as made:
         yield made
-        run.cancel()
     engine.remove_containers()
 
 

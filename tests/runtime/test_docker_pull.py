@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 import stat
-import tempfile
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,37 +20,18 @@ from swarmlet.runtime.drivers.docker_digest import Resolved
 from swarmlet.runtime.drivers.docker_garbage import GarbageRules
 from swarmlet.runtime.drivers.driver import LogStream, TaskHandle
 from tests.runtime import registry as registries
-from tests.runtime.engine import IMAGE, Engine, why_not
+from tests.runtime.engine import IMAGE, Engine, driver_of, needs, started_engine, why_not
+from tests.runtime.process_task import ALLOCATION, spec
 from tests.runtime.registry import PASSWORD, USER, Registry
-from tests.runtime.test_raw_exec import ALLOCATION, spec
-from tests.runtime.world import CLUSTER, NODE
 
-WHY_NOT = why_not() or registries.why_not()
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.testbed,
-    pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "-"),
-]
+pytestmark = needs(why_not() or registries.why_not())
 LOGIN = {"username": USER, "password": PASSWORD}
 
 
 @pytest.fixture(scope="module")
-def root() -> Iterator[Path]:
-    # The path of a Unix socket is short: pytest's own directories are not.
-    with tempfile.TemporaryDirectory(prefix="swl-engine-", ignore_cleanup_errors=True) as directory:
-        yield Path(directory)
-
-
-@pytest.fixture(scope="module")
-def shared_engine(root: Path) -> Iterator[Engine]:
-    (root / "engine").mkdir()
-    made = Engine(root / "engine")
-    try:
-        made.start()
-        made.load_image()
+def shared_engine() -> Iterator[Engine]:
+    with started_engine() as made:
         yield made
-    finally:
-        made.close()
 
 
 @pytest.fixture
@@ -69,16 +49,17 @@ def engine(shared_engine: Engine) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="module")
-def open_registry(root: Path, shared_engine: Engine) -> Iterator[Registry]:
-    yield from running(Registry(root / "open", shared_engine.pid, 5001))
+def open_registry(shared_engine: Engine) -> Iterator[Registry]:
+    yield from started(Registry(shared_engine.root.parent / "open", shared_engine.pid, 5001))
 
 
 @pytest.fixture(scope="module")
-def guarded_registry(root: Path, shared_engine: Engine) -> Iterator[Registry]:
-    yield from running(Registry(root / "guarded", shared_engine.pid, 5002, is_guarded=True))
+def guarded_registry(shared_engine: Engine) -> Iterator[Registry]:
+    root = shared_engine.root.parent / "guarded"
+    yield from started(Registry(root, shared_engine.pid, 5002, is_guarded=True))
 
 
-def running(registry: Registry) -> Iterator[Registry]:
+def started(registry: Registry) -> Iterator[Registry]:
     registry.start()
     try:
         yield registry
@@ -113,10 +94,6 @@ def push(engine: Engine, registry: Registry, name: str, label: str = "", **how: 
     digest = next(line["aux"]["Digest"] for line in lines if "aux" in line)
     client.remove_image(image)
     return image, digest
-
-
-def driver_of(engine: Engine, **changes: Any) -> Docker:
-    return Docker(socket_path=engine.socket, node_id=NODE.id, cluster_id=CLUSTER, **changes)
 
 
 def wanted(image: str, **keys: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from swarmlet.runtime.drivers.docker_credentials import CredentialSource
 from swarmlet.runtime.drivers.docker_engine import MissingError
 from swarmlet.runtime.drivers.docker_garbage import Garbage, GarbageRules
 from swarmlet.runtime.drivers.docker_image import Images
-from tests.runtime.test_raw_exec import ignore, spec
+from tests.runtime.process_task import ignore, spec
 
 IMAGE = "web:1"
 

@@ -2,46 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from swarmlet.errors import DriverError
-from swarmlet.ids import AllocationId, JobId, Namespace
 from swarmlet.model.allocation import ClientStatus
 from swarmlet.model.job import JobType, LogRotation
-from swarmlet.runtime.allocation_runner import make_directories
 from swarmlet.runtime.cgroup import Cgroups
 from swarmlet.runtime.drivers.driver import (
     LogStream,
     Presence,
     TaskExit,
-    TaskHandle,
-    TaskSpec,
     VolumeBind,
 )
-from swarmlet.runtime.drivers.raw_exec import RawExec, boot_id
+from swarmlet.runtime.drivers.raw_exec import RawExec
 from swarmlet.runtime.drivers.shim import RotatingLog
+from tests.runtime.process_task import ALLOCATION, ignore, is_alive, missing, output, pids, spec
 from tests.runtime.world import (
-    CLUSTER,
-    NODE,
     Reports,
     RunningAgent,
     Source,
     allocation_of,
     job_of,
     shell,
-    stopped,
 )
-
-ALLOCATION = AllocationId("11111111-0000-8000-8000-000000000000")
 
 
 @pytest.fixture
@@ -50,48 +40,6 @@ async def driver(tmp_path: Path) -> AsyncIterator[RawExec]:
     yield made
     for handle in await made.list_owned():
         await made.kill(handle)
-
-
-def spec(root: Path, command: str, **changes: Any) -> TaskSpec:
-    values: dict[str, Any] = {
-        "allocation_id": ALLOCATION,
-        "allocation_name": "web.api[0]",
-        "namespace": Namespace("default"),
-        "job_id": JobId("web"),
-        "group": "api",
-        "index": 0,
-        "task": "server",
-        "node_id": NODE.id,
-        "cluster_id": CLUSTER,
-        "directories": make_directories(root / ALLOCATION, "server"),
-        "config": {"command": "/bin/sh", "args": ["-c", command]},
-        "memory": 64,
-        "cpu": 100,
-    }
-    return TaskSpec(**(values | changes))
-
-
-def ignore(kind: str, message: str) -> None:
-    """A notice that nobody reads."""
-
-
-def is_alive(pid: int) -> bool:
-    """Whether it runs; a zombie does not."""
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
-
-
-def missing(directories: list[str]) -> bool:
-    return not any(Path(directory).exists() for directory in directories)
-
-
-async def output(driver: RawExec, handle: TaskHandle, stream: LogStream, tail: int | None = None) -> bytes:
-    return b"".join([chunk async for chunk in driver.logs(handle, stream, tail=tail)])
-
-
-def pids(handle: TaskHandle) -> dict[str, Any]:
-    state: dict[str, Any] = json.loads((Path(handle.state_directory) / "state.json").read_text())
-    return state
 
 
 async def test_exit_status_and_output_are_kept(driver: RawExec, tmp_path: Path) -> None:
@@ -213,64 +161,6 @@ async def test_the_tail_of_a_log_spans_rotated_files(driver: RawExec, tmp_path: 
     kept = await output(driver, handle, LogStream.STDOUT)
     assert len(kept) <= 3 * 1024 * 1024
     assert kept.endswith(tail)
-
-
-@pytest.mark.slow
-async def test_tasks_outlive_an_agent_that_is_killed_and_are_adopted_by_the_next(tmp_path: Path) -> None:
-    """SIGKILL to a real agent process; the task goes on, with the same pid, without a restart."""
-    program = (
-        "import asyncio, sys\n"
-        "from pathlib import Path\n"
-        "from tests.runtime.test_raw_exec import agent_main\n"
-        "asyncio.run(agent_main(Path(sys.argv[1])))\n"
-    )
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        program,
-        str(tmp_path),
-        stdout=asyncio.subprocess.PIPE,
-        env=dict(os.environ, PYTHONPATH="."),
-    )
-    assert process.stdout is not None
-    async with asyncio.timeout(20):
-        while await process.stdout.readline() != b"running\n":
-            assert process.returncode is None
-        process.kill()
-        await process.wait()
-    driver = RawExec(tmp_path / "alloc", is_allowed=True)
-    [handle] = await driver.list_owned()
-    before = pids(handle)
-
-    source, reports = Source(), Reports()
-    job = job_of(shell("exec sleep 60"))
-    source.publish(job, allocation_of(job))
-    async with RunningAgent(tmp_path, driver, source, reports, boot=before["boot_id"]):
-        report = await reports.wait_until(lambda report: report.client_status is ClientStatus.RUNNING)
-        assert pids(handle) == before
-        assert report.task_states["server"].restarts == 0
-        # And what happens to it now is noticed.
-        os.kill(before["pid"], signal.SIGKILL)
-        await reports.wait_until(
-            lambda report: (
-                report.task_states["server"].restarts == 1
-                and report.task_states["server"].status == "running"
-            )
-        )
-        source.publish(job, stopped(allocation_of(job)))
-        await reports.wait_until(lambda report: report.client_status is ClientStatus.COMPLETE)
-
-
-async def agent_main(directory: Path) -> None:
-    """The agent process that is killed."""
-    source, reports = Source(), Reports()
-    job = job_of(shell("exec sleep 60"))
-    source.publish(job, allocation_of(job))
-    driver = RawExec(directory / "alloc", is_allowed=True)
-    async with RunningAgent(directory, driver, source, reports, boot=boot_id()):
-        await reports.wait_until(lambda report: report.client_status is ClientStatus.RUNNING)
-        print("running", flush=True)  # noqa: T201 (the test waits for it)
-        await asyncio.sleep(60)
 
 
 async def test_a_batch_job_runs_to_its_end(tmp_path: Path) -> None:
