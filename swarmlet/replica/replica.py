@@ -55,7 +55,6 @@ from swarmlet.replica.reads import ReadRounds
 from swarmlet.replica.snapshots import SnapshotOffers, SnapshotPulls
 from swarmlet.replica.submission import (
     RAFT_METHOD,
-    SNAPSHOT_METHOD,
     SUBMIT_METHOD,
     Submission,
     raise_if_refused,
@@ -887,6 +886,3 @@ def _finish(future: asyncio.Future[None]) -> None:
 def _refuse(future: asyncio.Future[None], error: DiskFull) -> None:
     if not future.done():
         future.set_exception(error)
-
-
-MESH_METHODS = (SUBMIT_METHOD, SNAPSHOT_METHOD, RAFT_METHOD)

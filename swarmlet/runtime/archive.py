@@ -187,6 +187,3 @@ def copy_tree(root: Path, writer: TreeWriter) -> None:
                     writer.file(place, source, full.stat().st_mode)
             else:
                 raise InvalidInput(f"{place[:200]} is no file, directory or link")
-
-
-__all__ = ["DIRECTORY_MODE", "TreeWriter", "copy_tree", "unpack"]

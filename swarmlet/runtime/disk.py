@@ -22,8 +22,6 @@ from swarmlet.runtime.tree_archive import Part
 ARRIVING = "arriving"
 #: What a task's history calls it.
 EVENT = "Disk Migration"
-#: Predecessors that are looked at: those between may never have started, and hold nothing.
-PREDECESSORS_MAX = 10
 
 
 class Disks(Protocol):
@@ -87,28 +85,23 @@ def forget_arriving(allocations: Path, known: Callable[[AllocationId], bool]) ->
 
 
 class LocalDisks:
-    """Disks of this node alone. `predecessors` are those of an allocation, the last one first."""
+    """Disks of this node alone."""
 
     def __init__(
         self,
         allocations: Path,
-        predecessors: Callable[[Allocation], list[AllocationId]] = lambda allocation: (
-            [allocation.previous_allocation] if allocation.previous_allocation else []
-        ),
         wait_ended: Callable[[AllocationId], Awaitable[None]] | None = None,
     ) -> None:
         """`allocations`: their directory. `wait_ended`: returns once nothing of an allocation of this node runs."""
         self._allocations = allocations
-        self._predecessors = predecessors
         self._wait_ended = wait_ended
 
     async def take_over(
         self, allocation: Allocation, root: Path, *, is_migrated: bool, notice: Notice
     ) -> None:
         """See `Disks`."""
-        for previous in self._predecessors(allocation)[:PREDECESSORS_MAX]:
-            if await self.take_local(previous, root, notice):
-                return
+        if previous := allocation.previous_allocation:
+            await self.take_local(previous, root, notice)
 
     async def take_local(self, previous: AllocationId, root: Path, notice: Notice) -> bool:
         """Take over the disk of an allocation of this node, as soon as it has ended; whether there was one."""

@@ -20,7 +20,7 @@ from swarmlet.ids import AllocationId, NodeId
 from swarmlet.model.allocation import Allocation
 from swarmlet.model.node import NodeStatus
 from swarmlet.runtime.agent import Agent
-from swarmlet.runtime.disk import EVENT, PREDECESSORS_MAX, LocalDisks, arriving_directory, put_in_place
+from swarmlet.runtime.disk import EVENT, LocalDisks, arriving_directory, put_in_place
 from swarmlet.runtime.drivers.driver import Notice
 from swarmlet.runtime.remote import NodeClient, authorize_peer
 from swarmlet.runtime.tree_archive import Tally, archive_tree, measure
@@ -35,6 +35,8 @@ DISK_METHOD, TAKEN_METHOD = "runtime.disk", "runtime.disk-taken"
 #: A disk that is read gives something at least this often, else its node is gone.
 IDLE_SECONDS = 30.0
 CONFIRM_SECONDS = 5.0
+#: Predecessors that are looked at: those between may never have started, and hold nothing.
+PREDECESSORS_MAX = 10
 #: Copies of one start of a task; the restart policy decides whether it is started again.
 TRIES_MAX = 5
 RETRY_SECONDS, RETRY_SECONDS_MAX = 0.5, 8.0

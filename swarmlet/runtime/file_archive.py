@@ -11,10 +11,10 @@ import stat as modes
 import tarfile
 from collections.abc import Callable, Iterator
 
+from swarmlet.runtime.tar_entry import END, body, head
+
 #: Pieces of a stream are about so large.
 PIECE_BYTES = 256 * 1024
-BLOCK = tarfile.BLOCKSIZE
-END = b"\0" * 2 * BLOCK
 Parts = tuple[str, ...]
 
 
@@ -38,7 +38,7 @@ def _records(descriptor: int, name: str, is_hidden: Callable[[Parts], bool]) -> 
         file = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         yield from _file(file, name)
         return
-    yield _header(name, found, tarfile.DIRTYPE)
+    yield head(name, found, tarfile.DIRTYPE)
     top = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for folder, directories, files, opened in os.fwalk(".", dir_fd=top, follow_symlinks=False):
@@ -55,9 +55,9 @@ def _entry(directory: int, item: str, name: str) -> Iterator[bytes]:
     try:
         found = os.stat(item, dir_fd=directory, follow_symlinks=False)
         if modes.S_ISDIR(found.st_mode):
-            yield _header(name, found, tarfile.DIRTYPE)
+            yield head(name, found, tarfile.DIRTYPE)
         elif modes.S_ISLNK(found.st_mode):
-            yield _header(name, found, tarfile.SYMTYPE, link=os.readlink(item, dir_fd=directory))
+            yield head(name, found, tarfile.SYMTYPE, link=os.readlink(item, dir_fd=directory))
         elif modes.S_ISREG(found.st_mode):
             flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
             yield from _file(os.open(item, flags, dir_fd=directory), name)
@@ -70,21 +70,5 @@ def _file(descriptor: int, name: str) -> Iterator[bytes]:
         found = os.fstat(file.fileno())
         if not modes.S_ISREG(found.st_mode):
             return
-        yield _header(name, found, tarfile.REGTYPE)
-        left = found.st_size
-        while left:
-            data = file.read(min(left, PIECE_BYTES)) or b"\0" * min(left, PIECE_BYTES)
-            left -= len(data)
-            yield data
-        yield b"\0" * (-found.st_size % BLOCK)
-
-
-def _header(name: str, found: os.stat_result, kind: bytes, *, link: str = "") -> bytes:
-    info = tarfile.TarInfo(name)
-    info.type = kind
-    info.mode = modes.S_IMODE(found.st_mode)
-    info.uid, info.gid = found.st_uid, found.st_gid
-    info.mtime = int(found.st_mtime)
-    info.size = found.st_size if kind == tarfile.REGTYPE else 0
-    info.linkname = link
-    return info.tobuf(tarfile.PAX_FORMAT, errors="surrogateescape")
+        yield head(name, found, tarfile.REGTYPE, size=found.st_size)
+        yield from body(file.fileno(), found.st_size, PIECE_BYTES)

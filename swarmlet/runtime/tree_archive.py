@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from swarmlet.errors import InvalidInput
+from swarmlet.runtime.tar_entry import END, body, head
 from swarmlet.runtime.task_directory import Place, opened_directory
 
 #: Bytes per chunk: a few of them fit into a stream's window.
@@ -28,7 +29,6 @@ ENTRIES_MAX = 5_000_000
 LINKED_FILES_MAX = 200_000
 #: Of a file's mode: what is kept. Of a directory's also set-gid, by which files inherit its group.
 FILE_MODE, DIRECTORY_MODE = 0o1777, 0o3777
-_BLOCK = tarfile.BLOCKSIZE
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -85,7 +85,7 @@ def archive_tree(parts: Sequence[Part], tally: Tally) -> Iterator[bytes]:
             while len(gathered) >= CHUNK_BYTES:
                 yield bytes(gathered[:CHUNK_BYTES])
                 del gathered[:CHUNK_BYTES]
-    gathered += bytes(2 * _BLOCK)
+    gathered += END
     yield bytes(gathered)
 
 
@@ -98,7 +98,7 @@ def _tree(name: str, root: Path, linked: dict[tuple[int, int], str], tally: Tall
         names.sort()
         inside = posixpath.normpath(posixpath.join(name, os.path.relpath(folder, root)))
         tally.count()
-        yield _head(inside, os.fstat(descriptor), tarfile.DIRTYPE)
+        yield head(inside, os.fstat(descriptor), tarfile.DIRTYPE)
         for each in sorted([*files, *names]):
             try:
                 yield from _entry(posixpath.join(inside, each), each, descriptor, linked, tally)
@@ -116,9 +116,9 @@ def _entry(
     if modes.S_ISREG(found.st_mode):
         yield from _file(place, name, folder, linked, tally)
     elif modes.S_ISLNK(found.st_mode):
-        yield _head(place, found, tarfile.SYMTYPE, link=os.readlink(name, dir_fd=folder))
+        yield head(place, found, tarfile.SYMTYPE, link=os.readlink(name, dir_fd=folder))
     elif modes.S_ISFIFO(found.st_mode):
-        yield _head(place, found, tarfile.FIFOTYPE)
+        yield head(place, found, tarfile.FIFOTYPE)
     else:
         tally.left_out += 1
 
@@ -135,33 +135,17 @@ def _file(
         number = (before.st_dev, before.st_ino)
         if before.st_nlink > 1:
             if number in linked:
-                yield _head(place, before, tarfile.LNKTYPE, link=linked[number])
+                yield head(place, before, tarfile.LNKTYPE, link=linked[number])
                 return
             if len(linked) < LINKED_FILES_MAX:
                 linked[number] = place
-        yield _head(place, before, tarfile.REGTYPE, size=before.st_size)
-        left = before.st_size
-        while left and (chunk := os.read(descriptor, min(CHUNK_BYTES, left))):
-            left -= len(chunk)
-            yield chunk
-        # The head has promised a length: a file that became shorter is filled up.
-        while left > 0:
-            yield bytes(min(CHUNK_BYTES, left))
-            left -= min(CHUNK_BYTES, left)
-        yield bytes(-before.st_size % _BLOCK)
+        yield head(place, before, tarfile.REGTYPE, size=before.st_size)
+        yield from body(descriptor, before.st_size, CHUNK_BYTES)
         after = os.fstat(descriptor)
         tally.changed += (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns)
         tally.size += before.st_size
     finally:
         os.close(descriptor)
-
-
-def _head(place: str, found: os.stat_result, kind: bytes, *, size: int = 0, link: str = "") -> bytes:
-    info = tarfile.TarInfo(place + "/" if kind == tarfile.DIRTYPE else place)
-    info.type, info.size, info.linkname = kind, size, link
-    info.mode, info.uid, info.gid = modes.S_IMODE(found.st_mode), found.st_uid, found.st_gid
-    info.mtime = int(found.st_mtime)
-    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
 def unpack_tree(source: Readable, root: Path) -> Tally:

@@ -55,7 +55,11 @@ async def start_execution(
         start |= {"ConsoleSize": [size.rows, size.columns]}
     reader, writer = await _take_over(engine.socket, f"/exec/{quote(execution)}/start", start)
     if size is not None:
-        await _size_first(engine, execution, size)
+        try:
+            await _size_first(engine, execution, size)
+        except BaseException:
+            writer.close()
+            raise
     return DockerExecution(engine, execution, reader, writer, is_terminal=size is not None)
 
 

@@ -29,7 +29,7 @@ from swarmlet.runtime.drivers.command import CommandResult, run_command
 from swarmlet.runtime.drivers.driver import Directories, TaskHandle, TaskSpec
 from swarmlet.runtime.drivers.execution import Execution
 from swarmlet.runtime.drivers.local_execution import LocalExecution, set_size, start_execution
-from swarmlet.runtime.drivers.raw_exec import INHERITED, RawExec, command_of
+from swarmlet.runtime.drivers.raw_exec import INHERITED, RawExec, command_of, missing_command, wrong_keys
 from swarmlet.runtime.secrets_directory import SHARED_MEMORY
 
 NAME = "exec"
@@ -63,16 +63,9 @@ SWITCHES = (
 
 def validate(config: dict[str, Any]) -> list[str]:
     """What is wrong with a config, a sentence each."""
-    problems = []
-    for key, value in config.items():
-        if key not in KEYS:
-            problems.append(f"exec: config key {key!r} is not supported; known: {', '.join(KEYS)}")
-        elif not isinstance(value, KEYS[key]):
-            problems.append(f"exec: config key {key!r} is {value!r}, expected a {KEYS[key].__name__}")
-    if problems:
+    if problems := wrong_keys(NAME, KEYS, config):
         return problems
-    if not config.get("command"):
-        problems.append('exec: config needs a command, such as command = "/bin/date"')
+    problems = missing_command(NAME, config)
     for key in ("pid_mode", "ipc_mode"):
         if config.get(key, "private") not in MODES:
             problems.append(f'exec: {key} is {config[key]!r}, expected "private" or "host"')

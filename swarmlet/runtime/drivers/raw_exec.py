@@ -16,7 +16,7 @@ import signal as signals
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,15 +97,24 @@ def wait_for_death_of(pid: int) -> asyncio.Future[None] | None:
 
 def validate(config: dict[str, Any]) -> list[str]:
     """What is wrong with a config, a sentence each."""
+    return [*wrong_keys(NAME, KEYS, config), *missing_command(NAME, config)]
+
+
+def wrong_keys(driver: str, keys: Mapping[str, type], config: dict[str, Any]) -> list[str]:
+    """What is wrong with the keys of a config, each by itself."""
     problems = []
     for key, value in config.items():
-        if key not in KEYS:
-            problems.append(f"raw_exec: config key {key!r} is not supported; known: {', '.join(KEYS)}")
-        elif not isinstance(value, KEYS[key]):
-            problems.append(f"raw_exec: config key {key!r} is {value!r}, expected a {KEYS[key].__name__}")
-    if not config.get("command"):
-        problems.append('raw_exec: config needs a command, such as command = "/bin/date"')
+        if key not in keys:
+            problems.append(f"{driver}: config key {key!r} is not supported; known: {', '.join(keys)}")
+        elif not isinstance(value, keys[key]):
+            problems.append(f"{driver}: config key {key!r} is {value!r}, expected a {keys[key].__name__}")
     return problems
+
+
+def missing_command(driver: str, config: dict[str, Any]) -> list[str]:
+    """That there is none, if so."""
+    needs = f'{driver}: config needs a command, such as command = "/bin/date"'
+    return [] if config.get("command") else [needs]
 
 
 class RawExec:
