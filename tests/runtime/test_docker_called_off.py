@@ -13,8 +13,8 @@ from swarmlet.ids import AllocationId
 from swarmlet.runtime.drivers.docker import Docker
 from swarmlet.runtime.drivers.docker_engine import MissingError
 from swarmlet.runtime.drivers.driver import TaskHandle, TaskSpec
+from tests.runtime.process_task import ignore, spec
 from tests.runtime.test_docker_waiting import IMAGE, Engine, images_of
-from tests.runtime.test_raw_exec import ignore, spec
 from tests.runtime.world import CLUSTER, NODE
 
 
