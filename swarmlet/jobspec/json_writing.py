@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from swarmlet.jobspec import json_fields
+from swarmlet.jobspec.json_fields import written
 from swarmlet.model.check import Check
 from swarmlet.model.job import (
     Affinity,
-    Artifact,
     Constraint,
     Job,
-    MigrateStrategy,
-    ReschedulePolicy,
     RestartPolicy,
     Service,
     Spread,
@@ -20,7 +19,7 @@ from swarmlet.model.job import (
     Template,
     UpdateStrategy,
 )
-from swarmlet.model.resources import Network, Port
+from swarmlet.model.resources import Network
 
 
 def job_to_json(job: Job) -> dict[str, Any]:
@@ -55,117 +54,58 @@ def job_to_json(job: Job) -> dict[str, Any]:
 
 
 def _constraints(constraints: tuple[Constraint, ...]) -> list[dict[str, Any]]:
-    return [{"LTarget": item.left, "RTarget": item.right, "Operand": item.operand} for item in constraints]
+    return [written(item, json_fields.CONSTRAINT) for item in constraints]
 
 
 def _affinities(affinities: tuple[Affinity, ...]) -> list[dict[str, Any]]:
-    return [
-        {"LTarget": item.left, "RTarget": item.right, "Operand": item.operand, "Weight": item.weight}
-        for item in affinities
-    ]
+    return [written(item, json_fields.AFFINITY) for item in affinities]
 
 
 def _spreads(spreads: tuple[Spread, ...]) -> list[dict[str, Any]]:
     return [
         {
-            "Attribute": item.attribute,
-            "Weight": item.weight,
-            "SpreadTarget": [{"Value": target.value, "Percent": target.percent} for target in item.targets],
+            **written(item, json_fields.SPREAD),
+            "SpreadTarget": [written(target, json_fields.SPREAD_TARGET) for target in item.targets],
         }
         for item in spreads
     ]
 
 
 def _update(update: UpdateStrategy | None) -> dict[str, Any] | None:
-    if update is None:
-        return None
-    return {
-        "MaxParallel": update.max_parallel,
-        "HealthCheck": str(update.health_check),
-        "MinHealthyTime": update.min_healthy_ns,
-        "HealthyDeadline": update.healthy_deadline_ns,
-        "ProgressDeadline": update.progress_deadline_ns,
-        "AutoRevert": update.auto_revert,
-        "AutoPromote": False,
-        "Canary": 0,
-        "Stagger": update.stagger_ns,
-    }
+    return (
+        None if update is None else {**written(update, json_fields.UPDATE), "AutoPromote": False, "Canary": 0}
+    )
 
 
 def _restart(restart: RestartPolicy | None) -> dict[str, Any] | None:
     if restart is None:
         return None
-    return {
-        "Attempts": restart.attempts,
-        "Interval": restart.interval_ns,
-        "Delay": restart.delay_ns,
-        # Ours: the delay doubles up to this; 0 means that it does not grow.
-        "DelayMax": restart.delay_max_ns if restart.is_backoff else 0,
-        "Mode": str(restart.mode),
-    }
-
-
-def _reschedule(policy: ReschedulePolicy | None) -> dict[str, Any] | None:
-    if policy is None:
-        return None
-    return {
-        "Attempts": policy.attempts,
-        "Interval": policy.interval_ns,
-        "Delay": policy.delay_ns,
-        "DelayFunction": str(policy.delay_function),
-        "MaxDelay": policy.max_delay_ns,
-        "Unlimited": policy.is_unlimited,
-    }
-
-
-def _migrate(migrate: MigrateStrategy) -> dict[str, Any]:
-    return {
-        "MaxParallel": migrate.max_parallel,
-        "HealthCheck": "checks",
-        "MinHealthyTime": migrate.min_healthy_ns,
-        "HealthyDeadline": migrate.healthy_deadline_ns,
-    }
+    # Ours: the delay doubles up to this; 0 means that it does not grow.
+    maximum = restart.delay_max_ns if restart.is_backoff else 0
+    return {**written(restart, json_fields.RESTART), "DelayMax": maximum}
 
 
 def _group(group: TaskGroup) -> dict[str, Any]:
     return {
         "Name": group.name,
-        "Count": group.count,
-        # Ours, as `SchedulerAlgorithm` of a job.
-        "AllAtOnce": group.is_gang,
+        **written(group, json_fields.GROUP),
         "Constraints": _constraints(group.constraints),
         "Affinities": _affinities(group.affinities),
         "Spreads": _spreads(group.spreads),
         "Networks": [_network(network) for network in group.networks],
         "RestartPolicy": _restart(group.restart),
-        "ReschedulePolicy": _reschedule(group.reschedule),
+        "ReschedulePolicy": written(group.reschedule, json_fields.RESCHEDULE) if group.reschedule else None,
         "Update": _update(group.update),
-        "Migrate": _migrate(group.migrate),
-        "Disconnect": {
-            "Replace": group.disconnect.replace,
-            "StopOnClientAfter": group.disconnect.stop_on_client_after_ns,
-            "LostAfter": group.disconnect.lost_after_ns,
-        },
-        "EphemeralDisk": {
-            "SizeMB": group.ephemeral_disk.size,
-            "Sticky": group.ephemeral_disk.is_sticky,
-            "Migrate": group.ephemeral_disk.is_migrated,
-        },
+        "Migrate": {**written(group.migrate, json_fields.MIGRATE), "HealthCheck": "checks"},
+        "Disconnect": written(group.disconnect, json_fields.DISCONNECT),
+        "EphemeralDisk": written(group.ephemeral_disk, json_fields.DISK),
         "Volumes": {
-            volume.name: {
-                "Name": volume.name,
-                "Type": volume.kind,
-                "Source": volume.source,
-                "ReadOnly": volume.is_read_only,
-                "PerAlloc": volume.is_per_alloc,
-            }
+            volume.name: {"Name": volume.name, **written(volume, json_fields.VOLUME)}
             for volume in group.volumes
         }
         or None,
         "Services": [_service(service) for service in group.services],
         "Tasks": [_task(task) for task in group.tasks],
-        "Meta": dict(group.meta),
-        "ShutdownDelay": group.shutdown_delay_ns,
     }
 
 
@@ -174,20 +114,10 @@ def _network(network: Network) -> dict[str, Any]:
     return {
         "Mode": network.mode,
         "Hostname": network.hostname,
-        "DNS": {
-            "Servers": list(network.dns_servers),
-            "Searches": list(network.dns_searches),
-            "Options": list(network.dns_options),
-        }
-        if has_dns
-        else None,
-        "ReservedPorts": [_port(port) for port in network.ports if port.static],
-        "DynamicPorts": [_port(port) for port in network.ports if not port.static],
+        "DNS": written(network, json_fields.DNS) if has_dns else None,
+        "ReservedPorts": [written(port, json_fields.PORT) for port in network.ports if port.static],
+        "DynamicPorts": [written(port, json_fields.PORT) for port in network.ports if not port.static],
     }
-
-
-def _port(port: Port) -> dict[str, Any]:
-    return {"Label": port.label, "Value": port.static, "To": port.to, "HostNetwork": port.host_network}
 
 
 def check_to_json(check: Check) -> dict[str, Any]:
@@ -220,12 +150,7 @@ def check_to_json(check: Check) -> dict[str, Any]:
 
 def _service(service: Service) -> dict[str, Any]:
     return {
-        "Name": service.name,
-        "PortLabel": service.port_label,
-        "Provider": service.provider,
-        "AddressMode": service.address_mode,
-        "Tags": list(service.tags),
-        "Meta": dict(service.meta),
+        **written(service, json_fields.SERVICE),
         "Checks": [check_to_json(check) for check in service.health_checks],
     }
 
@@ -234,86 +159,38 @@ def _task(task: Task) -> dict[str, Any]:
     return {
         "Name": task.name,
         "Driver": task.driver,
-        "User": task.user,
         "Config": task.config,
         "ImageDigest": task.image_digest,
-        "Env": dict(task.env),
+        **written(task, json_fields.TASK),
         "Services": [_service(service) for service in task.services],
         "Constraints": _constraints(task.constraints),
         "Affinities": _affinities(task.affinities),
         "Resources": {
-            "CPU": task.resources.cpu,
+            **written(task.resources, json_fields.RESOURCES),
             "Cores": 0,
-            "MemoryMB": task.resources.memory,
             # Ours: the job said nothing.
             "MemoryIsDefault": task.resources.is_default,
-            "MemoryMaxMB": task.resources.memory_max,
             "Devices": [
                 {
-                    "Name": item.name,
-                    "Count": item.count,
+                    **written(item, json_fields.DEVICE),
                     "Constraints": _constraints(item.constraints),
                     "Affinities": _affinities(item.affinities),
-                    # Ours: thousandths of a device.
-                    "Milli": item.milli,
                 }
                 for item in task.devices
             ]
             or None,
         },
         "RestartPolicy": _restart(task.restart),
-        "Meta": dict(task.meta),
-        "KillTimeout": task.kill_timeout_ns,
-        "KillSignal": task.kill_signal,
-        "Leader": task.is_leader,
-        "ShutdownDelay": task.shutdown_delay_ns,
-        "LogConfig": {
-            "MaxFiles": task.logs.max_files,
-            "MaxFileSizeMB": task.logs.max_file_mib,
-            "Disabled": task.logs.is_disabled,
-        },
-        "VolumeMounts": [
-            {"Volume": item.volume, "Destination": item.destination, "ReadOnly": item.is_read_only}
-            for item in task.volume_mounts
-        ],
+        "LogConfig": written(task.logs, json_fields.LOGS),
+        "VolumeMounts": [written(item, json_fields.MOUNT) for item in task.volume_mounts],
         "Templates": [_template(template) for template in task.templates] or None,
-        "Artifacts": [_artifact(artifact) for artifact in task.artifacts] or None,
+        "Artifacts": [written(artifact, json_fields.ARTIFACT) for artifact in task.artifacts] or None,
     }
 
 
 def _template(template: Template) -> dict[str, Any]:
     script = template.change_script
     return {
-        "SourcePath": template.source,
-        "DestPath": template.destination,
-        "EmbeddedTmpl": template.data,
-        "ChangeMode": template.change_mode.value,
-        "ChangeSignal": template.change_signal,
-        "ChangeScript": {
-            "Command": script.command,
-            "Args": list(script.args),
-            "Timeout": script.timeout_ns,
-            "FailOnError": script.is_fail_on_error,
-        }
-        if script
-        else None,
-        "Splay": template.splay_ns,
-        "Perms": template.perms,
-        "Uid": template.uid,
-        "Gid": template.gid,
-        "LeftDelim": template.left_delimiter,
-        "RightDelim": template.right_delimiter,
-        "Envvars": template.is_env,
-        "ErrMissingKey": template.is_error_on_missing_key,
-    }
-
-
-def _artifact(artifact: Artifact) -> dict[str, Any]:
-    return {
-        "GetterSource": artifact.source,
-        "RelativeDest": artifact.destination,
-        "GetterMode": artifact.mode,
-        "GetterOptions": dict(artifact.options),
-        "GetterHeaders": dict(artifact.headers),
-        "GetterInsecure": artifact.is_insecure,
+        **written(template, json_fields.TEMPLATE),
+        "ChangeScript": written(script, json_fields.CHANGE_SCRIPT) if script else None,
     }
