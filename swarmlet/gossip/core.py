@@ -387,7 +387,7 @@ class Swim:
             self._paths.datagram(now, NodeId(packet.sender))
         for update in packet.updates:
             self._on_update(now, update, synced=False)
-        self._on_events(now, packet.events)
+        self._on_events(now, packet.events, source)
         self._on_messages(now, packet, source)
 
     def on_stream_result(self, now: float, probe: int, answer: StreamAnswer) -> None:
@@ -487,12 +487,12 @@ class Swim:
 
     # User events
 
-    def _on_events(self, now: float, events: tuple[UserEvent, ...]) -> None:
+    def _on_events(self, now: float, events: tuple[UserEvent, ...], source: Address | None = None) -> None:
         for event in events:
             if event.name == REPORT_EVENT:
                 if self._outbox.events.witness(event.time):
                     self._outbox.reports.hear(now, event)
-            elif self._outbox.events.hear(now, event):
+            elif self._outbox.events.hear(now, event, source):
                 self._deliver(now, event)
 
     def _report(self, now: float, payload: bytes) -> None:

@@ -12,8 +12,9 @@ from swarmlet.gossip.keyring import SEAL_OVERHEAD, Sealer
 from swarmlet.gossip.packet import EVENTS_MAX, Message, Update, encode_packet, updates_budget
 from swarmlet.gossip.path_report import PathReports
 from swarmlet.gossip.statistics import Statistics
+from swarmlet.gossip.turns import Turns
 from swarmlet.gossip.user_event import UserEvents
-from swarmlet.gossip.view import View
+from swarmlet.gossip.view import DRAWN_FROM, View
 from swarmlet.ids import NodeId
 
 #: Changes are sent at once, then by the periodic gossip; but bursts are this far apart.
@@ -43,6 +44,7 @@ class Outbox:
         self._statistics = statistics
         self._queue = BroadcastQueue(config.retransmit_factor, by_accuser=config.evidence)
         self._last_gossip = -math.inf
+        self._turns = Turns()
         self.events = UserEvents(me)
         self.reports = PathReports(me)
         #: What updates may take in a packet without messages.
@@ -90,12 +92,23 @@ class Outbox:
         )
         self._last_gossip = now
         dead_since = now - config.gossip_to_dead if config.gossip_to_dead else math.inf
-        for record in self._view.pick(fanout, REACHABLE, self._me, dead_since=dead_since):
+        for address in self._targets(fanout, dead_since):
             if not (len(self._queue) or len(self.events)):
                 break
-            self.send(record.address, ())
+            self.send(address, ())
         is_worth_more = (len(self._queue) > 0 or len(self.events) > 0) and len(self._view) > 1
         self.next_gossip = now + self._config.gossip_interval if is_worth_more else math.inf
+
+    @property
+    def _goes_in_turns(self) -> bool:
+        """Members are few enough to look at all; in larger clusters nobody is left out by so many."""
+        return len(self._view) <= DRAWN_FROM
+
+    def _targets(self, count: int, dead_since: float) -> list[Address]:
+        """Whom to gossip to."""
+        look_at = DRAWN_FROM if self._goes_in_turns else count
+        found = self._view.pick(look_at, REACHABLE, self._me, dead_since=dead_since)
+        return self._turns.order(found)[:count] if self._goes_in_turns else [each.address for each in found]
 
     def send(self, address: Address, messages: tuple[Message, ...], first: tuple[bytes, ...] = ()) -> None:
         """Seal and send messages, the encoded updates in `first`, and as many queued ones as fit."""
@@ -106,7 +119,10 @@ class Outbox:
             alive = self._view.alive
             # Events first, within their share: membership has the rest, and all of it when there are none.
             if len(self.events):
-                events = self.events.take(budget // EVENT_SHARE, self._queue.limit(alive))
+                rides_for = alive - 1 if messages else 0
+                events = self.events.take(
+                    budget // EVENT_SHARE, self._queue.limit(alive), address, others=rides_for
+                )
                 budget -= sum(map(len, events))
             taken = self._queue.take(budget, alive)
             updates += taken
@@ -114,6 +130,8 @@ class Outbox:
                 # They ride in what is left, and are worth no packet of their own.
                 budget -= sum(map(len, taken))
                 events += self.reports.take(budget, self._queue.limit(alive), EVENTS_MAX - len(events))
+        if (updates or events) and self._goes_in_turns:
+            self._turns.tell(address)
         sealed = self._sealer.seal(encode_packet(self._me, messages, updates, events))
         self._statistics.packets_sent += 1
         self._statistics.bytes_sent += len(sealed)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 
 from swarmlet.errors import InvalidInput, Unavailable
+from swarmlet.gossip.effect import Address
 from swarmlet.gossip.packet import (
     EVENT_NAME_MAX,
     EVENT_PAYLOAD_MAX,
@@ -31,11 +32,13 @@ TIME_JUMP_MAX = 1_000_000
 
 
 class _Queued:
-    __slots__ = ("data", "transmits")
+    __slots__ = ("data", "told", "transmits")
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, source: Address | None) -> None:
         self.data = data
         self.transmits = 0
+        #: Who has it: from whom it came, then each to whom it was sent; so one more than the limit at most.
+        self.told: list[Address] = [] if source is None else [source]
 
 
 class UserEvents:
@@ -74,8 +77,8 @@ class UserEvents:
         """An event of this member, with its time; not kept, not spread: who asks for it does so by other means."""
         return UserEvent(time=self.time + 1, origin=self._me, name=name, payload=payload)
 
-    def hear(self, now: float, event: UserEvent) -> bool:
-        """Take in an event. True when it is to be delivered: new, and not older than what is remembered."""
+    def hear(self, now: float, event: UserEvent, source: Address | None = None) -> bool:
+        """Take in an event, from the member at `source` if it came straight from one. True when it is to be delivered: new, and not older than what is remembered."""
         if event.time <= self._floor or event.time > self.time + TIME_JUMP_MAX or event in self._heard:
             return False
         self.time = max(self.time, event.time)
@@ -87,7 +90,7 @@ class UserEvents:
             del self._heard[oldest]
             self._floor = max(self._floor, oldest.time)
         if len(self._queue) < QUEUE_MAX:
-            self._queue.append(_Queued(encode_event(event)))
+            self._queue.append(_Queued(encode_event(event), source))
         return True
 
     def witness(self, time: int) -> bool:
@@ -122,13 +125,18 @@ class UserEvents:
         """What a state exchange repeats, oldest first."""
         return tuple(list(self._heard)[-REPEATED_MAX:])
 
-    def take(self, budget: int, limit: int) -> list[bytes]:
-        """Encoded events of at most `budget` bytes, each at most `limit` times over all calls."""
+    def take(self, budget: int, limit: int, to: Address, *, others: int = 0) -> list[bytes]:
+        """Encoded events of at most `budget` bytes for the member at `to`, each at most `limit` times over all calls.
+
+        `others`: the packet is sent anyway, and there are so many to tell. What it would carry to one that has it is kept
+        until all had their turn: answers and receipts would else use up an event on those who have it.
+        """
         taken = []
         for queued in sorted(self._queue, key=lambda each: each.transmits):
-            if len(queued.data) <= budget:
+            if len(queued.data) <= budget and queued.told.count(to) * others <= queued.transmits:
                 budget -= len(queued.data)
                 queued.transmits += 1
+                queued.told.append(to)
                 taken.append(queued.data)
         if taken:
             self._queue = [queued for queued in self._queue if queued.transmits < limit]

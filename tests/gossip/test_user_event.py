@@ -5,13 +5,42 @@ from __future__ import annotations
 import pytest
 
 from swarmlet.errors import InvalidInput, Unavailable
-from swarmlet.gossip.effect import UserEventHeard
-from swarmlet.gossip.packet import EVENT_PAYLOAD_MAX, UserEvent, encode_event
+from swarmlet.gossip.effect import Send, UserEventHeard
+from swarmlet.gossip.packet import (
+    EVENT_PAYLOAD_MAX,
+    AnswerKind,
+    Ping,
+    QueryAnswer,
+    UserEvent,
+    decode_packet,
+    encode_event,
+    encode_packet,
+)
 from swarmlet.gossip.user_event import QUEUE_MAX, RECENT_MAX, TIME_JUMP_MAX, UserEvents
 from swarmlet.ids import NodeId
 from swarmlet.simulation.gossip_cluster import Cluster
 from swarmlet.simulation.network import Faults
 from tests.gossip.double import Bench, alive
+
+TO = ("a", 1)
+OTHERS = ("a", "b", "c", "d")
+
+
+def carriers(bench: Bench, seconds: float) -> list[str]:
+    """To whom packets with events go in the next seconds, in which all answer."""
+    bench.answering = set(OTHERS)
+    sent = [effect for effect in bench.run_for(seconds) if isinstance(effect, Send)]
+    packets = [(each.address[0], decode_packet(bench.sealer.open(each.data))) for each in sent]
+    return [name for name, packet in packets if packet.events]
+
+
+def question(asker: str) -> bytes:
+    """A packet of `asker` with a question of its own."""
+    other = Bench()
+    other.core.ask(other.now, "well?")
+    (asked,) = other.core._outbox.events.latest()
+    event = UserEvent(time=asked.time, origin=asker, name=asked.name, payload=asked.payload)
+    return encode_packet(NodeId(asker), (), [], [encode_event(event)])
 
 
 def event(time: int, name: str = "deploy", origin: str = "a") -> UserEvent:
@@ -81,8 +110,43 @@ def test_an_event_leaves_after_its_transmissions_and_never_exceeds_its_budget() 
     events = UserEvents(NodeId("me"))
     events.hear(0.0, event(1))
     size = len(encode_event(event(1)))
-    assert events.take(size - 1, 3) == []
-    assert [len(events.take(size, 3)) for _ in range(5)] == [1, 1, 1, 0, 0]
+    assert events.take(size - 1, 3, TO) == []
+    assert [len(events.take(size, 3, TO)) for _ in range(5)] == [1, 1, 1, 0, 0]
+
+
+def test_each_of_five_members_tells_all_others_before_it_tells_one_again() -> None:
+    bench = Bench(*OTHERS)
+    for _ in range(20):
+        bench.core.publish(bench.now, "deploy", b"web")
+        told = carriers(bench, 1.0)
+        assert len(told) == 5
+        assert set(told) == set(OTHERS)
+
+
+def test_receipts_do_not_use_up_a_question_on_those_who_answered_it() -> None:
+    bench = Bench(*OTHERS)
+    number = bench.core.ask(bench.now, "well?")
+    first = carriers(bench, 0.0)
+    for name in first:
+        answer = QueryAnswer(origin="me", number=number, responder=name, kind=AnswerKind.HEARD)
+        bench.hear(name, messages=(answer,))
+    assert carriers(bench, 0.0) == []
+    assert {*first, carriers(bench, 1.0)[0]} == set(OTHERS)
+
+
+def test_an_answer_does_not_carry_the_question_back() -> None:
+    bench = Bench(*OTHERS)
+    bench.core.on_packet(bench.now, bench.sealer.seal(question("a")), ("a", 1))
+    assert [packet.events for name, packet in bench.packets() if name == "a" and packet.messages] == [()]
+
+
+def test_who_was_told_with_an_answer_has_had_its_turn() -> None:
+    bench = Bench(*OTHERS)
+    bench.core.publish(bench.now, "deploy", b"web")
+    for sequence, name in enumerate(OTHERS[:2]):
+        bench.hear(name, messages=(Ping(sequence=sequence, target="me"),))
+    assert [name for name, packet in bench.packets() if packet.events] == list(OTHERS[:2])
+    assert set(carriers(bench, 0.0)[:2]) == set(OTHERS[2:])
 
 
 def test_events_beyond_the_limits_are_refused_with_a_reason() -> None:

@@ -242,8 +242,8 @@ def an_event_is_new_every_time(core: Any) -> None:
     events = core._outbox.events
     hear = events.hear
 
-    def forgetful(now: float, event: Any) -> bool:
-        hear(now, event)
+    def forgetful(now: float, event: Any, source: Address | None = None) -> bool:
+        hear(now, event, source)
         return True
 
     events.hear = forgetful
@@ -251,7 +251,7 @@ def an_event_is_new_every_time(core: Any) -> None:
 
 @bug
 def events_are_not_passed_on(core: Any) -> None:
-    core._outbox.events.take = lambda budget, limit: []
+    core._outbox.events.take = lambda budget, limit, to, others: []
     core._outbox.events.latest = tuple
 
 
