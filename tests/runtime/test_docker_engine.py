@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from swarmlet.errors import DriverError
 from swarmlet.runtime.drivers import docker_config
 from swarmlet.runtime.drivers.docker import Docker
 from swarmlet.runtime.drivers.docker_engine import Engine, EngineAwayError, MissingError, refusal
-from tests.runtime.process_task import ignore, spec
+from swarmlet.runtime.drivers.driver import TaskHandle
+from tests.runtime.process_task import ALLOCATION, ignore, spec
 from tests.runtime.world import CLUSTER, NODE
 
 
@@ -73,6 +75,38 @@ async def test_a_restart_in_place_asks_the_engine_twice(
         ("GET", f"/containers/{name}/json"),
         ("POST", "/containers/abc/start"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("state", "events", "is_oom_killed"),
+    [
+        ({"OOMKilled": True}, [], True),
+        ({"OOMKilled": False}, ["oom"], True),
+        ({"OOMKilled": False}, [], False),
+        ({"OOMKilled": False, "ExitCode": 0}, ["oom"], False),
+    ],
+)
+async def test_a_lack_of_memory_is_told_by_the_state_or_by_an_event_before_the_end(
+    pretender: tuple[Pretender, Engine],
+    folder: Path,
+    state: dict[str, object],
+    events: list[str],
+    is_oom_killed: bool,
+) -> None:
+    """A process of the container may have been killed, and the first one have coped: that is no such end."""
+    made, _ = pretender
+    driver = Docker(socket_path=str(folder / "docker.sock"), node_id=NODE.id, cluster_id=CLUSTER)
+    handle = TaskHandle(driver="docker", allocation_id=ALLOCATION, task="server", identifier="abc")
+    made.answer = (200, json.dumps({"State": {"Running": True}}))
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(driver.wait(handle))
+        while not made.asked:  # noqa: ASYNC110 (nothing to wait on)
+            await asyncio.sleep(0)
+        made.answer = (200, json.dumps({"State": {"Running": False, "ExitCode": 137, **state}}))
+        for action in (*events, "die"):
+            driver._on_event({"Action": action, "Actor": {"ID": "abc"}})
+    await driver.close()
+    assert waiting.result().is_oom_killed is is_oom_killed
 
 
 async def test_each_call_is_the_engines_own(pretender: tuple[Pretender, Engine]) -> None:
