@@ -10,9 +10,7 @@ import asyncio
 import contextlib
 import functools
 import heapq
-import io
 import itertools
-import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +20,6 @@ import structlog
 
 from swarmlet.errors import (
     Conflict,
-    DiskFull,
     NoLeader,
     NotLeader,
     Overloaded,
@@ -47,10 +44,12 @@ from swarmlet.raft.message import (
     SnapshotMeta,
 )
 from swarmlet.raft.ready import Role, SoftState
-from swarmlet.raft.writer import LogWriter, WritableLog
+from swarmlet.raft.writer import WritableLog
 from swarmlet.replica.answer import Answer, retrieve, settle, settled, tell
 from swarmlet.replica.consensus import STOPPING, Consensus, Writer
+from swarmlet.replica.log_thread import call_soon, threaded_writer
 from swarmlet.replica.mesh import Clock, Directory, Mesh
+from swarmlet.replica.own_snapshots import OwnSnapshots
 from swarmlet.replica.reads import ReadRounds
 from swarmlet.replica.snapshots import SnapshotOffers, SnapshotPulls
 from swarmlet.replica.submission import (
@@ -61,7 +60,6 @@ from swarmlet.replica.submission import (
     submission_codec,
 )
 from swarmlet.replica.watch import Watches
-from swarmlet.state import snapshot_bytes
 from swarmlet.state.apply import StateMachine, decode_entry
 from swarmlet.state.command import (
     ENVELOPE_VERSION,
@@ -93,21 +91,8 @@ HINTS_MAX = 2
 #: The apply loop lets others run after this many seconds, or this many entries.
 APPLY_SLICE_SECONDS = 0.002
 APPLY_SLICE_ENTRIES = 256
-#: A snapshot is made after this many entries, or this many bytes of entries.
-SNAPSHOT_ENTRIES = 10_000
-SNAPSHOT_BYTES = 64 * 1024 * 1024
-#: After a piece of at least this size of a snapshot that is being encoded: half of the time that a full one takes.
-SNAPSHOT_REST_BYTES = 128 * 1024
-SNAPSHOT_REST_SECONDS = 0.002
-#: Entries kept in front of a snapshot, so that a slow follower needs none: half of those between two snapshots, and, where
-#: they are large, bytes of them: 5,000 of the largest would be 20 GB.
-TRAILING_ENTRIES = 5_000
-TRAILING_BYTES = 32 * 1024 * 1024
 #: A full disk is looked at again after this long.
 ROOM_SECONDS = 1.0
-#: The log's writer was full, or the disk: it is tried again then.
-SNAPSHOT_RETRY_SECONDS = 1.0
-SNAPSHOT_NO_ROOM_SECONDS = 10.0
 
 #: Makes the writer of a log: (log, on_durable, on_failure).
 MakeWriter = Callable[["Log", Callable[[int], None], Callable[[StorageError], None]], Writer]
@@ -203,10 +188,7 @@ class Replica:
         self._waiter_numbers = itertools.count()
         self._apply_queue: deque[Entry | Snapshot] = deque()
         self._apply_wake = asyncio.Event()
-        self._entries_since_snapshot = 0
-        self._bytes_since_snapshot = 0
         self._is_looking_for_room = False
-        self._snapshot_wanted = asyncio.Event()
         self._on_failure = on_failure
         self._reads = ReadRounds(mint(), self._ask_for_index)
         self._offers = SnapshotOffers(log_store, self._report_snapshot)
@@ -221,6 +203,7 @@ class Replica:
             on_failure=self._fail,
             on_offered=self._offers.on_offered,
         )
+        self._snapshots = OwnSnapshots(log_store, self._saved_state, self.consensus.fail)
         self._pulls = SnapshotPulls(mesh, directory, self._take_snapshot, self._has_room)
 
     # What others see.
@@ -473,12 +456,12 @@ class Replica:
     async def run(self) -> None:
         """Apply, snapshot and pull until cancelled."""
         self._writer = self._make_writer(self._log, self._on_durable, self.consensus.fail)
-        self.consensus.writer = self._writer
+        self.consensus.writer = self._snapshots.writer = self._writer
         self.consensus.pump()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._apply_loop())
-                group.create_task(self._snapshot_loop())
+                group.create_task(self._snapshots.run())
                 group.create_task(self._pulls.run())
         finally:
             self.consensus.stop()
@@ -519,7 +502,7 @@ class Replica:
 
         def reserve() -> None:
             self._log.reserve()
-            _call_soon(loop, self._note_room)
+            call_soon(loop, self._note_room)
 
         if self._writer is not None:
             # A writer that failed or is full says so elsewhere.
@@ -584,8 +567,7 @@ class Replica:
                 self._publish(done, done.last)
 
     def _apply_entry(self, entry: Entry, done: _Slice) -> None:
-        self._entries_since_snapshot += 1
-        self._bytes_since_snapshot += len(entry.data)
+        self._snapshots.count(len(entry.data))
         if entry.kind is not EntryKind.NORMAL:
             self._config = self.consensus.core.apply_config_change(decode_config_change(entry), entry.index)
         elif entry.data:
@@ -604,14 +586,8 @@ class Replica:
             tell(answers, applied)
         if done.changes:
             self.watches.notify(self._view, tuple(done.changes))
-        if self._is_snapshot_due():
-            self._snapshot_wanted.set()
+        self._snapshots.look()
         self.consensus.applied(last.index)
-
-    def _is_snapshot_due(self) -> bool:
-        return (
-            self._entries_since_snapshot >= SNAPSHOT_ENTRIES or self._bytes_since_snapshot >= SNAPSHOT_BYTES
-        )
 
     def _note_applied(self, index: int, term: int) -> None:
         self._applied_index, self._applied_term = index, term
@@ -642,7 +618,7 @@ class Replica:
             self._machine = await asyncio.to_thread(StateMachine.load, [snapshot.data])
         self._view = self._machine.snapshot()
         self._config = meta.config
-        self._entries_since_snapshot = self._bytes_since_snapshot = 0
+        self._snapshots.restart()
         self._note_applied(meta.index, meta.term)
         self.consensus.applied(meta.index)
         self.watches.notify_all(self._view)
@@ -796,93 +772,12 @@ class Replica:
 
     # Snapshots.
 
-    async def _snapshot_loop(self) -> None:
-        while True:
-            await self._snapshot_wanted.wait()
-            self._snapshot_wanted.clear()
-            if not self._is_snapshot_due():
-                continue
-            try:
-                await self.save_snapshot()
-            except Unavailable as error:
-                log.warning("replica.snapshot_delayed", reason=str(error))
-                await asyncio.sleep(SNAPSHOT_RETRY_SECONDS)
-                self._snapshot_wanted.set()
-            except DiskFull as error:
-                log.warning("replica.snapshot_delayed", reason=str(error))
-                await asyncio.sleep(SNAPSHOT_NO_ROOM_SECONDS)
-                self._snapshot_wanted.set()
-            except StorageError as error:
-                self.consensus.fail(error)
-
     async def save_snapshot(self) -> int:
-        """Make a snapshot of the state as applied now; its index. Raises Overloaded, DiskFull, StorageError.
+        """Make a snapshot of the state as applied now; its index. Raises Overloaded, DiskFull, StorageError."""
+        return await self._snapshots.save()
 
-        Encoding runs in a thread on the immutable view; the log's writer stores it between two writes.
-        """
-        assert self._writer is not None, "the replica runs"
+    def _saved_state(self) -> tuple[SnapshotMeta, SavedView]:
         meta = SnapshotMeta(
             index=Index(self._applied_index), term=Term(self._applied_term), config=self._config
         )
-        entries, size = self._entries_since_snapshot, self._bytes_since_snapshot
-        data = await asyncio.to_thread(_encoded, self._machine.snapshot())
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
-
-        def store() -> None:
-            try:
-                self._log.save_snapshot(meta, data)
-            except DiskFull as error:
-                # It can wait: the log holds everything.
-                _call_soon(loop, _refuse, done, error)
-                return
-            self._log.compact(self._log.before_last(meta.index, TRAILING_ENTRIES, TRAILING_BYTES))
-            _call_soon(loop, _finish, done)
-
-        self._writer.run(store)
-        await done
-        self._entries_since_snapshot -= entries
-        self._bytes_since_snapshot -= size
-        log.info("replica.snapshot_saved", index=meta.index, size=len(data))
-        return meta.index
-
-
-def threaded_writer(
-    log_store: Log, on_durable: Callable[[int], None], on_failure: Callable[[StorageError], None]
-) -> LogWriter:
-    """The log's own thread, which speaks to this loop."""
-    loop = asyncio.get_running_loop()
-    return LogWriter(
-        log_store,
-        functools.partial(_call_soon, loop, on_durable),
-        functools.partial(_call_soon, loop, on_failure),
-    )
-
-
-def _encoded(view: SavedView) -> bytes:
-    """A snapshot's bytes, gathered piece by piece, so that no single step holds the interpreter. On a thread of its own:
-    nobody waits for it, so it rests after each large piece.
-    """
-    buffer = io.BytesIO()
-    rest = threading.Event()
-    for piece in snapshot_bytes.save(view):
-        buffer.write(piece)
-        if len(piece) >= SNAPSHOT_REST_BYTES:
-            rest.wait(SNAPSHOT_REST_SECONDS)
-    return buffer.getvalue()
-
-
-def _call_soon(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: object) -> None:
-    """From the writer's thread; a loop that has closed meanwhile has no use for it."""
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(function, *arguments)
-
-
-def _finish(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def _refuse(future: asyncio.Future[None], error: DiskFull) -> None:
-    if not future.done():
-        future.set_exception(error)
+        return meta, self._machine.snapshot()

@@ -15,7 +15,7 @@ from swarmlet.raft.disk_log import DiskLog
 from swarmlet.raft.memory_log import MemoryLog
 from swarmlet.raft.message import ConfigState, Entry, HardState, Message, MessageKind, SnapshotMeta
 from swarmlet.replica import consensus as consensus_module
-from swarmlet.replica import replica as replica_module
+from swarmlet.replica import own_snapshots
 from swarmlet.replica import snapshots as snapshots_module
 from swarmlet.replica.consensus import PACKET_BYTES_MAX, _batches
 from swarmlet.replica.memory_writer import MemoryWriter
@@ -33,8 +33,8 @@ async def fill(replica: Replica, first: int, count: int) -> None:
 
 @pytest.fixture
 def _small_snapshots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replica_module, "SNAPSHOT_ENTRIES", 50)
-    monkeypatch.setattr(replica_module, "TRAILING_ENTRIES", 10)
+    monkeypatch.setattr(own_snapshots, "SNAPSHOT_ENTRIES", 50)
+    monkeypatch.setattr(own_snapshots, "TRAILING_ENTRIES", 10)
 
 
 def test_a_restart_from_disk_gives_the_same_state(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_large_entries_do_not_pile_up_in_front_of_a_snapshot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bound in entries alone would keep gigabytes."""
-    monkeypatch.setattr(replica_module, "TRAILING_BYTES", 10_000)
+    monkeypatch.setattr(own_snapshots, "TRAILING_BYTES", 10_000)
 
     async def main() -> None:
         async with Cluster(1, directory=tmp_path).running() as cluster:

@@ -1,0 +1,111 @@
+"""When a node makes a snapshot of its state, and what counts towards the next one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from swarmlet.errors import DiskFull
+from swarmlet.raft.message import SnapshotMeta
+from swarmlet.replica import own_snapshots
+from swarmlet.replica.own_snapshots import OwnSnapshots
+from swarmlet.state.apply import StateMachine
+
+
+class Log:
+    """A log whose disk may be full."""
+
+    def __init__(self) -> None:
+        self.saved: list[int] = []
+        self.is_full = False
+
+    def save_snapshot(self, meta: SnapshotMeta, data: bytes, /) -> None:
+        if self.is_full:
+            raise DiskFull("no room")
+        self.saved.append(len(data))
+
+    def before_last(self, index: int, max_entries: int, max_bytes: int) -> int:
+        return 0
+
+    def compact(self, index: int) -> None:
+        return
+
+
+class AtOnce:
+    """A writer without a thread; `before` comes first."""
+
+    def __init__(self, before: Callable[[], None] = lambda: None) -> None:
+        self._before = before
+
+    def run(self, action: Callable[[], None]) -> None:
+        self._before()
+        action()
+
+
+def snapshots_of(log: Log, before: Callable[[OwnSnapshots], None] = lambda made: None) -> OwnSnapshots:
+    made = OwnSnapshots(
+        log, lambda: (SnapshotMeta(), StateMachine().snapshot()), on_failure=lambda error: None
+    )
+    writer: Any = AtOnce(lambda: before(made))
+    made.writer = writer
+    return made
+
+
+@pytest.fixture(autouse=True)
+def _every_third_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_snapshots, "SNAPSHOT_ENTRIES", 3)
+
+
+def is_due(snapshots: OwnSnapshots) -> bool:
+    return snapshots._is_due()
+
+
+async def test_what_is_saved_counts_no_more_and_what_comes_meanwhile_does() -> None:
+    snapshots = snapshots_of(Log(), lambda made: made.count(1))
+    for _ in range(3):
+        snapshots.count(1)
+    assert is_due(snapshots)
+    await snapshots.save()
+    snapshots.count(1)
+    assert not is_due(snapshots)
+    snapshots.count(1)
+    assert is_due(snapshots)
+
+
+async def test_a_snapshot_that_finds_no_room_stays_due() -> None:
+    log = Log()
+    log.is_full = True
+    snapshots = snapshots_of(log)
+    for _ in range(3):
+        snapshots.count(1)
+    with pytest.raises(DiskFull):
+        await snapshots.save()
+    assert is_due(snapshots)
+
+
+async def test_a_state_that_is_replaced_while_it_is_saved_begins_to_count_anew() -> None:
+    """Else the next snapshot would come late by all that had been counted."""
+    snapshots = snapshots_of(Log(), OwnSnapshots.restart)
+    for _ in range(100):
+        snapshots.count(1)
+    await snapshots.save()
+    for _ in range(3):
+        snapshots.count(1)
+    assert is_due(snapshots)
+
+
+async def test_it_is_made_when_it_is_due() -> None:
+    log = Log()
+    snapshots = snapshots_of(log)
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        run = group.create_task(snapshots.run())
+        for _ in range(3):
+            snapshots.count(1)
+            snapshots.look()
+        while not log.saved:  # noqa: ASYNC110 (a thread encodes it)
+            await asyncio.sleep(0.001)
+        run.cancel()
+    assert len(log.saved) == 1
