@@ -547,6 +547,7 @@ class AllocationRunner:
             logs=task.logs,
             secret_env=self.files[name].env,
             devices=tuple(held for held in allocation.devices if held.task == name),
+            was_started=self.tasks[name].machine.record.handle is not None,
             image_digest=task.image_digest,
             core_mhz=node.resources.cpu // max(1, int(node.attributes.get("cpu.numcores", "0") or 0)),
         )
