@@ -83,6 +83,8 @@ class Site:
     made_volumes: Callable[[], Mapping[str, HostVolumeInfo]] = dict
     #: Where a successor's disk comes from; None: from this node's own allocations.
     disks: Disks | None = None
+    #: For the directories and values of tasks that are about to start.
+    turns: asyncio.Lock = field(default_factory=asyncio.Lock)
     artifacts: Artifacts = field(init=False)
 
     def __post_init__(self) -> None:
@@ -305,6 +307,7 @@ class AllocationRunner:
             kill_signal=task.kill_signal,
             kill_timeout_ns=task.kill_timeout_ns,
             prepare=self._preparation(self.files[task.name]),
+            turns=self.site.turns,
         )
 
     def _preparation(self, files: TaskFiles) -> Callable[[Notice], Awaitable[None]] | None:
