@@ -5,7 +5,9 @@ Cases deploy_1, deploy_10 and deploy_50, that many replicas of one service on an
   seconds_engine_limit  the same containers, made on the same engines by nothing but create and start, at the best of
                         several numbers of requests at a time
   first_running_ms      from the submission to the first container running
-  engine_first_ms       one container, made on one idle engine by create and start
+  engine_first_ms       one container, made on one idle engine by create and start, with the whole machine to itself
+  engines_first_ms      one container on every engine at once, made by create and start: until the first of them runs;
+                        as every node of a burst starts its own first, on the cores that the hosts of a testbed share
   stop_seconds          from the order to stop the job to the last container ended
   stop_engine_limit     the same, with the engines asked to stop their containers directly
 Each run has new hosts; whoever competes runs on the same ones.
@@ -69,6 +71,22 @@ def measure_first(testbed: Testbed) -> float:
         identifier = make(testbed[1].engine)
         taken.append((time.monotonic() - started) * 1000)
         testbed[1].engine.remove(identifier)
+    return statistics.median(taken)
+
+
+def measure_first_of_all(testbed: Testbed) -> float:
+    """Milliseconds until the first runs of one container on each engine, asked for at the same time."""
+    taken = []
+    engines = [host.engine for host in testbed]
+    with ThreadPoolExecutor(len(engines)) as pool:
+        for _ in range(FIRST_SAMPLES):
+            with RunningWatch(engines, LABEL) as watch:
+                started = time.monotonic()
+                made = [pool.submit(make, engine) for engine in engines]
+                watch.wait(lambda running: total(running) >= len(engines), DEPLOY_SECONDS_MAX)
+                taken.append((watch.starts[0] - started) * 1000)
+            for engine, future in zip(engines, made, strict=True):
+                engine.remove(future.result())
     return statistics.median(taken)
 
 
@@ -187,10 +205,14 @@ def print_ratios(own: Values, peer: tuple[str, Values] | None) -> None:
             continue
         seconds = statistics.median(own[name, "seconds"])
         limit = statistics.median(own[name, "seconds_engine_limit"])
-        over = statistics.median(own[name, "first_running_ms"]) - statistics.median(
-            own[name, "engine_first_ms"]
+        first = statistics.median(own[name, "first_running_ms"])
+        alone, at_once = (
+            first - statistics.median(own[name, metric]) for metric in ("engine_first_ms", "engines_first_ms")
         )
-        line = f"{name}: {seconds / limit:.2f} of the engines' limit; first container {over:+.0f} ms against the engine"
+        line = (
+            f"{name}: {seconds / limit:.2f} of the engines' limit; first container {alone:+.0f} ms against an engine "
+            f"alone, {at_once:+.0f} ms against the engines at once"
+        )
         if peer and (name, "seconds") in peer[1]:
             line += f"; {seconds / statistics.median(peer[1][name, 'seconds']):.2f} of {peer[0]}'s time"
         print(line)
@@ -228,6 +250,8 @@ def main() -> int:
                     own.setdefault((f"deploy_{size}", "stop_engine_limit"), []).append(down)
                     first = measure_first(testbed)
                     own.setdefault((f"deploy_{size}", "engine_first_ms"), []).append(first)
+                    first_of_all = measure_first_of_all(testbed) if size > 1 else first
+                    own.setdefault((f"deploy_{size}", "engines_first_ms"), []).append(first_of_all)
                 measure(Swarmlet(testbed), testbed, sizes, own)
                 if peer is not None:
                     measure(Swarm(testbed), testbed, sizes, peer[1])

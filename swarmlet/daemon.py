@@ -161,6 +161,7 @@ class Daemon:
         self._failure: SwarmletError | None = None
         self._rng = random.Random(os.urandom(16))  # noqa: S311 (timing only; secrets use os.urandom)
         self._driver_info: dict[str, DriverInfo] = {}
+        self._known_node: Node | None = None
         self.tasks_end_with_agent = False
         self._has_left = False
 
@@ -322,7 +323,7 @@ class Daemon:
             self.replica, self.identity.node, data, self.config.drain_on_shutdown_seconds, self.clock.wall_ns
         )
         self.agent = Agent(
-            node=self.node,
+            node=self.known_node,
             cluster_id=self.identity.cluster,
             data_directory=data,
             drivers=self.drivers,
@@ -631,6 +632,10 @@ class Daemon:
         node = at_level(node, self._kept_level())
         return msgspec.structs.replace(node, computed_class=computed_class(node))
 
+    def known_node(self) -> Node:
+        """The same as of the last look: looking at the machine takes a while, and every start of a task asks."""
+        return self._known_node or self.node()
+
     def _kept_level(self) -> int:
         """What the cluster can keep, as far as this node knows."""
         settings = self.replica.view.settings()
@@ -643,7 +648,7 @@ class Daemon:
             for name, driver in self.drivers.items():
                 self._driver_info[name] = await driver.fingerprint()
             level = self._kept_level()
-            node = self.node()
+            self._known_node = node = self.node()
             if registered is not None:
                 # A disk that fills and empties is no news; it counts when the agent starts.
                 free = msgspec.structs.replace(node.resources, disk=registered.resources.disk)

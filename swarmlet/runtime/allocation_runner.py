@@ -83,6 +83,8 @@ class Site:
     made_volumes: Callable[[], Mapping[str, HostVolumeInfo]] = dict
     #: Where a successor's disk comes from; None: from this node's own allocations.
     disks: Disks | None = None
+    #: For the directories and values of tasks that are about to start.
+    turns: asyncio.Lock = field(default_factory=asyncio.Lock)
     artifacts: Artifacts = field(init=False)
 
     def __post_init__(self) -> None:
@@ -305,6 +307,7 @@ class AllocationRunner:
             kill_signal=task.kill_signal,
             kill_timeout_ns=task.kill_timeout_ns,
             prepare=self._preparation(self.files[task.name]),
+            turns=self.site.turns,
         )
 
     def _preparation(self, files: TaskFiles) -> Callable[[Notice], Awaitable[None]] | None:
@@ -547,6 +550,7 @@ class AllocationRunner:
             logs=task.logs,
             secret_env=self.files[name].env,
             devices=tuple(held for held in allocation.devices if held.task == name),
+            was_started=self.tasks[name].machine.record.handle is not None,
             image_digest=task.image_digest,
             core_mhz=node.resources.cpu // max(1, int(node.attributes.get("cpu.numcores", "0") or 0)),
         )

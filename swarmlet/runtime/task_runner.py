@@ -66,13 +66,18 @@ class TaskRunner:
         kill_signal: str = "",
         kill_timeout_ns: int = 5_000_000_000,
         prepare: Callable[[Notice], Awaitable[None]] | None = None,
+        turns: asyncio.Lock | None = None,
     ) -> None:
-        """`specify` makes the spec afresh for every start, `prepare` what the task finds then (it may wait)."""
+        """`specify` makes the spec afresh for every start, `prepare` what the task finds then (it may wait).
+
+        `turns`: tasks that share it are specified one after another.
+        """
         self._allocation_id = allocation_id
         self.machine = machine
         self.driver = driver
         self._specify = specify
         self._prepare = prepare
+        self._turns = turns or asyncio.Lock()
         self._confirmed = confirmed
         self._changed = changed
         self._now_ns = now_ns
@@ -195,8 +200,9 @@ class TaskRunner:
             await self._confirmed.wait()
             if self._prepare is not None:
                 await self._prepare(self.notice)
+            spec = await self._specified()
             self._is_gated = False
-            handle = await self.driver.start(self._specify(), self.notice)
+            handle = await self.driver.start(spec, self.notice)
         except DriverError as error:
             self.is_unsure = self.is_unsure or (not self._is_gated and error.temporary)
             self.send(StartFailed(message=str(error), is_temporary=error.temporary))
@@ -205,6 +211,14 @@ class TaskRunner:
         else:
             self.is_unsure = False
             self.send(Started(handle=handle))
+
+    async def _specified(self) -> TaskSpec:
+        """One task in a turn of the loop: of a burst, the first is on its way before the last has its directories."""
+        await self._turns.acquire()
+        try:
+            return self._specify()
+        finally:
+            asyncio.get_running_loop().call_soon(self._turns.release)
 
     def notice(self, kind: str, message: str) -> None:
         """Add to the task's history."""

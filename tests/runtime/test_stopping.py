@@ -166,6 +166,26 @@ async def test_a_stop_in_the_same_moment_as_the_start_ends_the_start() -> None:
     assert runner.machine.record.phase is Phase.DEAD
 
 
+async def test_a_burst_is_specified_one_task_in_a_turn_of_the_loop(tmp_path: Path) -> None:
+    """What the first one asks the engine for is on its way, and heartbeats are heard, before the last is specified."""
+    machine, source, turns = Machine(), Source(), []
+
+    class TurnDriver(FakeDriver):
+        async def start(self, spec: TaskSpec, notice: Notice) -> TaskHandle:
+            turns.append(turn)
+            return await super().start(spec, notice)
+
+    turn = 0
+    job = job_of(fake_task())
+    source.publish(job, *(allocation_of(job, index) for index in range(5)))
+    async with RunningAgent(tmp_path, TurnDriver(machine), source, Reports()):
+        async with asyncio.timeout(10):
+            while len(machine.specs) < 5:
+                turn += 1
+                await asyncio.sleep(0)
+    assert len(set(turns)) == 5
+
+
 async def test_a_stop_behind_many_other_requests_is_heard() -> None:
     runner = runner_of()
     for _ in range(2 * INBOX_MAX):

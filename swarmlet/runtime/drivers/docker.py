@@ -30,7 +30,13 @@ from swarmlet.runtime.drivers.command import OUTPUT_BYTES_MAX, CommandResult
 from swarmlet.runtime.drivers.docker_config import LABEL
 from swarmlet.runtime.drivers.docker_credentials import CredentialSource
 from swarmlet.runtime.drivers.docker_digest import Digests
-from swarmlet.runtime.drivers.docker_engine import CALL_SECONDS_MAX, Engine, EngineAwayError, MissingError
+from swarmlet.runtime.drivers.docker_engine import (
+    CALL_SECONDS_MAX,
+    ConflictError,
+    Engine,
+    EngineAwayError,
+    MissingError,
+)
 from swarmlet.runtime.drivers.docker_execution import start_execution
 from swarmlet.runtime.drivers.docker_garbage import Garbage, GarbageRules
 from swarmlet.runtime.drivers.docker_image import Images
@@ -209,13 +215,15 @@ class Docker:
         name = docker_config.container_name(spec)
         async with contextlib.AsyncExitStack() as stack:
             async with self._until_called_off(spec):
-                found = await self._inspect_when_there(name, notice)
+                # A first start finds out by making the container whether there is one: asking costs the engine more.
+                is_asked = spec.was_started or not self._connected.is_set()
+                found = await self._inspect_when_there(name, notice) if is_asked else None
                 looked_at = time.monotonic()
                 stack.enter_context(self.garbage.holding(wanted))
                 if found is None or (not found["State"]["Running"] and _needs_image(found, spec)):
                     body["Image"] = await self.images.provide(wanted, spec, notice)
                 await stack.enter_async_context(self._starts)
-            if time.monotonic() - looked_at > FRESH_SECONDS:
+            if is_asked and time.monotonic() - looked_at > FRESH_SECONDS:
                 found = await self._inspect(name)
             return await self._launch(spec, name, wanted, body, found)
 
@@ -228,15 +236,24 @@ class Docker:
             raise DriverError(f"docker: the name {name} is taken by {owner}; remove it")
         if found is not None and found["State"]["Running"]:
             return self._handle(found)
-        if found is not None and (
+        if found is None:
+            try:
+                identifier = await self._engine.create(name, body)
+            except ConflictError:
+                found = await self._inspect(name)
+                if found is None:
+                    raise
+                return await self._launch(spec, name, wanted, body, found)
+        elif (
             found["State"].get("Dead")
             or docker_config.is_image_other(found["Config"], spec)
             or docker_config.is_environment_other(found["Config"], body)
         ):
             await self._remove(found["Id"])
             body["Image"] = await self.images.find(wanted) or wanted
-            found = None
-        identifier = str(found["Id"]) if found is not None else await self._engine.create(name, body)
+            identifier = await self._engine.create(name, body)
+        else:
+            identifier = str(found["Id"])
         try:
             await self._engine.start(identifier)
         except DriverError:

@@ -21,7 +21,8 @@ from swarmlet.errors import DriverError
 CALLS_MAX = 8
 CALL_SECONDS_MAX = 60.0
 #: Refusals by the client's fault that may yet pass: a conflict, and too many requests.
-PASSING_STATUSES = (409, 429)
+CONFLICT = 409
+PASSING_STATUSES = (CONFLICT, 429)
 #: Words of the engine for what no repetition will change, whatever its status.
 LASTING = (
     "executable file not found",
@@ -42,6 +43,10 @@ CHUNK_BYTES = 65_536
 
 class EngineAwayError(DriverError):
     """Nobody listens on the engine's socket. Nothing changed; retry later."""
+
+
+class ConflictError(DriverError):
+    """What is there already forbids it: a container of that name. Nothing changed."""
 
 
 class MissingError(DriverError):
@@ -94,7 +99,7 @@ class Engine:
         return found
 
     async def create(self, name: str, body: dict[str, Any]) -> str:
-        """A new container; returns its id."""
+        """A new container; returns its id. Raises ConflictError where the name is taken."""
         made = await self._call("POST", "/containers/create", {"name": name}, body)
         return str(made["Id"])
 
@@ -360,7 +365,8 @@ def refusal(status: int, data: bytes) -> DriverError:
         return MissingError(reason, temporary=False)
     is_lasting = status < 500 and status not in PASSING_STATUSES
     is_lasting = is_lasting or any(text in reason for text in LASTING)
-    return DriverError(f"docker: {reason}", temporary=not is_lasting)
+    kind = ConflictError if status == CONFLICT else DriverError
+    return kind(f"docker: {reason}", temporary=not is_lasting)
 
 
 def _seconds(at_ns: int) -> str:

@@ -80,6 +80,8 @@ class TaskSpec(Record):
     devices: tuple[AllocatedDevice, ...] = ()
     #: How much CPU one core of this node counts for, in MHz (0: not known).
     core_mhz: int = 0
+    #: It has run before, so that something of it is likely to be there.
+    was_started: bool = False
     #: The image's digest as it was when the job was submitted; empty: whatever its tag means.
     image_digest: str = ""
 

@@ -1,4 +1,4 @@
-"""Starts of containers that are called off, on an engine that only pretends."""
+"""Starts of containers, and what calls them off, on an engine that only pretends."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 
 from swarmlet.errors import DriverError
 from swarmlet.ids import AllocationId
+from swarmlet.runtime.drivers import docker_config
 from swarmlet.runtime.drivers.docker import Docker
-from swarmlet.runtime.drivers.docker_engine import MissingError
+from swarmlet.runtime.drivers.docker_engine import ConflictError, MissingError
 from swarmlet.runtime.drivers.driver import TaskHandle, TaskSpec
 from tests.runtime.process_task import ignore, spec
 from tests.runtime.test_docker_waiting import IMAGE, Engine, images_of
@@ -120,3 +121,56 @@ async def test_a_time_limit_of_somebody_else_is_not_taken_for_a_stop(tmp_path: P
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.02):
             await driver.start(wanted, ignore)
+
+
+# A first start.
+
+
+class Taken(Containers):
+    """It has a container of every name, that an agent made and did not live to start."""
+
+    def __init__(self, labels: dict[str, str]) -> None:
+        super().__init__()
+        self.here[IMAGE] = "id"
+        self.may_start.set()
+        self.labels = labels
+        self.looks = 0
+
+    async def create(self, name: str, body: dict[str, Any]) -> str:
+        raise ConflictError(f"docker: the name {name} is in use")
+
+    async def inspect(self, name: str) -> dict[str, Any]:
+        self.looks += 1
+        config = {"Labels": self.labels, "Image": IMAGE, "Env": []}
+        return {"Id": f"id of {name}", "Config": config, "State": {"Running": False, "Status": "created"}}
+
+
+async def test_a_first_start_asks_the_engine_for_nothing_but_the_container(tmp_path: Path) -> None:
+    engine = Containers()
+    engine.here[IMAGE] = "id"
+    engine.may_start.set()
+    driver, [wanted] = driver_of(engine, tmp_path), specs(tmp_path, 1)
+    driver._connected.set()
+    engine.inspect = None  # type: ignore[assignment]
+    handle = await driver.start(wanted, ignore)
+    assert engine.made == engine.started == [handle.identifier]
+
+
+async def test_a_first_start_takes_over_what_an_earlier_agent_made_for_it(tmp_path: Path) -> None:
+    [wanted] = specs(tmp_path, 1)
+    engine = Taken(docker_config.labels(wanted))
+    driver = driver_of(engine, tmp_path)
+    driver._connected.set()
+    handle = await driver.start(wanted, ignore)
+    assert engine.started == [handle.identifier]
+    assert engine.looks == 1
+
+
+async def test_a_first_start_leaves_somebody_elses_container_alone(tmp_path: Path) -> None:
+    [wanted] = specs(tmp_path, 1)
+    engine = Taken({})
+    driver = driver_of(engine, tmp_path)
+    driver._connected.set()
+    with pytest.raises(DriverError, match="is taken by a container that is not ours"):
+        await driver.start(wanted, ignore)
+    assert engine.started == []
