@@ -433,6 +433,7 @@ class Agent:
             await self._source.wait_confirmed()
             self.contact()
             self._site.confirmed.set()
+            self._site.confirmed_once.set()
             self._stop_forgotten()
             self._look_for_forgotten()
             log.info("allocations.confirmed", allocations=len(self._wanted))

@@ -70,8 +70,11 @@ class Site:
     boot_id: str
     allocations: Path
     drivers: Mapping[str, Driver]
-    #: Set once a voter has confirmed what this node shall run.
+    #: Set while a voter has confirmed what this node shall run; not, for a moment, when it returns from a cut.
     confirmed: asyncio.Event
+    #: Set once that was so for the first time. What has run since is started again without asking anew: a node that
+    #: is cut off keeps its tasks running.
+    confirmed_once: asyncio.Event = field(default_factory=asyncio.Event)
     now_ns: Callable[[], int] = time.time_ns
     prober: Prober = field(default_factory=Prober)
     secrets: Secrets = field(default_factory=PlainSecrets)
@@ -301,6 +304,7 @@ class AllocationRunner:
             lambda: self._specify(task.name),
             allocation_id=self.allocation.id,
             confirmed=self.site.confirmed,
+            confirmed_once=self.site.confirmed_once,
             changed=self._task_changed,
             now_ns=self.site.now_ns,
             shutdown_delay_ns=max(task.shutdown_delay_ns, self.group.shutdown_delay_ns),

@@ -50,7 +50,10 @@ INBOX_MAX = 64
 
 
 class TaskRunner:
-    """One task. `changed` is called after every step; nothing is started before `confirmed` is set."""
+    """One task. `changed` is called after every step; nothing is started before `confirmed` is set.
+
+    What has run already is started again once `confirmed_once` is set.
+    """
 
     def __init__(
         self,
@@ -67,6 +70,7 @@ class TaskRunner:
         kill_timeout_ns: int = 5_000_000_000,
         prepare: Callable[[Notice], Awaitable[None]] | None = None,
         turns: asyncio.Lock | None = None,
+        confirmed_once: asyncio.Event | None = None,
     ) -> None:
         """`specify` makes the spec afresh for every start, `prepare` what the task finds then (it may wait).
 
@@ -78,7 +82,7 @@ class TaskRunner:
         self._specify = specify
         self._prepare = prepare
         self._turns = turns or asyncio.Lock()
-        self._confirmed = confirmed
+        self._confirmed, self._confirmed_once = confirmed, confirmed_once or confirmed
         self._changed = changed
         self._now_ns = now_ns
         self._shutdown_delay_ns = shutdown_delay_ns
@@ -197,7 +201,8 @@ class TaskRunner:
 
     async def _do_start(self) -> None:
         try:
-            await self._confirmed.wait()
+            has_run = self.machine.record.handle is not None
+            await (self._confirmed_once if has_run else self._confirmed).wait()
             if self._prepare is not None:
                 await self._prepare(self.notice)
             spec = await self._specified()

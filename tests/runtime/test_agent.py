@@ -413,3 +413,18 @@ async def test_a_node_that_was_cut_off_starts_nothing_before_it_is_confirmed_aga
         source.publish(job, first, stopped(second), third)
         await reports.wait_until(lambda report: report.id == third.id and report.client_status is RUNNING)
     assert [spec.index for spec in machine.specs] == [0, 2]
+
+
+async def test_a_task_that_crashes_on_a_node_that_cannot_be_confirmed_again_is_started_again(
+    tmp_path: Path,
+) -> None:
+    machine, source, reports = Machine(), Source(), Reports()
+    job = job_of(fake_task())
+    source.publish(job, allocation_of(job))
+    async with RunningAgent(tmp_path, FakeDriver(machine), source, reports):
+        await reports.wait_until(lambda report: report.client_status is RUNNING)
+        source.confirmed.clear()
+        source.returned.set()
+        await asyncio.sleep(0)
+        await machine.end(allocation_of(job).id, "server", TaskExit(exit_code=1))
+        await machine.wait_for(lambda: len(machine.specs) == 2)
