@@ -15,7 +15,7 @@ WEIGHT_MAX = 10_000
 #: Processes and threads of one task: more than servers need, and an eighth of the 32,768 pids of a small machine,
 #: so that a fork bomb hurts only itself.
 PIDS_MAX = 4_096
-UNIFIED_CONTROLLERS = ("memory", "cpu", "pids", "cpuset")
+UNIFIED_CONTROLLERS = ("memory", "cpu", "cpuset", "pids")
 
 
 def own_path(controller: str, root: Path = ROOT) -> Path | None:
