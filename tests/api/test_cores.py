@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -51,7 +52,9 @@ def test_a_node_shows_its_cores_and_which_are_taken(world: Served) -> None:
 
 
 def test_an_allocation_shows_the_cores_that_each_task_holds(world: Served) -> None:
-    rows = {row.job_id: world.api.get(f"/v1/allocation/{row.id}") for row in world.trial.view.allocations()}
+    rows: dict[str, Any] = {
+        row.job_id: world.api.get(f"/v1/allocation/{row.id}") for row in world.trial.view.allocations()
+    }
     held = rows["shop"]
     assert held["AllocatedResources"]["Tasks"]["main"]["Cpu"] == {
         "CpuShares": 3_000,
