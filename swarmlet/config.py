@@ -11,6 +11,8 @@ from swarmlet.errors import InvalidInput
 
 MESH_PORT = 4747
 API_PORT = 4646
+#: Numbers of cores as the kernel writes them: "0-3,5".
+CPU_LIST = r"^([0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*)?$"
 
 
 class HostVolume(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,6 +87,8 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     memory_mib: int = 0
     disk_mib: int = 0
     reserved_memory_mib: int = -1
+    #: The cores that jobs may reserve, such as "2-7": empty: all of the machine's.
+    reservable_cores: Annotated[str, msgspec.Meta(pattern=CPU_LIST)] = ""
     host_volumes: dict[str, HostVolume] = {}
     devices: tuple[DeviceConfig, ...] = ()
     drivers: DriverSwitches = DriverSwitches()

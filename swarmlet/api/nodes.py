@@ -33,7 +33,7 @@ async def list_nodes(request: web.Request) -> web.StreamResponse:
 async def read_node(request: web.Request) -> web.Response:
     """GET /v1/node/:id (or a name, or the beginning of an id)."""
     view, index = await fresh_view(request, (Table.NODES,))
-    return answer(node_detail(_node(request, view)), view, index=index)
+    return answer(node_detail(_node(request, view), view), view, index=index)
 
 
 async def allocations(request: web.Request) -> web.StreamResponse:

@@ -12,9 +12,9 @@ from swarmlet.model.allocation import AllocatedDevice, Allocation, TaskEvent, Ta
 from swarmlet.model.cluster import JoinToken, NamespaceRecord
 from swarmlet.model.deployment import Deployment
 from swarmlet.model.evaluation import Evaluation, PlacementFailure
-from swarmlet.model.job import Job
+from swarmlet.model.job import Job, Task
 from swarmlet.model.node import DriverInfo, Node, NodeDevice
-from swarmlet.model.resources import Quantity
+from swarmlet.model.resources import Quantity, cpu_list
 from swarmlet.state.view import View
 
 Json = dict[str, Any]
@@ -70,6 +70,11 @@ def node_stub(node: Node) -> Json:
         "Drivers": {name: _driver(info) for name, info in sorted(node.drivers.items())},
         "NodeResources": {
             **_node_resources(node.resources),
+            "Cpu": {
+                "CpuShares": node.resources.cpu,
+                "TotalCpuCores": int(node.attributes.get("cpu.numcores", "0")),
+                "ReservableCpuCores": list(node.cores),
+            },
             "Devices": [_node_device(each) for each in node.devices],
         },
         "ReservedResources": {
@@ -81,13 +86,19 @@ def node_stub(node: Node) -> Json:
     }
 
 
-def node_detail(node: Node) -> Json:
+def node_detail(node: Node, view: View) -> Json:
     """One node."""
     drain = node.drain
     return {
         **node_stub(node),
         "Attributes": dict(sorted(node.attributes.items())),
         "Meta": dict(sorted(node.meta.items())),
+        # Ours: which of its cores tasks may have for themselves, which they have, and how much CPU one counts for.
+        "Cores": {
+            "Reservable": cpu_list(node.cores),
+            "Taken": cpu_list(view.usage(node).cores),
+            "MHz": node.core_mhz,
+        },
         "HostVolumes": {
             name: {"Name": name, "Path": info.path, "ReadOnly": info.is_read_only}
             for name, info in sorted(node.host_volumes.items())
@@ -208,7 +219,7 @@ def allocation_detail(allocation: Allocation, view: View) -> Json:
         "AllocatedResources": {
             "Tasks": {
                 task.name: {
-                    "Cpu": {"CpuShares": task.resources.cpu},
+                    "Cpu": _task_cpu(allocation, task),
                     "Memory": {
                         "MemoryMB": task.resources.memory,
                         "MemoryMaxMB": task.resources.memory_max,
@@ -223,10 +234,19 @@ def allocation_detail(allocation: Allocation, view: View) -> Json:
         },
         "Resources": {
             "CPU": allocation.resources.cpu,
+            "Cores": sum(len(held.ids) for held in allocation.cores),
             "MemoryMB": allocation.resources.memory,
             "DiskMB": allocation.resources.disk,
         },
         "AllocModifyIndex": allocation.alloc_modify_index,
+    }
+
+
+def _task_cpu(allocation: Allocation, task: Task) -> Json:
+    held = allocation.cores_of(task.name)
+    return {
+        "CpuShares": held.cpu if held else task.resources.cpu,
+        "ReservedCores": list(held.ids) if held else None,
     }
 
 
@@ -315,6 +335,7 @@ def placement_failure(failure: PlacementFailure) -> Json:
         "Shortage": dict(sorted(failure.shortage.items())),
         "Demand": {
             "CPU": failure.demand.cpu,
+            "Cores": failure.cores,
             "MemoryMB": failure.demand.memory,
             "DiskMB": failure.demand.disk,
         },

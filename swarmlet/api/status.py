@@ -120,9 +120,9 @@ def problems(view: View, members: Mapping[NodeId, MemberState], pause: str) -> l
 
 def summarize(failure: PlacementFailure) -> str:
     """One clause: the commonest reason that nodes were not taken, and how much was missing."""
-    units = {"cpu": "MHz", "memory": "MiB", "disk": "MiB"}
+    units = {"cpu": " MHz", "memory": " MiB", "disk": " MiB", "cores": ""}
     parts = [
-        f"{dimension} short by {failure.shortage.get(dimension, 0)} {units[dimension]} on {count} nodes"
+        f"{dimension} short by {failure.shortage.get(dimension, 0)}{units[dimension]} on {count} nodes"
         if dimension in units
         else f"{dimension} on {count} nodes"
         for dimension, count in sorted(failure.dimension_exhausted.items())

@@ -98,6 +98,11 @@ def _show(item: dict[str, Any]) -> None:
         to = f" -> {port['To']}" if port["To"] else ""
         say(f"port       {port['Label']} {port['Value']}{to}")
     for task, held in item["AllocatedResources"]["Tasks"].items():
+        if held["Cpu"]["ReservedCores"]:
+            # What the model needs takes a moment to load.
+            from swarmlet.model.resources import cpu_list
+
+            say(f"cores      {task}: {cpu_list(held['Cpu']['ReservedCores'])}")
         for device in held["Devices"]:
             kind = f"{device['Vendor']}/{device['Type']}/{device['Name']}"
             part = f"  {device['Milli'] / 1000:g} of it" if device["Milli"] < 1000 else ""

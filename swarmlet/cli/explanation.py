@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-_UNITS = {"cpu": "MHz", "memory": "MiB", "disk": "MiB"}
+_UNITS = {"cpu": " MHz", "memory": " MiB", "disk": " MiB"}
 
 
 def failure_lines(job_id: str, group: str, failure: dict[str, Any]) -> list[str]:
@@ -16,7 +16,7 @@ def failure_lines(job_id: str, group: str, failure: dict[str, Any]) -> list[str]
     for dimension, nodes in failure["DimensionExhausted"].items():
         shortage = failure["Shortage"].get(dimension)
         unit = _UNITS.get(dimension, "")
-        short = f" short by {shortage} {unit} at least" if shortage else " exhausted"
+        short = f" short by {shortage}{unit} at least" if shortage else " exhausted"
         lines.append(f"    {nodes} nodes: {dimension}{short}")
     if not failure["NodesEvaluated"]:
         lines.append("    no node is ready in the job's datacenters and node pool")

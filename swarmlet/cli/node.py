@@ -77,6 +77,10 @@ def _show(found: dict[str, Any], allocations: list[dict[str, Any]], *, wide: boo
     memory = all_["Memory"]["MemoryMB"] - kept["Memory"]["MemoryMB"]
     cpu = all_["Cpu"]["CpuShares"] - kept["Cpu"]["CpuShares"]
     say(f"for work  {cpu} MHz, {mib(memory)}, disk {mib(all_['Disk']['DiskMB'] - kept['Disk']['DiskMB'])}")
+    cores = found["Cores"]
+    if cores["Reservable"]:
+        taken = f"; taken are {cores['Taken']}" if cores["Taken"] else ""
+        say(f"cores     {cores['Reservable']} may be reserved, {cores['MHz']} MHz each{taken}")
     for device in all_["Devices"]:
         kind = f"{device['Vendor']}/{device['Type']}/{device['Name']}"
         say(f"device    {kind}  {' '.join(each['ID'] for each in device['Instances'])}")

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 #: Of one invented cluster.
 NODES_MAX = 20_000
+#: Of one core, unless its node says how many it has.
+CORE_MHZ = 1_000
 _AMOUNTS = {"cpu": 4_000, "memory": 8_192, "disk": 100_000}
-_KEYS = ("cpu", "memory", "disk", "zone", "datacenter", "pool", "class", "name", "volume")
+_KEYS = ("cpu", "cores", "memory", "disk", "zone", "datacenter", "pool", "class", "name", "volume")
 
 
 @click.command()
@@ -48,9 +50,9 @@ def simulate(
     Nothing is started. Exit code 3: something waits for room.
 
     \b
-    Keys of SPEC: cpu (MHz), memory and disk (MiB), zone, datacenter, pool,
-    class, name, volume, attr.NAME, meta.NAME. Of values a|b|c each node
-    takes the next.
+    Keys of SPEC: cpu (MHz), cores (unless given one per 1,000 MHz), memory
+    and disk (MiB), zone, datacenter, pool, class, name, volume, attr.NAME,
+    meta.NAME. Of values a|b|c each node takes the next.
 
     \b
     Examples:
@@ -96,7 +98,7 @@ def parse_nodes(spec: str, start: int = 0) -> list[Node]:
     """The nodes that SPEC describes; names are counted from `start` + 1. Raises InvalidInput."""
     from swarmlet.ids import NodeId
     from swarmlet.model.node import DriverInfo, HostVolumeInfo, Node
-    from swarmlet.model.resources import Quantity
+    from swarmlet.model.resources import CORES_MAX, Quantity
 
     number, _, rest = spec.partition(":")
     if not number.isdigit() or not 0 < int(number) <= NODES_MAX:
@@ -116,6 +118,9 @@ def parse_nodes(spec: str, start: int = 0) -> list[Node]:
         amounts = {
             name: _amount(spec, name, own.get(name, str(default))) for name, default in _AMOUNTS.items()
         }
+        cores = _amount(spec, "cores", own.get("cores", str(max(1, amounts["cpu"] // CORE_MHZ))))
+        if cores > CORES_MAX:
+            raise InvalidInput(f"--nodes {spec}: cores is {cores}; expected at most {CORES_MAX}")
         attributes = {key[5:]: each for key, each in own.items() if key.startswith("attr.")}
         if "class" in own:
             attributes["node.class"] = own["class"]
@@ -135,6 +140,8 @@ def parse_nodes(spec: str, start: int = 0) -> list[Node]:
                 },
                 meta={key[5:]: each for key, each in own.items() if key.startswith("meta.")},
                 resources=Quantity(**amounts),
+                cores=tuple(range(cores)),
+                core_mhz=amounts["cpu"] // max(1, cores),
                 drivers={"docker": driver, "raw_exec": driver, "exec": driver},
                 host_volumes={own["volume"]: HostVolumeInfo(path="/")} if "volume" in own else {},
             )

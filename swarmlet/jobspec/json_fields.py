@@ -153,6 +153,7 @@ TASK: Table = (
 )
 RESOURCES: Table = (
     Named("CPU", "cpu", _INTEGER),
+    Named("Cores", "cores", _INTEGER),
     Named("MemoryMB", "memory", _INTEGER),
     Named("MemoryMaxMB", "memory_max", _INTEGER),
 )

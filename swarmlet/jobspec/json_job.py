@@ -321,8 +321,15 @@ def _devices(data: JsonObject | None) -> tuple[DeviceRequest, ...]:
 def _resources(data: JsonObject | None) -> TaskResources:
     if data is None:
         return TaskResources(is_default=True)
-    data.refuse("Cores", "NUMA", "Networks")
+    data.refuse("NUMA", "Networks")
     fields = fields_of(data, json_fields.RESOURCES)
+    if fields.get("cpu") and fields.get("cores"):
+        data.problems.append(
+            f"{data.where}: CPU = {fields['cpu']} and Cores = {fields['cores']} are both set; "
+            "expected only one of CPU and Cores"
+        )
+    if fields.get("cores"):
+        fields["cpu"] = 0
     is_default = "memory" not in fields or data.boolean("MemoryIsDefault") or False
     return TaskResources(is_default=is_default, **fields)
 

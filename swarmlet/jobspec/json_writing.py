@@ -167,7 +167,6 @@ def _task(task: Task) -> dict[str, Any]:
         "Affinities": _affinities(task.affinities),
         "Resources": {
             **written(task.resources, json_fields.RESOURCES),
-            "Cores": 0,
             # Ours: the job said nothing.
             "MemoryIsDefault": task.resources.is_default,
             "Devices": [

@@ -96,10 +96,20 @@ def _resources(section: Section) -> TaskResources:
     block = section.block("resources")
     if block is None:
         return TaskResources(is_default=True)
+    cpu, cores = block.integer("cpu"), block.integer("cores")
+    if cpu and cores:
+        block.problem(
+            block.place("cores"),
+            f"cpu = {cpu} and cores = {cores} are both set: whole cores bring their CPU along; expected only one of "
+            "cpu and cores",
+        )
     resources = TaskResources(
         is_default=not block.has("memory"),
         **present(
-            cpu=block.integer("cpu"), memory=block.integer("memory"), memory_max=block.integer("memory_max")
+            cpu=0 if cores else cpu,
+            memory=block.integer("memory"),
+            memory_max=block.integer("memory_max"),
+            cores=cores,
         ),
     )
     block.blocks("device", is_labelled=True)

@@ -43,7 +43,6 @@ TASK_REFUSED = {
     "network": "it belongs into the group",
 }
 RESOURCES_REFUSED = {
-    "cores": "whole cores cannot be reserved yet; use cpu in MHz",
     "numa": "NUMA placement does not exist yet",
     "network": 'it moved to the group: network { port "http" { to = 80 } }',
 }

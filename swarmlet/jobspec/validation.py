@@ -39,7 +39,7 @@ from swarmlet.model.job import (
     Task,
     TaskGroup,
 )
-from swarmlet.model.resources import Network, Port
+from swarmlet.model.resources import CORES_MAX, Network, Port
 from swarmlet.model.variable import may_read
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
@@ -518,8 +518,13 @@ def _task(path: tuple[str, ...], task: Task, group: TaskGroup, labels: list[str]
     if not _NAME.match(task.name):
         yield path, f'"{task.name[:40]}" is no task name; {_NAME_EXPECTED}'
     resources = task.resources
+    if not 0 <= resources.cores <= CORES_MAX:
+        yield (
+            (*path, "resources", "0", "cores"),
+            f"{resources.cores} cores are out of range; expected 1 to {CORES_MAX:_}",
+        )
     for name, amount, least in (
-        ("cpu", resources.cpu, CPU_MIN),
+        ("cpu", resources.cpu, 0 if resources.cores else CPU_MIN),
         ("memory", resources.memory, MEMORY_MIN),
         ("memory_max", resources.memory_max or resources.memory, resources.memory),
     ):
@@ -603,6 +608,11 @@ def _driver(path: tuple[str, ...], task: Task, labels: list[str]) -> _Found:
     for key, kind, expected in _SHAPES:
         if key in task.config and key in keys and not kind(task.config[key]):
             yield (*here, key), f"{key} is not {expected}"
+    if task.resources.cores and task.config.get("cpuset_cpus"):
+        yield (
+            (*here, "cpuset_cpus"),
+            "cpuset_cpus and resources { cores } are both set: whole cores are chosen where the task is placed; expected only one of them",
+        )
     ports: Any = task.config.get("ports")
     if task.driver == "docker" and _is_texts(ports):
         for label in ports:

@@ -110,6 +110,14 @@ class AllocatedDevice(Record):
     milli: int = 1000
 
 
+class AllocatedCores(Record):
+    """Cores (numbers of the kernel's) that a task has for itself, and the CPU that they count for, in MHz."""
+
+    task: str
+    ids: tuple[int, ...]
+    cpu: int = 0
+
+
 class Allocation(Record):
     """An allocation. Its name is `job.group[index]`; its id is derived from its plan and place in it."""
 
@@ -143,6 +151,11 @@ class Allocation(Record):
     create_time_ns: int = 0
     modify_time_ns: int = 0
     devices: tuple[AllocatedDevice, ...] = ()
+    cores: tuple[AllocatedCores, ...] = ()
+
+    def cores_of(self, task: str) -> AllocatedCores | None:
+        """What one of its tasks has for itself; None: its CPU is a share."""
+        return next((held for held in self.cores if held.task == task), None)
 
     @property
     def name(self) -> str:

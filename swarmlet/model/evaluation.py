@@ -64,13 +64,15 @@ class PlacementFailure(Record):
     constraint_filtered: dict[str, int] = {}
     #: Dimension -> how many nodes are short of it.
     dimension_exhausted: dict[str, int] = {}
-    #: Dimension -> the smallest shortage over the nodes that are short of it (MHz, MiB, MiB).
+    #: Dimension -> the smallest shortage over the nodes that are short of it (cores, MHz, MiB, MiB).
     shortage: dict[str, int] = {}
     #: Allocations of the group that wait for the same reason.
     coalesced_failures: int = 0
     #: What one allocation asks for.
     demand: Quantity = Quantity()
     refusals: tuple[NodeRefusal, ...] = ()
+    #: Whole cores that one asks for: their CPU, which depends on the node, is not in `demand`.
+    cores: int = 0
 
 
 class Evaluation(Record):

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from swarmlet.model.allocation import AllocatedDevice, Allocation
+from swarmlet.model.allocation import AllocatedCores, AllocatedDevice, Allocation
 from swarmlet.model.job import DEVICE_WHOLE, DeviceRequest, TaskGroup
 from swarmlet.model.node import Node
 from swarmlet.model.resources import DYNAMIC_PORT_MAX, DYNAMIC_PORT_MIN, AllocatedPort, Port, Quantity
 
 
 class Usage:
-    """What is taken on one node: quantities and ports. Mutable scratch, built from its allocations."""
+    """What is taken on one node: quantities, ports, devices, cores. Mutable scratch, built from its allocations."""
 
-    __slots__ = ("devices", "ports", "quantity")
+    __slots__ = ("cores", "devices", "ports", "quantity")
 
     def __init__(
         self,
         quantity: Quantity | None = None,
         ports: Iterable[int] = (),
         devices: Mapping[tuple[str, str], int] | None = None,
+        cores: Mapping[int, int] | None = None,
     ) -> None:
-        """Start from what is taken already. `devices`: (kind, id) -> thousandths."""
+        """Start from what is taken already. `devices`: (kind, id) -> thousandths; `cores`: number -> by how many."""
+        self.cores: dict[int, int] = dict(cores or {})
         self.devices: dict[tuple[str, str], int] = dict(devices or {})
         self.quantity = quantity or Quantity()
         self.ports: set[int] = set(ports)
@@ -40,12 +42,14 @@ class Usage:
         self.quantity = self.quantity.plus(allocation.resources)
         self.ports.update(port.value for port in allocation.ports)
         hold_devices(self.devices, allocation.devices, 1)
+        hold_cores(self.cores, allocation.cores, 1)
 
     def remove(self, allocation: Allocation) -> None:
         """Forget one allocation."""
         self.quantity = self.quantity.minus(allocation.resources)
         self.ports.difference_update(port.value for port in allocation.ports)
         hold_devices(self.devices, allocation.devices, -1)
+        hold_cores(self.cores, allocation.cores, -1)
 
 
 def hold_devices(used: dict[tuple[str, str], int], devices: Iterable[AllocatedDevice], sign: int) -> None:
@@ -57,6 +61,48 @@ def hold_devices(used: dict[tuple[str, str], int], devices: Iterable[AllocatedDe
                 used[held.device, name] = left
             else:
                 used.pop((held.device, name), None)
+
+
+def hold_cores(used: dict[int, int], cores: Iterable[AllocatedCores], sign: int) -> None:
+    """Count cores in (1) or out (-1). One has two holders where a lost allocation came back, else one."""
+    for held in cores:
+        for core in held.ids:
+            left = used.get(core, 0) + sign
+            if left > 0:
+                used[core] = left
+            else:
+                used.pop(core, None)
+
+
+def cores_free(node: Node, used: Collection[int]) -> int:
+    """How many of the node's cores nobody has for itself."""
+    return sum(core not in used for core in node.cores) if used else len(node.cores)
+
+
+def demand_on(node: Node, demand: Quantity, cores: int) -> Quantity:
+    """A group's `demand` on this node, with the CPU of its `cores` cores there."""
+    return demand.plus(Quantity(cpu=cores * node.core_mhz)) if cores else demand
+
+
+def assign_cores(
+    node: Node, asked: Iterable[tuple[str, int]], used: Collection[int]
+) -> tuple[AllocatedCores, ...] | str:
+    """Give each task the first cores that nobody has for itself, or say how many are missing. `used` is not changed."""
+    free = [core for core in node.cores if core not in used]
+    given: list[AllocatedCores] = []
+    for task, number in asked:
+        ids, free = tuple(free[:number]), free[number:]
+        if len(ids) < number:
+            return f"cores short by {number - len(ids)}"
+        given.append(AllocatedCores(task=task, ids=ids, cpu=number * node.core_mhz))
+    return tuple(given)
+
+
+def holds_what_is_asked(allocation: Allocation, group: TaskGroup) -> bool:
+    """Whether an allocation holds just what its group asks now. What its cores count for is as it was when it got them."""
+    cores = Quantity(cpu=sum(held.cpu for held in allocation.cores))
+    numbers = tuple((held.task, len(held.ids)) for held in allocation.cores)
+    return group.demand().plus(cores) == allocation.resources and numbers == group.core_requests()
 
 
 def assign_devices(

@@ -373,9 +373,11 @@ class TaskGroup(Record):
     is_gang: bool = False
 
     def demand(self) -> Quantity:
-        """What one allocation of this group reserves on its node."""
+        """What one allocation of this group reserves on its node; the CPU of whole cores depends on the node, and is
+        added there (`fit.demand_on`).
+        """
         return Quantity(
-            cpu=sum(task.resources.cpu for task in self.tasks),
+            cpu=sum(task.resources.cpu for task in self.tasks if not task.resources.cores),
             memory=sum(task.resources.memory for task in self.tasks),
             disk=self.ephemeral_disk.size,
         )
@@ -383,6 +385,10 @@ class TaskGroup(Record):
     def device_requests(self) -> tuple[tuple[str, DeviceRequest], ...]:
         """What its tasks ask of devices: (task, request), in order."""
         return tuple((task.name, request) for task in self.tasks for request in task.devices)
+
+    def core_requests(self) -> tuple[tuple[str, int], ...]:
+        """How many cores its tasks have for themselves: (task, number), in order."""
+        return tuple((task.name, task.resources.cores) for task in self.tasks if task.resources.cores)
 
     def holds_data(self) -> bool:
         """Whether it writes to what outlives an allocation: its successor starts once it has ended, not before."""

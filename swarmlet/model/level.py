@@ -18,6 +18,8 @@ Need = tuple[int, str]
 NOTHING: Need = (1, "")
 #: The first that knows devices, on nodes and in jobs; moves of a rebalancing; images bound to digests.
 DEVICES = REBALANCING = DIGESTS = 3
+#: The first that knows whole cores, on nodes and in jobs.
+CORES = 4
 
 
 def need_of_job(job: Job) -> Need:
@@ -27,11 +29,15 @@ def need_of_job(job: Job) -> Need:
 
 def need_of_node(node: Node) -> Need:
     """The same for a node's facts."""
+    if node.cores:
+        return CORES, "a node with cores"
     return (DEVICES, "a node with devices") if node.devices else NOTHING
 
 
 def at_level(node: Node, level: int) -> Node:
     """`node` without the facts that a cluster at `level` cannot keep; it says the rest when the level has risen."""
+    if level < CORES:
+        node = replace(node, cores=(), core_mhz=0)
     return replace(node, devices=()) if level < DEVICES else node
 
 
@@ -65,6 +71,8 @@ def _of_group(group: TaskGroup) -> Iterator[Need]:
     for task in group.tasks:
         if task.devices:
             yield DEVICES, "device"
+        if task.resources.cores:
+            yield CORES, "cores"
         if task.templates:
             yield 3, "template"
         if task.artifacts:

@@ -129,6 +129,10 @@ class Node(Record):
     devices: tuple[NodeDevice, ...] = ()
     #: Made here on demand, by "namespace/name"; follows from the table of volumes.
     volumes: dict[str, HostVolumeInfo] = {}
+    #: The node's own fact: the cores (numbers of the kernel's) that tasks may have for themselves, in order, and how
+    #: much CPU one counts for, in MHz.
+    cores: tuple[int, ...] = ()
+    core_mhz: int = 0
 
     def volume(self, namespace: Namespace, name: str) -> HostVolumeInfo | None:
         """The volume that a job of this namespace gets here under this name."""

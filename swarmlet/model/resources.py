@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from swarmlet.errors import InvalidInput
 from swarmlet.wire import Record
 
 #: Dynamic ports come from this range (both ends included), as in Nomad.
 DYNAMIC_PORT_MIN = 20_000
 DYNAMIC_PORT_MAX = 32_000
 
+#: Cores of one task, and of a node: more than any machine has.
+CORES_MAX = 4_096
+#: Of a core's number.
+CORE_DIGITS = 4
 #: The order of the dimensions wherever quantities are compared or reported.
 DIMENSIONS = ("cpu", "memory", "disk")
 
@@ -82,3 +89,39 @@ class TaskResources(Record):
     memory_max: int = 0
     #: Whether the job said nothing (an OOM message then says that the limit was the default).
     is_default: bool = False
+    #: Whole cores for it alone; above 0 they are its CPU, and `cpu` does not count.
+    cores: int = 0
+
+
+def cpu_list(cores: Iterable[int]) -> str:
+    """Numbers of cores as the kernel, Docker and Nomad write them.
+
+    >>> cpu_list((3, 0, 1)), cpu_list(())
+    ('0-1,3', '')
+    """
+    spans: list[list[int]] = []
+    for core in sorted(cores):
+        if spans and spans[-1][1] + 1 == core:
+            spans[-1][1] = core
+        else:
+            spans.append([core, core])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+
+
+def parse_cpu_list(text: str) -> tuple[int, ...]:
+    """The numbers in such a list, in order. Raises InvalidInput for anything else.
+
+    >>> parse_cpu_list("3,0-1"), parse_cpu_list("")
+    ((0, 1, 3), ())
+    """
+    found: set[int] = set()
+    for part in filter(None, text.replace(" ", "").split(",")):
+        first, dash, last = part.partition("-")
+        last = last if dash else first
+        is_span = all(
+            each.isascii() and each.isdigit() and len(each) <= CORE_DIGITS for each in (first, last)
+        )
+        if not is_span or int(first) > int(last):
+            raise InvalidInput(f'"{text[:80]}" is no list of cores; expected numbers such as "0-3,5"')
+        found.update(range(int(first), int(last) + 1))
+    return tuple(sorted(found))

@@ -15,7 +15,7 @@ from swarmlet.ids import NodeId
 from swarmlet.model.job import Affinity, Algorithm, Spread
 from swarmlet.placement.bitmap import BitmapIndex
 from swarmlet.placement.cluster import Cluster
-from swarmlet.placement.columns import Columns, Demand, Ints, Mask
+from swarmlet.placement.columns import Columns, CoreColumns, Demand, Ints, Mask
 from swarmlet.placement.constraint import resolve
 from swarmlet.placement.device import NEVER, DeviceAsk, DeviceNode, DevicePacker
 from swarmlet.placement.device_choice import RANK_UNIT, ask_of, choose, free_of
@@ -208,10 +208,11 @@ def runs_of(
         slot = arrays.best(cluster, ask)
         return ((slot, 1),) if slot >= 0 else ()
     demand = (ask.demand.cpu, ask.demand.memory, ask.demand.disk)
-    fits = arrays.columns.fitting(demand)
+    columns = _with_cores(cluster, arrays, ask) if ask.cores else arrays.columns
+    fits = columns.fitting(demand)
     fits &= arrays.mask(cluster, ask)
     if only is not None:
-        fits &= arrays.columns.slots == cluster.slots.get(only, -1)
+        fits &= columns.slots == cluster.slots.get(only, -1)
     bound = _bound(cluster, arrays, ask)
     if ask.devices:
         devices = devices or DeviceRanks(cluster, ask)
@@ -229,9 +230,15 @@ def runs_of(
     )
     levels = arrays.levels(cluster, ask)
     if ask.distinct_properties:
-        return _one_by_one(cluster, arrays, ask, request, levels)
-    place = place_spread(arrays.columns, request, levels) if levels else place_group(arrays.columns, request)
+        return _one_by_one(cluster, arrays, columns.copy(), ask, request, levels)
+    place = place_spread(columns, request, levels) if levels else place_group(columns, request)
     return tuple(zip(place[0].tolist(), place[1].tolist(), strict=True))
+
+
+def _with_cores(cluster: Cluster, arrays: ArrayView, ask: Ask) -> Columns:
+    """The columns with what the ask's cores count for on each node."""
+    speeds = np.fromiter((node.core_mhz for node in cluster.nodes), np.float64, len(cluster.nodes))
+    return CoreColumns(arrays.columns, speeds * ask.cores + ask.demand.cpu)
 
 
 def _is_plain(cluster: Cluster, ask: Ask) -> bool:
@@ -341,13 +348,18 @@ class DeviceRanks:
 
 
 def _one_by_one(
-    cluster: Cluster, arrays: ArrayView, ask: Ask, request: Request, levels: tuple[Level, ...]
+    cluster: Cluster,
+    arrays: ArrayView,
+    columns: Columns,
+    ask: Ask,
+    request: Request,
+    levels: tuple[Level, ...],
 ) -> tuple[tuple[int, int], ...]:
     """One after the other, each value of a distinct property dropping out once it is used up.
 
-    How often a value may be used depends on all nodes that share it: no arithmetic for all at once.
+    How often a value may be used depends on all nodes that share it: no arithmetic for all at once. `columns` are
+    used up.
     """
-    columns = Columns(arrays.columns.capacity, arrays.columns.free)
     held = request.held if request.held is not None else np.zeros(len(columns), dtype=np.int64)
     bound = None if request.bound is None else request.bound.copy()
     fits = request.fits.copy()
@@ -366,8 +378,9 @@ def _one_by_one(
         held[slot] += 1
         for rule in rules:
             rule.used[rule.branch[slot]] += 1
-        columns.free[:, slot] -= request.demand
-        fits[slot] = bool((columns.free[:, slot] >= request.demand).all())
+        demand = columns.demand_at(request.demand, slot)
+        columns.free[:, slot] -= demand
+        fits[slot] = bool((columns.free[:, slot] >= demand).all())
         if bound is not None:
             bound[slot] -= 1
             fits[slot] &= bound[slot] > 0
@@ -421,6 +434,8 @@ def _bound(cluster: Cluster, arrays: ArrayView, ask: Ask) -> Ints | None:
         bounds.append(np.fromiter(free, np.int64, len(cluster.nodes)))
     if ask.dynamic_ports:
         bounds.append(arrays.dynamic_free // ask.dynamic_ports)
+    if ask.cores:
+        bounds.append(np.array(cluster.free_cores, dtype=np.int64) // ask.cores)
     if ask.distinct_in_job:
         bounds.append((_counted(cluster, cluster.of_job) == 0).astype(np.int64))
     if ask.distinct_in_group:

@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from swarmlet.ids import NodeId
+from swarmlet.model.allocation import AllocatedDevice
 from swarmlet.model.evaluation import REFUSALS_MAX, NodeRefusal, PlacementFailure
 from swarmlet.model.node import Node
-from swarmlet.model.resources import DIMENSIONS, Quantity
+from swarmlet.model.resources import DIMENSIONS
 from swarmlet.placement.cluster import Cluster
 from swarmlet.placement.constraint import resolve
 from swarmlet.placement.device_choice import choose
@@ -66,14 +67,28 @@ def place(
         runs = runs_of(cluster, ask, count, avoid=avoid, only=only)
     else:
         runs = _runs(cluster, ask, count, avoid, only)
-    demand = (ask.demand.cpu, ask.demand.memory, ask.demand.disk)
-    if not ask.static_ports and not ask.dynamic_ports:
-        cluster.take_runs(ask.group, runs, demand)
+    if not ask.static_ports and not ask.dynamic_ports and not ask.cores:
+        cluster.take_runs(ask.group, runs, (ask.demand.cpu, ask.demand.memory, ask.demand.disk))
     else:
         for slot, number in runs:
-            cluster.take(ask.group, slot, number, demand, ask.static_ports, ask.dynamic_ports)
+            _take(cluster, ask, slot, number)
     missing = count - sum(number for _, number in runs)
     return Placed(runs, explain(cluster, ask, missing, only=only) if missing else None)
+
+
+def _take(
+    cluster: Cluster, ask: Ask, slot: int, number: int, devices: tuple[AllocatedDevice, ...] = ()
+) -> None:
+    cluster.take(
+        ask.group,
+        slot,
+        number,
+        ask.demand_on(cluster.nodes[slot]),
+        ask.static_ports,
+        ask.dynamic_ports,
+        devices,
+        ask.cores,
+    )
 
 
 def _place_devices(
@@ -82,7 +97,6 @@ def _place_devices(
     """One after the other: each changes what the next would waste."""
     from swarmlet.placement.array import DeviceRanks, runs_of
 
-    demand = (ask.demand.cpu, ask.demand.memory, ask.demand.disk)
     ranks = DeviceRanks(cluster, ask)
     runs: list[tuple[int, int]] = []
     kinds: list[tuple[str, ...]] = []
@@ -93,7 +107,7 @@ def _place_devices(
         slot = found[0][0]
         chosen = choose(ask.devices, cluster.nodes[slot], cluster.devices[slot])
         assert not isinstance(chosen, str), "only nodes that can are asked"
-        cluster.take(ask.group, slot, 1, demand, ask.static_ports, ask.dynamic_ports, chosen[1])
+        _take(cluster, ask, slot, 1, chosen[1])
         ranks.refresh(slot)
         runs.append((slot, 1))
         kinds.append(chosen[0])
@@ -106,7 +120,6 @@ def place_each(
     cluster: Cluster, ask: Ask, nodes: Sequence[NodeId]
 ) -> tuple[frozenset[int], PlacementFailure | None]:
     """One on each of `nodes`: the slots that took it, and why the others did not."""
-    demand = (ask.demand.cpu, ask.demand.memory, ask.demand.disk)
     taken: set[int] = set()
     missed: set[int] = set()
     for node_id in nodes:
@@ -117,7 +130,7 @@ def place_each(
             taken.add(slot)
             chosen = choose(ask.devices, cluster.nodes[slot], cluster.devices[slot])
             devices = () if isinstance(chosen, str) else chosen[1]
-            cluster.take(ask.group, slot, 1, demand, ask.static_ports, ask.dynamic_ports, devices)
+            _take(cluster, ask, slot, 1, devices)
         else:
             missed.add(slot)
     failure = explain(cluster, ask, len(missed), among=sorted(missed)) if missed else None
@@ -144,12 +157,14 @@ def _room(cluster: Cluster, ask: Ask, slot: int, only: NodeId | None) -> int:
     node = cluster.nodes[slot]
     if (only is not None and node.id != only) or ask.refusal(node):
         return 0
-    demand = ask.demand
+    cpu, memory, disk = ask.demand_on(node)
     room = min(
-        _times(cluster.free_cpu[slot], demand.cpu),
-        _times(cluster.free_memory[slot], demand.memory),
-        _times(cluster.free_disk[slot], demand.disk),
+        _times(cluster.free_cpu[slot], cpu),
+        _times(cluster.free_memory[slot], memory),
+        _times(cluster.free_disk[slot], disk),
     )
+    if ask.cores:
+        room = min(room, _times(cluster.free_cores[slot], ask.cores))
     if ask.static_ports:
         room = min(room, 0 if _taken_port(cluster, ask, slot) else 1)
     if ask.dynamic_ports:
@@ -295,6 +310,7 @@ def explain(
         coalesced_failures=max(missing - 1, 0),
         demand=ask.demand,
         refusals=tuple(refusals[:REFUSALS_MAX]),
+        cores=ask.cores,
     )
 
 
@@ -330,13 +346,13 @@ def _used_up(used: list[dict[str, int]], ask: Ask, node: Node) -> str:
 
 def _short(cluster: Cluster, ask: Ask, slot: int) -> list[tuple[str, int, str]]:
     """(dimension, amount, sentence) of what the node lacks for one more."""
-    free = Quantity(
-        cpu=cluster.free_cpu[slot], memory=cluster.free_memory[slot], disk=cluster.free_disk[slot]
-    )
+    free = cluster.free_cpu[slot], cluster.free_memory[slot], cluster.free_disk[slot]
     short: list[tuple[str, int, str]] = []
-    for dimension in DIMENSIONS:
-        asked = int(getattr(ask.demand, dimension))
-        amount = asked - int(getattr(free, dimension))
+    missing = ask.cores - cluster.free_cores[slot]
+    if ask.cores and missing > 0:
+        short.append(("cores", missing, f"cores short by {missing}"))
+    for dimension, asked, have in zip(DIMENSIONS, ask.demand_on(cluster.nodes[slot]), free, strict=True):
+        amount = asked - have
         if amount > 0:
             unit = "MHz" if dimension == "cpu" else "MiB"
             short.append((dimension, amount, f"{dimension} short by {amount} {unit}"))

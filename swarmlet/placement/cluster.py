@@ -5,13 +5,13 @@ Scratch of one evaluation, or kept up to date by a `Fleet` from one to the next.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from swarmlet.ids import JobId, Namespace, NodeId
 from swarmlet.model.allocation import AllocatedDevice, Allocation
-from swarmlet.model.fit import Usage, hold_devices
+from swarmlet.model.fit import Usage, cores_free, hold_devices
 from swarmlet.model.node import Node
 from swarmlet.model.resources import Quantity
 from swarmlet.placement.feasibility import dynamic_ports_free
@@ -31,6 +31,10 @@ class Holding(Protocol):
     @property
     def holders(self) -> object:
         """The ports; the same object as long as these are the same."""
+
+    @property
+    def cores(self) -> Collection[int]:
+        """The numbers of the cores that are somebody's own."""
 
 
 class Source(Protocol):
@@ -79,11 +83,13 @@ class Cluster:
     taken: set[int] = field(default_factory=set)
     #: What `take` was told since the cluster was read, so that it can be undone.
     journal: list[
-        tuple[str, int, int, tuple[int, int, int], tuple[int, ...], int, tuple[AllocatedDevice, ...]]
+        tuple[str, int, int, tuple[int, int, int], tuple[int, ...], int, tuple[AllocatedDevice, ...], int]
     ] = field(default_factory=list)
     taken_ports: set[int] = field(default_factory=set)
     #: Slot -> `Holding.holders` when the node was last read.
     holders: dict[int, object] = field(default_factory=dict)
+    #: Cores that are nobody's own yet. Which ones are given away is chosen when the plan is applied.
+    free_cores: list[int] = field(default_factory=list)
 
     @classmethod
     def build(cls, nodes: Iterable[Node], allocations: Iterable[Allocation]) -> Cluster:
@@ -117,6 +123,7 @@ class Cluster:
             ports_promised=[0] * len(nodes),
             devices=[usage.devices for usage in usages],
             device_slots={slot for slot, node in enumerate(nodes) if node.devices},
+            free_cores=[cores_free(node, usage.cores) for node, usage in zip(nodes, usages, strict=True)],
         )
 
     def is_as(self, slot: int, node: Node, holding: Holding) -> bool:
@@ -130,6 +137,7 @@ class Cluster:
             self.free_cpu[slot] == self.capacity_cpu[slot] - held.cpu
             and self.free_memory[slot] == self.capacity_memory[slot] - held.memory
             and self.free_disk[slot] == disk - held.disk
+            and self.free_cores[slot] == cores_free(node, holding.cores)
         )
 
     def refresh(self, slot: int, node: Node, usage: Usage) -> None:
@@ -143,6 +151,7 @@ class Cluster:
         self.free_disk[slot] = free.disk
         self.ports[slot], self.ports_promised[slot] = usage.ports, 0
         self.devices[slot] = usage.devices
+        self.free_cores[slot] = cores_free(node, usage.cores)
         (self.device_slots.add if node.devices else self.device_slots.discard)(slot)
         self.taken_ports.discard(slot)
         if self.arrays is not None:
@@ -170,14 +179,16 @@ class Cluster:
         ports: tuple[int, ...],
         dynamic: int = 0,
         devices: tuple[AllocatedDevice, ...] = (),
+        cores: int = 0,
     ) -> None:
-        """Count `count` new allocations of `group` on `slot`; `ports` are static, `dynamic` ones of each."""
-        self.journal.append((group, slot, count, demand, ports, dynamic, devices))
+        """Count `count` new allocations of `group` on `slot`; `ports` are static, `dynamic` ones and `cores` of each."""
+        self.journal.append((group, slot, count, demand, ports, dynamic, devices, cores))
         hold_devices(self.devices[slot], devices, 1)
         self.ports[slot].update(ports)
         self.taken.add(slot)
         if ports:
             self.taken_ports.add(slot)
+        self.free_cores[slot] -= count * cores
         self._add(group, slot, count, demand, dynamic)
 
     def _add(self, group: str, slot: int, count: int, demand: tuple[int, int, int], dynamic: int) -> None:
@@ -207,6 +218,8 @@ class Cluster:
         self.free_disk[slot] += held.disk
         self.ports[slot].difference_update(port.value for port in allocation.ports)
         hold_devices(self.devices[slot], allocation.devices, -1)
+        cores = self.nodes[slot].cores
+        self.free_cores[slot] += sum(core in cores for held in allocation.cores for core in held.ids)
 
     def kinds_taken(self, slot: int) -> tuple[tuple[str, ...], ...]:
         """The kinds of devices that were last taken on a node."""
@@ -216,9 +229,10 @@ class Cluster:
     def undo(self, mark: int) -> None:
         """Give back everything taken since the journal was `mark` long."""
         while len(self.journal) > mark:
-            group, slot, count, demand, ports, dynamic, devices = self.journal.pop()
+            group, slot, count, demand, ports, dynamic, devices, cores = self.journal.pop()
             hold_devices(self.devices[slot], devices, -1)
             self.ports[slot].difference_update(ports)
+            self.free_cores[slot] += count * cores
             self._add(group, slot, -count, demand, dynamic)
 
     def take_runs(self, group: str, runs: Sequence[tuple[int, int]], demand: tuple[int, int, int]) -> None:
@@ -231,7 +245,7 @@ class Cluster:
             self.of_job,
         )
         of_group = self.of_group.setdefault(group, {})
-        self.journal.extend((group, slot, count, demand, (), 0, ()) for slot, count in runs)
+        self.journal.extend((group, slot, count, demand, (), 0, (), 0) for slot, count in runs)
         for slot, count in runs:
             free_cpu[slot] -= count * cpu
             free_memory[slot] -= count * memory

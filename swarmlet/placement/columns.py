@@ -46,6 +46,14 @@ class Columns:
         """A copy of some nodes; slot n is then the n-th of `rows`."""
         return Columns(self.capacity[:, rows], self.free[:, rows])
 
+    def copy(self) -> Columns:
+        """A copy whose `free` may be changed."""
+        return Columns(self.capacity, self.free)
+
+    def demand_at(self, demand: Demand, slot: int) -> Demand:
+        """What one takes of a node."""
+        return demand
+
     def set(self, slot: int, capacity: Demand, free: Demand) -> None:
         """Replace what is known of one node."""
         self.capacity[:, slot] = capacity
@@ -96,3 +104,64 @@ class Columns:
         power = _POWERS.take(free.astype(np.int64), mode="clip")
         total: Ints = np.add(power[0], power[1], out=power[0])
         return total
+
+
+class CoreColumns(Columns):
+    """The same nodes for an ask whose CPU differs from node to node, as whole cores count for more on fast ones.
+
+    The CPU in a demand does not count here: `cpu` has it, by slot. A node's cost still depends on that node alone,
+    which is all that the engines need.
+    """
+
+    __slots__ = ("cpu",)
+
+    def __init__(self, columns: Columns, cpu: Floats) -> None:
+        """Shares what `columns` has, as it is."""
+        self.capacity, self.free = columns.capacity, columns.free
+        self._divisor = np.maximum(self.capacity[:SCORED], 1)
+        self.slots = columns.slots
+        self.cpu: Floats = cpu
+
+    def subset(self, rows: Ints) -> Columns:
+        """A copy of some nodes; slot n is then the n-th of `rows`."""
+        return CoreColumns(super().subset(rows), self.cpu[rows])
+
+    def copy(self) -> Columns:
+        """A copy whose `free` may be changed."""
+        return CoreColumns(super().copy(), self.cpu)
+
+    def demand_at(self, demand: Demand, slot: int) -> Demand:
+        """What one takes of a node."""
+        return int(self.cpu[slot]), demand[1], demand[2]
+
+    def fitting(self, demand: Demand) -> Mask:
+        """Which nodes have room for one more."""
+        fits: Mask = self.free[0] >= self.cpu
+        return fits & super().fitting((0, *demand[1:]))
+
+    def room(self, demand: Demand, rows: Ints | slice = slice(None)) -> Ints:
+        """How many more each of the nodes that fit one takes; for the others the value means nothing."""
+        room = super().room((0, *demand[1:]), rows)
+        cpu = self.cpu[rows]
+        times = np.full(len(cpu), UNBOUNDED, dtype=np.float64)
+        np.divide(self.free[0][rows], cpu, out=times, where=cpu > 0)
+        return np.minimum(room, times.astype(np.int64), out=room)
+
+    def _asked(self, demand: Demand, rows: Ints | slice) -> Floats:
+        cpu = self.cpu[rows]
+        return np.stack([cpu, np.full(len(cpu), demand[1], dtype=np.float64)])
+
+    def emptiness(self, demand: Demand) -> Ints:
+        """Of each node once it holds one more: less is fuller is better (`score.emptiness`)."""
+        return self._emptiness(self.free[:SCORED] - self._asked(demand, slice(None)), self._divisor)
+
+    def emptiness_at(self, demand: Demand, nth: Ints, rows: Ints) -> Ints:
+        """Of each of `rows` once it holds `nth` (one number per row) more."""
+        after = self.free[:SCORED, rows] - nth * self._asked(demand, rows)
+        return self._emptiness(after, self._divisor[:, rows])
+
+    def emptiness_ahead(self, demand: Demand, rows: Ints, depth: int) -> Ints:
+        """Of each of `rows` (a column) once it holds 1, 2, ... `depth` more (a line each)."""
+        ask = self._asked(demand, rows)[:, None, :]
+        after = self.free[:SCORED, None, rows] - ask * np.arange(1, depth + 1)[:, None]
+        return self._emptiness(after, self._divisor[:, None, rows])

@@ -103,9 +103,10 @@ def _scores(
     elif cluster.device_slots:
         scores.append(-1.0 if slot in cluster.device_slots else 0.0)
     scores.append(-float(cluster.of_group.get(ask.group, {}).get(slot, 0)))
+    cpu, memory, _ = ask.demand_on(node)
     cost = emptiness(
-        cluster.free_cpu[slot] - ask.demand.cpu,
-        cluster.free_memory[slot] - ask.demand.memory,
+        cluster.free_cpu[slot] - cpu,
+        cluster.free_memory[slot] - memory,
         cluster.capacity_cpu[slot],
         cluster.capacity_memory[slot],
     )

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 
 from swarmlet.ids import DEFAULT_NAMESPACE, Namespace
-from swarmlet.model.fit import asked_ports
+from swarmlet.model.fit import asked_ports, demand_on
 from swarmlet.model.job import Affinity, Algorithm, Constraint, Job, Spread, TaskGroup, VolumeRequest
 from swarmlet.model.node import SILENT, Eligibility, Node, NodeStatus
 from swarmlet.model.resources import DYNAMIC_PORT_MAX, DYNAMIC_PORT_MIN, Quantity
@@ -60,6 +60,8 @@ class Ask:
     namespace: Namespace = DEFAULT_NAMESPACE
     #: Volumes of which each allocation has its own: see `at`.
     own_volumes: tuple[VolumeRequest, ...] = ()
+    #: Whole cores, whose CPU is not in `demand`: see `demand_on`.
+    cores: int = 0
     _datacenter_pattern: re.Pattern[str] = field(init=False, repr=False)
     _class_refusals: dict[str, str] = field(init=False, repr=False, default_factory=dict)
 
@@ -108,7 +110,13 @@ class Ask:
             devices=tuple(DeviceRule(*each) for each in group.device_requests()),
             namespace=job.namespace,
             own_volumes=tuple(volume for volume in group.volumes if volume.is_per_alloc),
+            cores=sum(number for _, number in group.core_requests()),
         )
+
+    def demand_on(self, node: Node) -> tuple[int, int, int]:
+        """What one takes of this node: CPU, memory, disk."""
+        demand = demand_on(node, self.demand, self.cores)
+        return demand.cpu, demand.memory, demand.disk
 
     def at(self, index: int) -> Ask:
         """What the allocation with this index needs: the same, and its own volumes."""
@@ -130,6 +138,7 @@ class Ask:
             or self.affinities
             or self.distinct_properties
             or self.devices
+            or self.cores
             or self.algorithm is Algorithm.SPREAD
         )
 

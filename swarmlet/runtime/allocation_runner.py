@@ -529,6 +529,7 @@ class AllocationRunner:
         directories = self._directories(name)
         network = self.group.networks[0] if self.group.networks else None
         env, interpolation = self._environment(name)
+        cores = allocation.cores_of(name)
         return TaskSpec(
             allocation_id=allocation.id,
             allocation_name=allocation.name,
@@ -541,7 +542,7 @@ class AllocationRunner:
             cluster_id=self.site.cluster_id,
             config=self._config(task, interpolation),
             env=env,
-            cpu=task.resources.cpu,
+            cpu=cores.cpu if cores else task.resources.cpu,
             memory=task.resources.memory,
             memory_max=task.resources.memory_max,
             directories=directories,
@@ -556,6 +557,7 @@ class AllocationRunner:
             devices=tuple(held for held in allocation.devices if held.task == name),
             was_started=self.tasks[name].machine.record.handle is not None,
             image_digest=task.image_digest,
+            cores=cores.ids if cores else (),
             core_mhz=node.resources.cpu // max(1, int(node.attributes.get("cpu.numcores", "0") or 0)),
         )
 

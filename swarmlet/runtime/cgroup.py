@@ -1,4 +1,4 @@
-"""Control groups for processes: memory, CPU share and number, versions 1 and 2. Without rights there are no limits."""
+"""Control groups for processes: memory, CPU share, cores and number, versions 1 and 2. Without rights there are no limits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WEIGHT_MAX = 10_000
 #: Processes and threads of one task: more than servers need, and an eighth of the 32,768 pids of a small machine,
 #: so that a fork bomb hurts only itself.
 PIDS_MAX = 4_096
-UNIFIED_CONTROLLERS = ("memory", "cpu", "pids")
+UNIFIED_CONTROLLERS = ("memory", "cpu", "cpuset", "pids")
 
 
 def own_path(controller: str, root: Path = ROOT) -> Path | None:
@@ -31,6 +31,13 @@ def own_path(controller: str, root: Path = ROOT) -> Path | None:
             # Inside a container the path may name what is mounted as the root.
             return directory if directory.is_dir() else root / controller
     return None
+
+
+def _memories(cpuset: Path) -> str:
+    """The memory nodes that a version 1 cpuset may use."""
+    with contextlib.suppress(OSError):
+        return (cpuset / "cpuset.effective_mems").read_text(encoding="ascii").strip()
+    return "0"
 
 
 def weight_of(shares: int) -> int:
@@ -55,7 +62,7 @@ class Cgroups:
         if (root / "cgroup.controllers").exists():
             return cls._unified(root)
         parents = {}
-        for controller in ("memory", "cpu", "cpuacct", "pids"):
+        for controller in ("memory", "cpu", "cpuacct", "pids", "cpuset"):
             path = own_path(controller, root)
             if path is not None and os.access(path, os.W_OK):
                 parents[controller] = path
@@ -84,20 +91,32 @@ class Cgroups:
         """Whether limits can be enforced."""
         return bool(self._parents)
 
-    def make(self, name: str, cpu_shares: int, memory_mib: int, memory_max_mib: int = 0) -> list[str]:
+    def make(
+        self, name: str, cpu_shares: int, memory_mib: int, memory_max_mib: int = 0, cores: str = ""
+    ) -> list[str]:
         """Make a task's cgroups and return their directories; the shim moves the task in and removes them.
 
-        `memory_max_mib`: the limit, where it is above what is reserved (`memory_mib`). A limit that cannot be set is left out: a task that runs without its limit is better than none.
+        `memory_max_mib`: the limit, where it is above what is reserved (`memory_mib`). `cores`: those that the task
+        may use ("0-1,3"), empty for any. A limit that cannot be set is left out: a task that runs without its limit
+        is better than none.
         """
         made = []
         for controller, parent in self._parents.items():
+            if controller == "cpuset" and not cores:
+                continue
             directory = parent / f"{PARENT}-{name}"
             try:
                 directory.mkdir(exist_ok=True)
             except OSError:
                 continue
             made.append(str(directory))
-            for file, value in self._limits(controller, cpu_shares, memory_mib, memory_max_mib):
+            limits = self._limits(controller, cpu_shares, memory_mib, memory_max_mib)
+            if cores and self._is_unified:
+                limits.append(("cpuset.cpus", cores))
+            elif cores and controller == "cpuset":
+                # Version 1 takes nobody in before both are set.
+                limits += [("cpuset.mems", _memories(parent)), ("cpuset.cpus", cores)]
+            for file, value in limits:
                 with contextlib.suppress(OSError):
                     (directory / file).write_text(value, encoding="ascii")
         return made

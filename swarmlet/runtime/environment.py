@@ -11,6 +11,7 @@ from typing import Any
 from swarmlet.model.allocation import Allocation
 from swarmlet.model.job import Job, Task, TaskGroup
 from swarmlet.model.node import Node
+from swarmlet.model.resources import cpu_list
 from swarmlet.runtime.drivers.driver import Directories
 
 PREFIXES = ("NOMAD_", "SWARMLET_")
@@ -36,6 +37,7 @@ def facts(
     is_port_mapped: bool,
 ) -> dict[str, str]:
     """The variables without their prefix. `is_port_mapped`: the task sees its own ports, not the host's."""
+    cores = allocation.cores_of(task.name)
     values = {
         "ALLOC_DIR": directories.shared,
         "TASK_DIR": directories.local,
@@ -51,9 +53,11 @@ def facts(
         "NAMESPACE": allocation.namespace,
         "REGION": REGION,
         "DC": node.datacenter,
-        "CPU_LIMIT": str(task.resources.cpu),
+        "CPU_LIMIT": str(cores.cpu if cores else task.resources.cpu),
         "MEMORY_LIMIT": str(task.resources.memory),
     }
+    if cores:
+        values["CPU_CORES"] = cpu_list(cores.ids)
     if task.resources.memory_max:
         values["MEMORY_MAX_LIMIT"] = str(task.resources.memory_max)
     for port in allocation.ports:

@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -15,7 +15,7 @@ import msgspec
 from swarmlet.config import NodeConfig
 from swarmlet.ids import NodeId, peer_id
 from swarmlet.model.node import DriverInfo, HostVolumeInfo, Node, NodeDevice
-from swarmlet.model.resources import Quantity
+from swarmlet.model.resources import Quantity, parse_cpu_list
 from swarmlet.runtime.cgroup import ROOT, own_path
 from swarmlet.runtime.drivers.raw_exec import boot_id
 
@@ -66,6 +66,16 @@ def computed_class(node: Node) -> str:
     return hashlib.blake2b("\x1f".join(parts).encode(), digest_size=8).hexdigest()
 
 
+def reservable_cores(cores: Iterable[int], wanted: str) -> tuple[int, ...]:
+    """Which of the machine's cores jobs may reserve: those that the configuration wants, or all. Raises InvalidInput.
+
+    >>> reservable_cores({1, 0, 2}, ""), reservable_cores({1, 0, 2}, "1-7")
+    ((0, 1, 2), (1, 2))
+    """
+    chosen = parse_cpu_list(wanted)
+    return tuple(core for core in sorted(cores) if not chosen or core in chosen)
+
+
 def attributes(drivers: Mapping[str, DriverInfo]) -> dict[str, str]:
     """What constraints can ask of this machine, in Nomad's names."""
     release = _os_release()
@@ -98,6 +108,9 @@ def fingerprint(
 ) -> Node:
     """This machine as a node. The configuration's figures win over the measured ones."""
     facts = attributes(drivers)
+    cores = reservable_cores(os.sched_getaffinity(0), config.reservable_cores)
+    facts["cpu.reservablecores"] = str(len(cores))
+    cpu = config.cpu_mhz or int(facts["cpu.totalcompute"])
     total = config.memory_mib or _memory()
     reserved = config.reserved_memory_mib if config.reserved_memory_mib >= 0 else reserved_memory(total)
     directory = Path(config.data_dir)
@@ -113,7 +126,7 @@ def fingerprint(
         attributes=facts,
         meta=dict(config.meta),
         resources=Quantity(
-            cpu=config.cpu_mhz or int(facts["cpu.totalcompute"]),
+            cpu=cpu,
             memory=total,
             disk=config.disk_mib or shutil.disk_usage(directory).free // MIB,
         ),
@@ -134,6 +147,8 @@ def fingerprint(
         peer=peer_id(node_id),
         is_voter_allowed=config.voter != "never",
         version=version,
+        cores=cores,
+        core_mhz=cpu // int(facts["cpu.numcores"]),
     )
     return msgspec.structs.replace(node, computed_class=computed_class(node))
 

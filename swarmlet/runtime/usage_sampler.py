@@ -79,7 +79,7 @@ class UsageSampler:
                         allocation_id=allocation.id,
                         task=task,
                         usage=_since(before, after, (allocation.id, task)),
-                        cpu=resources.cpu,
+                        cpu=cores.cpu if (cores := allocation.cores_of(task)) else resources.cpu,
                         memory=resources.memory * MIB,
                     )
                     for allocation, task, resources in told

@@ -28,7 +28,7 @@ _GroupKey = tuple[Namespace, JobId, str]
 
 
 class _Held:
-    """Ports and devices of one node as they will be: what leaves is given back, what comes has its own."""
+    """Ports, devices and cores of one node as they will be: what leaves is given back, what comes has its own."""
 
     def __init__(self, cluster: Cluster, slot: int) -> None:
         """As `cluster` has it now."""
@@ -37,11 +37,20 @@ class _Held:
         #: Dynamic ones whose values are not chosen yet.
         self.promised = cluster.ports_promised[slot]
         self.devices = dict(cluster.devices[slot])
+        self.cores = cluster.free_cores[slot]
+        #: For what whole cores count for, which the preemptor does not know, as it differs from node to node.
+        self.cpu = cluster.free_cpu[slot]
 
     def give_back(self, allocation: Allocation) -> None:
         """It leaves."""
         self.ports.difference_update(port.value for port in allocation.ports)
         hold_devices(self.devices, allocation.devices, -1)
+        self.cores += self._cores_of(allocation)
+        self.cpu += allocation.resources.cpu
+
+    def _cores_of(self, allocation: Allocation) -> int:
+        cores = self.node.cores
+        return sum(core in cores for held in allocation.cores for core in held.ids)
 
     def take(self, ask: Ask) -> None:
         """One more of `ask`."""
@@ -50,9 +59,13 @@ class _Held:
         chosen = choose(ask.devices, self.node, self.devices)
         if not isinstance(chosen, str):
             hold_devices(self.devices, chosen[1], 1)
+        self.cores -= ask.cores
+        self.cpu -= ask.demand_on(self.node)[0]
 
     def has(self, ask: Ask, gone: Sequence[Allocation]) -> bool:
-        """Whether one more of `ask` has its ports and devices once `gone` have gone."""
+        """Whether one more of `ask` has its ports, devices and cores once `gone` have gone."""
+        if ask.cores and not self._has_cores(ask, gone):
+            return False
         back = {port.value for each in gone for port in each.ports}
         if any(port in self.ports and port not in back for port in ask.static_ports):
             return False
@@ -63,6 +76,10 @@ class _Held:
         return not ask.devices or not isinstance(
             choose(ask.devices, self.node, self._devices_without(gone)), str
         )
+
+    def _has_cores(self, ask: Ask, gone: Sequence[Allocation]) -> bool:
+        cpu = self.cpu + sum(each.resources.cpu for each in gone)
+        return self.cores + sum(map(self._cores_of, gone)) >= ask.cores and cpu >= ask.demand_on(self.node)[0]
 
     def _devices_without(self, gone: Sequence[Allocation]) -> Mapping[tuple[str, str], int]:
         if not gone:
@@ -75,7 +92,7 @@ class _Held:
 
 @dataclass(frozen=True, slots=True)
 class _Holds:
-    """Which ports and devices one ask needs, in the preemptor's terms."""
+    """Which ports, devices and cores one ask needs, in the preemptor's terms."""
 
     ask: Ask
     held: list[_Held]
@@ -91,6 +108,8 @@ class _Holds:
         if allocation is None:
             return False
         if any(self.ask.dynamic_ports or port.value in self.ask.static_ports for port in allocation.ports):
+            return True
+        if self.ask.cores and (allocation.cores or allocation.resources.cpu):
             return True
         return any(self._serves(each, slot) for each in allocation.devices)
 
@@ -178,6 +197,7 @@ class MakingWay:
         """Who goes so that one more fits (on one node): nobody, where enough is on its way out. None: no use."""
         from swarmlet.placement.preemption import Running, mask_of
 
+        # What whole cores count for is in `wanted`.
         demand = (ask.demand.cpu, ask.demand.memory, ask.demand.disk)
         mask, wanted = self._of(ask)
         if only is not None:
@@ -198,6 +218,7 @@ class MakingWay:
                     desired=DesiredStatus.EVICT,
                 )
             )
+        demand = ask.demand_on(self.cluster.nodes[found.slot])
         self._preemptor.take(found.slot, Running(f"new {len(stops)}", self.job.priority, demand))
         self._held[found.slot].take(ask)
         for _, changed in self._asks.values():
@@ -211,7 +232,7 @@ class MakingWay:
             from swarmlet.placement.preemption import mask_of
 
             mask, wanted = mask_of([not ask.refusal(node) for node in self.cluster.nodes]), None
-            if ask.static_ports or ask.dynamic_ports or ask.devices:
+            if ask.static_ports or ask.dynamic_ports or ask.devices or ask.cores:
                 wanted = self._preemptor.wanted(_Holds(ask, self._held, self._allocations), mask)
             self._asks[ask.group] = mask, wanted
         return self._asks[ask.group]

@@ -184,8 +184,11 @@ class _Scene:
         if job is not None and job.algorithm not in {None, goal}:
             return False
         ask = self._ask(row)
-        # Spreads, preferences and devices were decided with all nodes in view; moving must not undo that.
-        return not (ask.spreads or ask.affinities or ask.distinct_properties or ask.devices)
+        # Spreads, preferences and devices were decided with all nodes in view; moving must not undo that. What whole
+        # cores take differs from node to node, and a move would cost such a task its caches.
+        return not (
+            ask.spreads or ask.affinities or ask.distinct_properties or ask.devices or ask.cores or row.cores
+        )
 
     def _ask(self, row: Allocation) -> Ask:
         key = (row.namespace, row.job_id, row.group)

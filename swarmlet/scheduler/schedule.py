@@ -11,7 +11,7 @@ from swarmlet.ids import EvaluationId, NodeId, derive
 from swarmlet.model.allocation import Allocation
 from swarmlet.model.cluster import SchedulerConfiguration
 from swarmlet.model.evaluation import Evaluation, EvaluationStatus, PlacementFailure, Trigger
-from swarmlet.model.fit import hold_devices, shortages
+from swarmlet.model.fit import demand_on, hold_devices, shortages
 from swarmlet.model.job import Job, TaskGroup
 from swarmlet.model.plan import GroupPlacement, IndexRange, Mark, Plan, Replacement, Run, Stop
 from swarmlet.model.resources import Quantity
@@ -317,7 +317,10 @@ def _would_fit_without(cluster: Cluster, ask: Ask, old: Allocation) -> bool:
         cpu=cluster.free_cpu[slot], memory=cluster.free_memory[slot], disk=cluster.free_disk[slot]
     )
     used = node.available().minus(free).minus(old.resources)
-    if shortages(node, used, ask.demand):
+    if shortages(node, used, demand_on(node, ask.demand, ask.cores)):
+        return False
+    back = sum(core in node.cores for held in old.cores for core in held.ids)
+    if ask.cores > cluster.free_cores[slot] + back:
         return False
     others = cluster.ports[slot] - {port.value for port in old.ports}
     if any(port in others for port in ask.static_ports):

@@ -19,7 +19,7 @@ import immutables
 import msgspec
 
 from swarmlet.ids import AllocationId, JobId, Namespace, NodeId
-from swarmlet.model.allocation import AllocatedDevice, Allocation, ClientStatus
+from swarmlet.model.allocation import AllocatedCores, AllocatedDevice, Allocation, ClientStatus
 from swarmlet.model.fit import Usage
 from swarmlet.model.node import Node
 from swarmlet.model.resources import AllocatedPort, Quantity, times
@@ -47,6 +47,8 @@ class NodeUsage(msgspec.Struct, frozen=True, gc=False):
     count: int = 0
     #: (kind, id) -> thousandths of a device that are held.
     devices: immutables.Map[tuple[str, str], int] = immutables.Map()
+    #: Number of a core -> how many allocations have it for themselves.
+    cores: immutables.Map[int, int] = immutables.Map()
 
     def changed(self, allocation: Allocation, by: int) -> NodeUsage:
         """With `allocation` counted once more (`by` 1) or once less (-1)."""
@@ -62,12 +64,21 @@ class NodeUsage(msgspec.Struct, frozen=True, gc=False):
                 rest = devices.get((held.device, name), 0) + by * held.milli
                 key = (held.device, name)
                 devices = devices.set(key, rest) if rest > 0 else devices.delete(key)
-        return NodeUsage(quantity, holders, self.count + by, devices)
+        cores = self.cores
+        for each in allocation.cores:
+            for core in each.ids:
+                rest = cores.get(core, 0) + by
+                cores = cores.set(core, rest) if rest > 0 else cores.delete(core)
+        return NodeUsage(quantity, holders, self.count + by, devices, cores)
 
     def with_many(self, each: Quantity, count: int) -> NodeUsage:
         """With `count` allocations more that hold no ports."""
         return NodeUsage(
-            self.quantity.plus(times(each, count)), self.holders, self.count + count, self.devices
+            self.quantity.plus(times(each, count)),
+            self.holders,
+            self.count + count,
+            self.devices,
+            self.cores,
         )
 
 
@@ -84,13 +95,16 @@ class AllocationRun(msgspec.Struct, frozen=True, gc=False):
     ports: tuple[tuple[AllocatedPort, ...], ...]
     #: The devices of each; empty where none are asked for.
     devices: tuple[tuple[AllocatedDevice, ...], ...] = ()
+    #: The same for cores.
+    cores: tuple[tuple[AllocatedCores, ...], ...] = ()
 
     def allocations(self) -> Iterator[Allocation]:
         """Each as a row of its own."""
         replace = msgspec.structs.replace
-        devices = self.devices or ((),) * len(self.members)
-        for (key, index), ports, held in zip(self.members, self.ports, devices, strict=True):
-            yield replace(self.template, id=key, index=index, ports=ports, devices=held)
+        nothing: tuple[tuple[()], ...] = ((),) * len(self.members)
+        given = zip(self.members, self.ports, self.devices or nothing, self.cores or nothing, strict=True)
+        for (key, index), ports, devices, cores in given:
+            yield replace(self.template, id=key, index=index, ports=ports, devices=devices, cores=cores)
 
 
 class AllocationTable:
@@ -336,7 +350,7 @@ class AllocationTable:
     def usage(self, node: Node) -> Usage:
         """A fresh scratch copy of what is taken on a node, its reserved ports included."""
         held = self._usage.get(node.id, NOTHING)
-        return Usage(held.quantity, (*node.reserved_ports, *held.holders), held.devices)
+        return Usage(held.quantity, (*node.reserved_ports, *held.holders), held.devices, held.cores)
 
     def port_cursor(self, node_id: NodeId) -> int:
         """Where the search for a free dynamic port begins."""

@@ -16,6 +16,7 @@ from swarmlet.model.job import (
     Job,
     TaskGroup,
 )
+from swarmlet.model.resources import CORES_MAX
 from swarmlet.state.command import DeregisterJob, EvaluateJob, MarkJobStable, RegisterJob
 from swarmlet.state.step import NAME_CHARS_MAX, Step, found_job
 from swarmlet.state.store import JOBS_MAX
@@ -169,6 +170,11 @@ def _group_problems(group: TaskGroup) -> list[str]:
     amounts = [group.ephemeral_disk.size]
     amounts += [task.resources.cpu for task in group.tasks]
     amounts += [task.resources.memory for task in group.tasks]
+    problems.extend(
+        f"{task.resources.cores} cores; expected 0 to {CORES_MAX}"
+        for task in group.tasks
+        if not 0 <= task.resources.cores <= CORES_MAX
+    )
     problems.extend(
         f"resource amount {amount} is not between 0 and {AMOUNT_MAX}"
         for amount in amounts

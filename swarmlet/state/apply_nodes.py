@@ -10,7 +10,7 @@ from swarmlet.errors import Conflict, InvalidInput, Overloaded, Unauthorized
 from swarmlet.model.evaluation import Trigger
 from swarmlet.model.job import MINUTE_NS
 from swarmlet.model.node import NODE_EVENTS_MAX, Eligibility, Node, NodeEvent, NodeStatus
-from swarmlet.model.resources import Quantity
+from swarmlet.model.resources import CORES_MAX, Quantity
 from swarmlet.state.apply_jobs import AMOUNT_MAX, PORT_MAX
 from swarmlet.state.command import (
     RegisterNode,
@@ -96,6 +96,11 @@ def _check_facts(step: Step, node: Node) -> None:
             raise InvalidInput(f"node {node.id}: amounts of resources must be between 0 and {AMOUNT_MAX}")
     if not all(0 <= port <= PORT_MAX for port in node.reserved_ports):
         raise InvalidInput(f"node {node.id}: reserved ports must be between 0 and {PORT_MAX}")
+    is_ordered = list(node.cores) == sorted(set(node.cores))
+    if not is_ordered or len(node.cores) > CORES_MAX or not 0 <= node.core_mhz <= AMOUNT_MAX:
+        raise InvalidInput(
+            f"node {node.id}: expected at most {CORES_MAX} cores in order, each once, and a speed of 0 to {AMOUNT_MAX} MHz"
+        )
 
 
 def _is_sound(quantity: Quantity) -> bool:

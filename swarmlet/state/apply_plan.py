@@ -18,6 +18,7 @@ from swarmlet.errors import InvalidInput, Overloaded, PlanRejected
 from swarmlet.ids import AllocationId, NodeId, derive
 from swarmlet.model.allocation import (
     RESCHEDULE_EVENTS_MAX,
+    AllocatedCores,
     AllocatedDevice,
     Allocation,
     ClientStatus,
@@ -25,7 +26,16 @@ from swarmlet.model.allocation import (
 )
 from swarmlet.model.deployment import Deployment, DeploymentGroup, DeploymentStatus
 from swarmlet.model.evaluation import Evaluation, EvaluationStatus
-from swarmlet.model.fit import asked_ports, assign_devices, assign_ports, hold_devices
+from swarmlet.model.fit import (
+    asked_ports,
+    assign_cores,
+    assign_devices,
+    assign_ports,
+    demand_on,
+    hold_cores,
+    hold_devices,
+    holds_what_is_asked,
+)
 from swarmlet.model.job import COUNT_MAX, DeviceRequest, Job
 from swarmlet.model.node import Node, NodeStatus
 from swarmlet.model.plan import GroupPlacement, IndexRange, InPlaceUpdate, Mark, Plan, Replacement, Run, Stop
@@ -140,6 +150,11 @@ class _Ask(NamedTuple):
     demand: Quantity
     ports: tuple[Port, ...]
     devices: tuple[tuple[str, DeviceRequest], ...] = ()
+    cores: tuple[tuple[str, int], ...] = ()
+
+    def on(self, node: Node) -> _Ask:
+        """With the CPU of its cores there."""
+        return self._replace(demand=demand_on(node, self.demand, sum(number for _, number in self.cores)))
 
 
 class _Room:
@@ -152,6 +167,7 @@ class _Room:
         ports: dict[NodeId, set[int]] | None = None,
         cursors: dict[NodeId, int] | None = None,
         devices: dict[NodeId, dict[tuple[str, str], int]] | None = None,
+        cores: dict[NodeId, dict[int, int]] | None = None,
     ) -> None:
         self._store = store
         self._taken = taken or {}
@@ -160,12 +176,29 @@ class _Room:
         self._cursors = cursors or {}
         #: Only of nodes where devices were asked for.
         self._devices = devices or {}
+        #: Only of nodes where cores were asked for.
+        self._cores = cores or {}
 
     def fork(self) -> _Room:
         """A copy to try a gang on."""
         ports = {key: set(values) for key, values in self._ports.items()}
         devices = {key: dict(held) for key, held in self._devices.items()}
-        return _Room(self._store, dict(self._taken), ports, dict(self._cursors), devices)
+        cores = {key: dict(held) for key, held in self._cores.items()}
+        return _Room(self._store, dict(self._taken), ports, dict(self._cursors), devices, cores)
+
+    def take_cores(self, node: Node, ask: _Ask, wanted: int) -> list[tuple[AllocatedCores, ...]]:
+        """Take cores for up to `wanted` allocations that fit otherwise: those of each."""
+        taken: list[tuple[AllocatedCores, ...]] = []
+        held = self._cores.get(node.id)
+        if held is None:
+            held = self._cores[node.id] = self._store.usage(node).cores
+        for _ in range(_fitting(node, self._taken_on(node), ask.demand, wanted)):
+            given = assign_cores(node, ask.cores, held)
+            if isinstance(given, str):
+                break
+            hold_cores(held, given, 1)
+            taken.append(given)
+        return taken
 
     def take_devices(
         self, node: Node, ask: _Ask, kinds: tuple[str, ...], wanted: int
@@ -343,7 +376,7 @@ class _Application:
         group = job.group(row.group)
         if (row.namespace, row.job_id) != (job.namespace, job.id) or group is None:
             return
-        if group.demand() != row.resources:
+        if not holds_what_is_asked(row, group):
             self.dropped += 1
             return
         changed = msgspec.structs.replace(row, job_version=update.job_version)
@@ -395,10 +428,12 @@ class _Application:
         if group is None:
             raise InvalidInput(f'the plan places group "{placement.group}", which the job does not have')
         trial = room.fork() if placement.is_gang else room
-        ask = _Ask(group.name, group.demand(), asked_ports(group), group.device_requests())
+        ask = _Ask(
+            group.name, group.demand(), asked_ports(group), group.device_requests(), group.core_requests()
+        )
         asked = sum(run.count for run in placement.runs)
         block: AllocationBlock | None = None
-        is_plain = not ask.ports and not ask.devices
+        is_plain = not ask.ports and not ask.devices and not ask.cores
         if asked >= allocation_block.BLOCK_MIN and is_plain and self._is_only_placement(placement):
             runs: list[AllocationRun] = []
             block = self._block(trial, ask, placement)
@@ -455,13 +490,20 @@ class _Application:
     def _place_run(self, room: _Room, ask: _Ask, run: Run, indexes: list[int]) -> AllocationRun:
         node = self.store.node(run.node_id)
         wanted, devices = run.count, list[tuple[AllocatedDevice, ...]]()
-        if ask.devices and node is not None and node.is_placeable():
+        cores: list[tuple[AllocatedCores, ...]] = []
+        if node is None or not node.is_placeable():
+            return AllocationRun(self._template(ask, run.node_id), (), ())
+        if ask.cores:
+            ask = ask.on(node)
+            cores = room.take_cores(node, ask, wanted)
+            wanted = len(cores)
+        if ask.devices:
             devices = room.take_devices(node, ask, run.devices, wanted)
             wanted = len(devices)
-        ports = room.take(node, ask, wanted) if node is not None and node.is_placeable() else []
+        ports = room.take(node, ask, wanted)
         members = tuple((self._id(ask.group, index), index) for index in indexes[: len(ports)])
-        given = tuple(devices[: len(ports)])
-        return AllocationRun(self._template(ask, run.node_id), members, tuple(ports), given)
+        given = tuple(devices[: len(ports)]), tuple(cores[: len(ports)])
+        return AllocationRun(self._template(ask, run.node_id), members, tuple(ports), *given)
 
     def _id(self, group: str, index: int) -> AllocationId:
         reader = self.readers.get(group)

@@ -6,7 +6,7 @@ a fake. Lists come in a stable order: by key, unless said otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from enum import StrEnum
 from typing import Protocol
 
@@ -84,6 +84,10 @@ class Holding(Protocol):
     @property
     def holders(self) -> object:
         """The ports; the same object as long as these are the same."""
+
+    @property
+    def cores(self) -> Collection[int]:
+        """The numbers of the cores that are somebody's own."""
 
 
 class View(Protocol):

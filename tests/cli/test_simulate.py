@@ -67,9 +67,13 @@ def test_a_specification_gives_each_node_the_next_of_several_values() -> None:
     assert nodes[0].meta == {"rack": "r1"}
     assert nodes[0].attributes["node.class"] == "big"
     assert "data" in nodes[0].host_volumes
+    assert [(len(node.cores), node.core_mhz) for node in nodes] == [(1, 1000), (2, 1000), (1, 1000)]
+    assert parse_nodes("1:cpu=9000,cores=3")[0].core_mhz == 3000
 
 
-@pytest.mark.parametrize("spec", ["x", "0", "3:cpu", "3:speed=1", "3:cpu=much", "999999"])
+@pytest.mark.parametrize(
+    "spec", ["x", "0", "3:cpu", "3:speed=1", "3:cpu=much", "1:cores=many", "1:cores=9999", "999999"]
+)
 def test_a_specification_that_makes_no_sense_is_refused(spec: str) -> None:
     with pytest.raises(InvalidInput, match="--nodes"):
         parse_nodes(spec)

@@ -29,6 +29,7 @@ from swarmlet.model.job import (
 )
 from swarmlet.model.level import at_level
 from swarmlet.model.node import Node, NodeDevice, NodeStatus
+from swarmlet.model.resources import TaskResources
 from swarmlet.replica.replica import Replica
 from swarmlet.state.command import (
     FEATURE_LEVEL,
@@ -103,7 +104,9 @@ def group_with(**changes: object) -> TaskGroup:
         (RegisterJob(job=a_job(group_with(templates=(Template(destination="a", data="b"),)))), 3, "template"),
         (RegisterJob(job=a_job(group_with(artifacts=(Artifact(source="https://a"),)))), 3, "artifact"),
         (RegisterJob(job=a_job(group_with(image_digest="sha256:1"))), 3, "an image bound to its digest"),
+        (RegisterJob(job=a_job(group_with(resources=TaskResources(cores=2)))), 4, "cores"),
         (RegisterNode(node=a_node("n1")), 1, ""),
+        (RegisterNode(node=replace(a_node("n1"), devices=(GPU,), cores=(0,))), 4, "a node with cores"),
         (RegisterNode(node=replace(a_node("n1"), devices=(GPU,))), 3, "a node with devices"),
         (UpdateSettings(rebalancing=Rebalancing()), 3, "rebalancing"),
         (TransitionAllocations(migrate=(AllocationId("a"),)), 1, ""),
@@ -115,10 +118,12 @@ def test_what_came_later_needs_a_later_level(body: Body, level: int, what: str) 
     assert level <= FEATURE_LEVEL
 
 
-def test_a_node_keeps_its_devices_to_itself_until_the_cluster_can_keep_them() -> None:
-    node = replace(a_node("n1"), devices=(GPU,))
-    assert at_level(node, 2) == replace(node, devices=())
-    assert at_level(node, 3) == node
+def test_a_node_keeps_its_devices_and_cores_to_itself_until_the_cluster_can_keep_them() -> None:
+    with_gpu = replace(a_node("n1"), devices=(GPU,))
+    node = replace(with_gpu, cores=(0, 1), core_mhz=1_000)
+    assert at_level(node, 2) == replace(with_gpu, devices=())
+    assert at_level(node, 3) == with_gpu
+    assert at_level(node, 4) == node
     for level in range(1, FEATURE_LEVEL + 1):
         assert needed(RegisterNode(node=at_level(node, level)))[0] <= level
 

@@ -21,17 +21,20 @@ class World:
     rank: list[int]
     branches: list[list[int]] = field(default_factory=list)
     steps: list[list[int]] = field(default_factory=list)
+    #: What one takes of each node's CPU, where that differs from node to node.
+    cpu: list[int] = field(default_factory=list)
 
 
 def greedy(world: World, demand: Demand, count: int, order: Order) -> dict[int, int]:
     """Slot -> how many, one allocation after the other."""
     free, held, placed = [list(each) for each in world.free], list(world.held), dict[int, int]()
     slots = range(len(free))
+    demands = [(cpu, *demand[1:]) for cpu in world.cpu] or [demand] * len(free)
     for _ in range(count):
         fits = [
             slot
             for slot in slots
-            if all(have >= want for have, want in zip(free[slot], demand, strict=True))
+            if all(have >= want for have, want in zip(free[slot], demands[slot], strict=True))
             and placed.get(slot, 0) < world.bound[slot]
         ]
         inside = list(slots)
@@ -44,14 +47,14 @@ def greedy(world: World, demand: Demand, count: int, order: Order) -> dict[int, 
             break
 
         def cost(slot: int) -> tuple[Any, ...]:
-            cpu, memory = (free[slot][d] - demand[d] for d in (0, 1))
+            cpu, memory = (free[slot][d] - demands[slot][d] for d in (0, 1))
             empty = emptiness(cpu, memory, world.capacity[slot][0], world.capacity[slot][1])
             if order.policy is Policy.APART:
                 return world.rank[slot], held[slot], -empty if order.is_emptiest else empty, slot
             return world.rank[slot], empty + order.collision * held[slot], slot
 
         chosen = min(fits, key=cost)
-        free[chosen] = [have - want for have, want in zip(free[chosen], demand, strict=True)]
+        free[chosen] = [have - want for have, want in zip(free[chosen], demands[chosen], strict=True)]
         held[chosen] += 1
         placed[chosen] = placed.get(chosen, 0) + 1
     return placed

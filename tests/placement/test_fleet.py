@@ -11,9 +11,9 @@ from msgspec.structs import replace
 
 from swarmlet.ids import NodeId
 from swarmlet.model.fit import Usage
-from swarmlet.model.job import Constraint, Spread, SpreadTarget
+from swarmlet.model.job import Constraint, Spread, SpreadTarget, TaskGroup
 from swarmlet.model.node import Eligibility, Node
-from swarmlet.model.resources import Port, Quantity
+from swarmlet.model.resources import Port, Quantity, TaskResources
 from swarmlet.placement.binpack import place
 from swarmlet.placement.cluster import Cluster, Fleet
 from swarmlet.placement.feasibility import Ask
@@ -24,6 +24,7 @@ from tests.scheduler.builders import a_group, a_job, a_node
 class Held:
     quantity: Quantity
     holders: object
+    cores: dict[int, int]
 
 
 @dataclass
@@ -41,19 +42,27 @@ class Room:
 
     def usage(self, node: Node) -> Usage:
         known = self.used.get(node.id, Usage())
-        return Usage(known.quantity, known.ports)
+        return Usage(known.quantity, known.ports, cores=known.cores)
 
     def holding(self, node_id: NodeId) -> Held:
         known = self.used.get(node_id, Usage())
-        return Held(known.quantity, known)
+        return Held(known.quantity, known, dict(known.cores))
+
+
+def pinned() -> TaskGroup:
+    group = a_group("pinned")
+    return replace(group, tasks=(replace(group.tasks[0], resources=TaskResources(cores=2, memory=64)),))
 
 
 steps = st.tuples(
-    st.sampled_from("abcd"), st.sampled_from(["use", "drain", "grow", "leave", "port"]), st.integers(0, 9)
+    st.sampled_from("abcd"),
+    st.sampled_from(["use", "drain", "grow", "leave", "port", "cores"]),
+    st.integers(0, 9),
 )
 job = a_job(
     a_group(cpu=300, ports=(Port(label="http", static=80), Port(label="any"))),
     a_group("batch", cpu=200, constraints=(Constraint(left="${attr.arch}", right="amd64"),)),
+    pinned(),
 )
 
 
@@ -64,7 +73,8 @@ def test_a_fleet_that_catches_up_places_like_a_cluster_read_anew(
 ) -> None:
     room, fleet = Room(), Fleet()
     for name in "abcd":
-        room.table[NodeId(name)] = a_node(name, attributes={"arch": "amd64"}, computed_class="one")
+        node = a_node(name, attributes={"arch": "amd64"}, computed_class="one")
+        room.table[NodeId(name)] = replace(node, cores=(0, 1, 2, 3, 5), core_mhz=300 if name < "c" else 450)
     for changes in rounds:
         for name, what, amount in changes:
             change(room, NodeId(name), what, amount)
@@ -76,6 +86,16 @@ def test_a_fleet_that_catches_up_places_like_a_cluster_read_anew(
             assert runs == place(fresh, ask, 7, numpy_nodes=1_000)
 
 
+def test_a_fleet_notices_cores_when_nothing_else_of_a_node_changed() -> None:
+    room, fleet, name = Room(), Fleet(), NodeId("a")
+    room.table[name] = replace(a_node("a"), cores=(0, 1, 2, 3), core_mhz=1_000)
+    free = []
+    for amount in (0, 0, 3, 1):
+        change(room, name, "cores", amount)
+        free.append(fleet.cluster(room, [name]).free_cores[0])
+    assert free == [4, 4, 1, 3]
+
+
 def change(room: Room, name: NodeId, what: str, amount: int) -> None:
     node = room.table.get(name) or a_node(name, computed_class="two")
     match what:
@@ -83,6 +103,9 @@ def change(room: Room, name: NodeId, what: str, amount: int) -> None:
             room.used[name] = Usage(Quantity(cpu=amount * 400, memory=amount * 100))
         case "port":
             room.used[name] = Usage(ports=range(78 + amount, 82))
+        case "cores":
+            # In place: that the ports are the same object says nothing about cores.
+            room.used.setdefault(name, Usage()).cores = dict.fromkeys(range(amount % 5), 1)
         case "drain":
             room.table[name] = replace(node, eligibility=Eligibility.INELIGIBLE)
         case "grow":

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swarmlet.placement.columns import Columns, Demand
+from swarmlet.placement.columns import Columns, CoreColumns, Demand
 from swarmlet.placement.group import COLLISION_MAX, Order, Policy, Request, place_group
 from swarmlet.placement.spread import STEP, Level, place_spread, share_out
 from tests.placement.greedy import World, greedy
@@ -29,7 +29,7 @@ counts = st.integers(0, 60)
 
 
 @st.composite
-def worlds(draw: st.DrawFn, levels: int = 0) -> World:
+def worlds(draw: st.DrawFn, levels: int = 0, *, has_cores: bool = False) -> World:
     size = draw(st.integers(1, 14))
 
     def column(values: st.SearchStrategy[int]) -> list[int]:
@@ -49,6 +49,7 @@ def worlds(draw: st.DrawFn, levels: int = 0) -> World:
         held=column(st.integers(0, 3)) if draw(st.booleans()) else [0] * size,
         bound=column(st.integers(0, 3)) if draw(st.booleans()) else [10**7] * size,
         rank=column(st.integers(-2, 2)) if draw(st.booleans()) else [0] * size,
+        cpu=column(st.sampled_from([0, 100, 130, 250, 500])) if has_cores else [],
     )
     for _ in range(levels):
         world.branches.append(column(st.integers(0, 3)))
@@ -63,6 +64,8 @@ def arrays(world: World, demand: Demand, count: int, order: Order) -> tuple[Colu
         list(zip(*world.capacity, strict=True)),
         list(zip(*world.free, strict=True)),
     )
+    if world.cpu:
+        columns = CoreColumns(columns, np.array(world.cpu, dtype=np.float64))
     bound = np.array(world.bound)
     return columns, Request(
         demand=demand,
@@ -88,6 +91,29 @@ def test_the_group_engine_chooses_what_the_sequential_greedy_chooses(
 @settings(max_examples=300, deadline=None)
 @given(st.integers(1, 3).flatmap(worlds), demands, counts, orders)
 def test_spreading_chooses_what_the_sequential_greedy_chooses(
+    world: World, demand: Demand, count: int, order: Order
+) -> None:
+    levels = [
+        Level(np.array(branch), np.array(step))
+        for branch, step in zip(world.branches, world.steps, strict=True)
+    ]
+    columns, request = arrays(world, demand, count, order)
+    slots, taken = place_spread(columns, request, levels)
+    assert dict(zip(slots.tolist(), taken.tolist(), strict=True)) == greedy(world, demand, count, order)
+
+
+@settings(max_examples=300, deadline=None)
+@given(worlds(has_cores=True), demands, counts, orders)
+def test_cores_that_count_for_more_on_some_nodes_change_nothing_about_that(
+    world: World, demand: Demand, count: int, order: Order
+) -> None:
+    slots, taken = place_group(*arrays(world, demand, count, order))
+    assert dict(zip(slots.tolist(), taken.tolist(), strict=True)) == greedy(world, demand, count, order)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 3).flatmap(lambda levels: worlds(levels, has_cores=True)), demands, counts, orders)
+def test_cores_are_spread_as_the_sequential_greedy_spreads_them(
     world: World, demand: Demand, count: int, order: Order
 ) -> None:
     levels = [

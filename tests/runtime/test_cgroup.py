@@ -41,6 +41,18 @@ def test_version_2_has_one_group_with_every_limit(unified: Path) -> None:
     }
 
 
+def test_cores_are_written_where_each_version_has_them(unified: Path, tmp_path: Path) -> None:
+    [made] = Cgroups.of_this_machine(unified).make("task", 500, 64, cores="0-1,3")
+    assert limits(made)["cpuset.cpus"] == "0-1,3"
+    sets = tmp_path / "cpuset"
+    sets.mkdir()
+    (sets / "cpuset.effective_mems").write_text("0-1\n")
+    groups = Cgroups({"cpuset": sets}, is_unified=False)
+    assert groups.make("plain", 500, 64) == []
+    [made] = groups.make("task", 500, 64, cores="2")
+    assert limits(made) == {"cpuset.cpus": "2", "cpuset.mems": "0-1"}
+
+
 def test_version_2_without_a_higher_limit_protects_nothing(unified: Path) -> None:
     [made] = Cgroups.of_this_machine(unified).make("task", 500, 64)
     assert limits(made)["memory.max"] == str(64 * MIB)

@@ -116,6 +116,12 @@ def test_a_hard_limit_turns_the_reservation_into_a_soft_one(tmp_path: Path) -> N
     assert (host["Memory"], host["MemoryReservation"], host["CpusetCpus"]) == (128 << 20, 64 << 20, "0")
 
 
+def test_whole_cores_are_the_containers_cpuset(tmp_path: Path) -> None:
+    host = body(tmp_path, {}, cores=(0, 1, 3), cpu=6_000)["HostConfig"]
+    assert (host["CpusetCpus"], host["CpuShares"]) == ("0-1,3", 6_000)
+    assert "CpusetCpus" not in body(tmp_path, {})["HostConfig"]
+
+
 def test_devices_keep_their_path_unless_told(tmp_path: Path) -> None:
     host = body(tmp_path, {"devices": [{"host_path": "/dev/kmsg"}]})["HostConfig"]
     assert host["Devices"] == [

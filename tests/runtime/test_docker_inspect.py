@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,18 @@ async def test_limits_and_rights(driver: Docker, engine: Engine, tmp_path: Path)
         {"PathOnHost": "/dev/null", "PathInContainer": "/dev/nil", "CgroupPermissions": "r"}
     ]
     assert host["LogConfig"] == {"Type": "local", "Config": {"max-size": "1m"}}
+
+
+async def test_a_container_runs_on_the_cores_of_its_task_alone(
+    driver: Docker, engine: Engine, tmp_path: Path
+) -> None:
+    last = max(os.sched_getaffinity(0))
+    keys = {"command": "/bin/sh", "args": ["-c", "nproc; grep Cpus_allowed_list /proc/self/status"]}
+    found, printed = await inspected(
+        driver, engine, tmp_path, keys | {"network_mode": "none"}, cores=(last,), cpu=1_000
+    )
+    assert found["HostConfig"]["CpusetCpus"] == str(last)
+    assert printed.split() == ["1", "Cpus_allowed_list:", str(last)]
 
 
 async def test_mounts(driver: Docker, engine: Engine, tmp_path: Path) -> None:

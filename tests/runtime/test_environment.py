@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from swarmlet.ids import NodeId
+from swarmlet.model.allocation import AllocatedCores
 from swarmlet.model.node import Node
 from swarmlet.model.resources import AllocatedPort
 from swarmlet.runtime.drivers.driver import Directories
@@ -19,7 +20,9 @@ NODE = Node(
 DIRECTORIES = Directories(root="/r", shared="/alloc", local="/local", secrets="/secrets")
 
 
-def environment_of(task_env: dict[str, str], *, is_port_mapped: bool = False) -> dict[str, str]:
+def environment_of(
+    task_env: dict[str, str], *, is_port_mapped: bool = False, cores: tuple[AllocatedCores, ...] = ()
+) -> dict[str, str]:
     task = fake_task(env=task_env, meta={"tier-1": "task"})
     job = job_of(task, meta={"tier-1": "group", "owner": "me"})
     allocation = allocation_of(
@@ -29,6 +32,7 @@ def environment_of(task_env: dict[str, str], *, is_port_mapped: bool = False) ->
             AllocatedPort(label="http", value=20_001, to=80),
             AllocatedPort(label="v6", value=1, host_ip="::1"),
         ),
+        cores=cores,
     )
     values = facts(
         allocation,
@@ -52,6 +56,14 @@ def test_names_are_nomads_and_the_same_facts_have_our_prefix() -> None:
     assert {key[6:]: value for key, value in env.items() if key.startswith("NOMAD_")} == {
         key[9:]: value for key, value in env.items() if key.startswith("SWARMLET_")
     }
+
+
+def test_whole_cores_are_told_by_number_with_the_cpu_that_they_count_for() -> None:
+    name = fake_task().name
+    env = environment_of({}, cores=(AllocatedCores(task=name, ids=(0, 1, 3), cpu=6_000),))
+    assert (env["NOMAD_CPU_CORES"], env["NOMAD_CPU_LIMIT"]) == ("0-1,3", "6000")
+    other = environment_of({}, cores=(AllocatedCores(task="other", ids=(2,), cpu=2_000),))
+    assert ("NOMAD_CPU_CORES" in other, other["NOMAD_CPU_LIMIT"]) == (False, "100")
 
 
 def test_the_port_is_the_one_that_the_task_listens_on_and_the_address_the_one_others_use() -> None:

@@ -180,6 +180,15 @@ async def test_a_task_has_namespaces_of_its_own(run: Run) -> None:
     assert len(said.split()) == len(kinds)
 
 
+async def test_a_task_and_commands_inside_it_run_on_its_cores_alone(driver: Exec, tmp_path: Path) -> None:
+    last = max(os.sched_getaffinity(0))
+    said = "grep Cpus_allowed_list /proc/self/status"
+    handle = await driver.start(spec(tmp_path, f"{said}; sleep 30", cores=(last,)), ignore)
+    inside = await driver.execute(handle, ("/bin/sh", "-c", said), 10.0)
+    assert inside.output.split() == [b"Cpus_allowed_list:", str(last).encode()]
+    assert await first_line(driver, handle) == inside.output.decode().strip()
+
+
 async def test_a_task_sees_its_own_processes_only(run: Run) -> None:
     said = await run("echo /proc/[0-9]*")
     assert len(said.split()) == 2

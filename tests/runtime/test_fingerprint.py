@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
+import pytest
 
-from swarmlet.config import HostVolume, NodeConfig
+from swarmlet.config import HostVolume, NodeConfig, parse
+from swarmlet.errors import InvalidInput
 from swarmlet.ids import NodeId
 from swarmlet.model.node import DriverInfo, HostVolumeInfo
+from swarmlet.model.resources import cpu_list, parse_cpu_list
 from swarmlet.runtime.cgroup import Cgroups, weight_of
 from swarmlet.runtime.fingerprint import (
     computed_class,
@@ -69,3 +73,25 @@ def test_a_cgroup_that_cannot_be_made_is_left_out(tmp_path: Path) -> None:
     cgroups = Cgroups({"memory": tmp_path / "missing", "cpu": tmp_path}, is_unified=False)
     assert cgroups.make("task", 100, 64) == [str(tmp_path / "swarmlet-task")]
     assert (tmp_path / "swarmlet-task" / "cpu.shares").read_text() == "100"
+
+
+def test_all_cores_may_be_reserved_unless_the_configuration_names_some(tmp_path: Path) -> None:
+    mine = tuple(sorted(os.sched_getaffinity(0)))
+    node = fingerprint(NodeConfig(data_dir=str(tmp_path), cpu_mhz=3_000), NodeId("id"), "", {}, "0")
+    assert (node.cores, node.core_mhz) == (mine, 3_000 // len(mine))
+    assert node.attributes["cpu.reservablecores"] == node.attributes["cpu.numcores"] == str(len(mine))
+    some = NodeConfig(data_dir=str(tmp_path), cpu_mhz=3_000, reservable_cores=f"{mine[-1]},999")
+    node = fingerprint(some, NodeId("id"), "", {}, "0")
+    assert (node.cores, node.core_mhz) == (mine[-1:], 3_000 // len(mine))
+    assert (node.attributes["cpu.reservablecores"], node.resources.cpu) == ("1", 3_000)
+
+
+def test_lists_of_cores_are_read_and_written_as_the_kernel_does() -> None:
+    assert [cpu_list(each) for each in ((), (5,), (3, 1, 0), (0, 2, 3, 4))] == ["", "5", "0-1,3", "0,2-4"]
+    assert parse_cpu_list("0-1, 3") == (0, 1, 3)
+    for text in ("a", "1-", "3-1", "0x1", "99999", "-1"):
+        with pytest.raises(InvalidInput, match="expected numbers such as"):
+            parse_cpu_list(text)
+    with pytest.raises(InvalidInput, match="reservable_cores"):
+        parse('reservable_cores = "0-"', "node.toml")
+    assert parse('reservable_cores = "0-3,5"', "node.toml").reservable_cores == "0-3,5"

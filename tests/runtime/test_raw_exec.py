@@ -50,6 +50,29 @@ async def test_exit_status_and_output_are_kept(driver: RawExec, tmp_path: Path) 
     assert await output(driver, handle, LogStream.STDERR) == b"err\n"
 
 
+@pytest.mark.parametrize("has_cgroups", [True, False])
+async def test_a_task_and_commands_beside_it_run_on_its_cores_alone(
+    driver: RawExec, tmp_path: Path, *, has_cgroups: bool
+) -> None:
+    """Where no cgroup can see to it the shim does."""
+    if not has_cgroups:
+        driver._cgroups = Cgroups({}, is_unified=False)
+    last = max(os.sched_getaffinity(0))
+    said = "grep Cpus_allowed_list /proc/self/status"
+    handle = await driver.start(spec(tmp_path, f"{said}; sleep 30", cores=(last,)), ignore)
+    beside = await driver.execute(handle, ("/bin/sh", "-c", f"sleep 0.1; {said}"), 10.0)
+    assert beside.output.split() == [b"Cpus_allowed_list:", str(last).encode()]
+    await driver.stop(handle, "SIGKILL", 0)
+    assert await output(driver, handle, LogStream.STDOUT) == beside.output
+    request = json.loads((Path(handle.state_directory) / "request.json").read_text())
+    assert missing(request["cgroups"])
+
+
+async def test_cores_that_the_machine_has_not_are_named(driver: RawExec, tmp_path: Path) -> None:
+    with pytest.raises(DriverError, match=r"cores \[999\] of this machine cannot be used"):
+        await driver.start(spec(tmp_path, "true", cores=(999,)), ignore)
+
+
 async def test_a_started_task_is_adopted_and_not_started_again(driver: RawExec, tmp_path: Path) -> None:
     request = spec(tmp_path, "sleep 60")
     first = await driver.start(request, ignore)

@@ -20,7 +20,15 @@ from swarmlet.model.allocation import (
 from swarmlet.model.cluster import ClusterSettings, JoinToken, NamespaceRecord, SchedulerConfiguration
 from swarmlet.model.deployment import Deployment
 from swarmlet.model.evaluation import Evaluation, EvaluationStatus, Trigger
-from swarmlet.model.fit import Usage, asked_ports, assign_devices, assign_ports, shortages
+from swarmlet.model.fit import (
+    Usage,
+    asked_ports,
+    assign_cores,
+    assign_devices,
+    assign_ports,
+    demand_on,
+    shortages,
+)
 from swarmlet.model.job import Job, JobStatus
 from swarmlet.model.node import Node
 from swarmlet.model.plan import GroupPlacement, Plan
@@ -198,8 +206,10 @@ class FakeView:
             usage = Usage.of(node, self.allocations_on_node(node_id))
             ports = assign_ports(asked_ports(group), usage.ports, self.cursors.get(node_id, 0))
             devices = assign_devices(node, group.device_requests(), kinds, usage.devices)
-            is_short = bool(shortages(node, usage.quantity, group.demand()))
-            if is_short or isinstance(ports, str) or isinstance(devices, str):
+            cores = assign_cores(node, group.core_requests(), usage.cores)
+            demand = demand_on(node, group.demand(), sum(number for _, number in group.core_requests()))
+            is_short = bool(shortages(node, usage.quantity, demand))
+            if is_short or isinstance(ports, str) or isinstance(devices, str) or isinstance(cores, str):
                 self.dropped += 1
                 continue
             self.index += 1
@@ -214,9 +224,10 @@ class FakeView:
                 node_id=node_id,
                 evaluation_id=plan.evaluation_id,
                 deployment_id=plan.deployment.id if plan.deployment else None,
-                resources=group.demand(),
+                resources=demand,
                 ports=ports,
                 devices=devices,
+                cores=cores,
                 previous_allocation=previous.previous if previous else None,
                 reschedule_events=previous.reschedule_events if previous else (),
                 create_index=self.index,
@@ -315,7 +326,7 @@ class FakeView:
 
     def holding(self, node_id: NodeId) -> NodeUsage:
         usage = self.usage(self.node_table[node_id])
-        return NodeUsage(usage.quantity, Map(dict.fromkeys(usage.ports, 1)))
+        return NodeUsage(usage.quantity, Map(dict.fromkeys(usage.ports, 1)), cores=Map(usage.cores))
 
     def usage(self, node: Node) -> Usage:
         return Usage.of(node, self.allocations_on_node(node.id))

@@ -36,15 +36,21 @@ def node(name: str, *, memory: int = 1000, boot_id: str = "boot-1") -> Node:
         name=name,
         resources=Quantity(cpu=1000, memory=memory, disk=10_000),
         boot_id=boot_id,
+        cores=(0, 1, 2, 3),
+        core_mhz=250,
     )
 
 
-def group(name: str = "web", count: int = 1, *, memory: int = 100, ports: tuple[Port, ...] = ()) -> TaskGroup:
+def group(
+    name: str = "web", count: int = 1, *, memory: int = 100, ports: tuple[Port, ...] = (), cores: int = 0
+) -> TaskGroup:
     return TaskGroup(
         name=name,
         count=count,
         networks=(Network(ports=ports),) if ports else (),
-        tasks=(Task(name="main", driver="docker", resources=TaskResources(cpu=10, memory=memory)),),
+        tasks=(
+            Task(name="main", driver="docker", resources=TaskResources(cpu=10, memory=memory, cores=cores)),
+        ),
     )
 
 

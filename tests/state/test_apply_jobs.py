@@ -68,10 +68,11 @@ def test_a_job_in_an_unknown_namespace_is_refused() -> None:
 
 def test_an_unsound_job_is_refused_by_name() -> None:
     replica = Replica()
-    applied = replica.do(RegisterJob(job=job("shop", group(count=-1), group(memory=-5))))
+    applied = replica.do(RegisterJob(job=job("shop", group(count=-1), group(memory=-5, cores=5_000))))
     assert applied.error == "InvalidJob"
     assert "two groups have the same name" in applied.message
     assert "count -1 is below zero" in applied.message
+    assert "5000 cores; expected 0 to 4096" in applied.message
 
 
 def test_old_versions_are_forgotten_unless_something_runs_under_them() -> None:

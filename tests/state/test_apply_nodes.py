@@ -137,3 +137,13 @@ def test_only_a_node_that_is_gone_and_empty_is_forgotten() -> None:
     replica.ok(RemoveNode(node_id=NodeId("id-b")))
     assert replica.state.node_by_name("b") is None
     assert replica.do(RemoveNode(node_id=NodeId("id-b"))).error == "NotFound"
+
+
+def test_cores_are_kept_in_order_each_once() -> None:
+    replica = Replica()
+    for cores in ((1, 0), (0, 0), tuple(range(5_000))):
+        applied = replica.do(RegisterNode(node=msgspec.structs.replace(node("a"), cores=cores)))
+        assert applied.error == "InvalidInput"
+        assert "cores in order" in applied.message
+    replica.ok(RegisterNode(node=msgspec.structs.replace(node("a"), cores=(0, 2))))
+    assert replica.node("a").cores == (0, 2)

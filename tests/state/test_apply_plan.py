@@ -6,23 +6,25 @@ import msgspec
 import pytest
 
 from swarmlet.ids import AllocationId, DeploymentId, EvaluationId, JobId, NodeId, derive
-from swarmlet.model.allocation import ClientStatus, DesiredStatus, RescheduleEvent
+from swarmlet.model.allocation import AllocatedCores, ClientStatus, DesiredStatus, RescheduleEvent
 from swarmlet.model.deployment import Deployment, DeploymentGroup, DeploymentStatus
 from swarmlet.model.evaluation import Evaluation, EvaluationStatus, PlacementFailure, Trigger
 from swarmlet.model.job import SECOND_NS, EphemeralDisk, JobType
 from swarmlet.model.node import Eligibility, NodeStatus
 from swarmlet.model.plan import InPlaceUpdate, Mark, Replacement, Stop
 from swarmlet.model.resources import DYNAMIC_PORT_MIN, Port
-from swarmlet.state import apply_plan
+from swarmlet.state import allocation_block, apply_plan
+from swarmlet.state.apply import StateMachine
 from swarmlet.state.command import (
     ApplyPlan,
     DeregisterJob,
+    RegisterNode,
     UnblockEvaluations,
     UpdateNodeEligibility,
     UpsertEvaluations,
 )
 from swarmlet.state.view import Table
-from tests.state.replica import DEFAULT, Replica, group, job, placed
+from tests.state.replica import DEFAULT, Replica, group, job, node, placed
 
 HTTP = Port(label="http", to=80)
 
@@ -337,3 +339,68 @@ def test_of_a_large_plan_what_does_not_fit_is_dropped() -> None:
     assert (applied.placed, applied.dropped) == (fitting + min(fitting, 100), 600 - applied.placed)
     indexes = [row.index for row in replica.allocations()]
     assert indexes == [*range(fitting), *range(500, 500 + min(fitting, 100))]
+
+
+def test_cores_are_chosen_at_apply_and_a_second_plan_for_the_same_ones_is_refused_them() -> None:
+    """Both were made from the state in which all four were free."""
+    replica = Replica("a")
+    first = replica.register(job("shop", group(count=1, cores=3)))
+    second = replica.register(job("mill", group(count=2, cores=1)))
+    plans = [replica.plan(first, ("a", 1)), replica.plan(second, ("a", 2))]
+    replica.ok(ApplyPlan(plan=plans[0]))
+    applied = replica.ok(ApplyPlan(plan=plans[1]))
+    assert (applied.placed, applied.dropped) == (1, 1)
+    assert replica.evaluation(second.id).status is EvaluationStatus.PENDING
+    (shop,), (mill,) = replica.allocations(), replica.allocations("mill")
+    assert shop.cores == (AllocatedCores(task="main", ids=(0, 1, 2), cpu=750),)
+    assert mill.cores == (AllocatedCores(task="main", ids=(3,), cpu=250),)
+    assert (shop.resources.cpu, mill.resources.cpu) == (750, 250)
+    assert replica.state.usage(replica.node("a")).cores == {0: 1, 1: 1, 2: 1, 3: 1}
+    loaded = StateMachine.load(replica.machine.save()).snapshot()
+    assert loaded.usage(replica.node("a")).cores == {0: 1, 1: 1, 2: 1, 3: 1}
+
+
+def test_cores_whose_cpu_is_used_by_shares_are_not_given() -> None:
+    replica = Replica("a")
+    replica.place(replica.register(job("mill", group(count=30, memory=1))), ("a", 30))
+    applied = replica.place(replica.register(job("shop", group(count=3, cores=1))), ("a", 3))
+    assert (applied.placed, applied.dropped) == (2, 1)
+
+
+def test_a_gang_gives_back_the_cores_that_it_tried() -> None:
+    replica = Replica("a")
+    evaluation = replica.register(job("shop", group(count=3, cores=2), group("side", count=2, cores=2)))
+    placements = (*placed("web", ("a", 3), is_gang=True), *placed("side", ("a", 2)))
+    applied = replica.place(evaluation, placements=placements)
+    assert (applied.placed, applied.dropped) == (2, 3)
+    assert [row.cores[0].ids for row in replica.allocations()] == [(0, 1), (2, 3)]
+
+
+def test_cores_of_the_ended_are_given_to_the_next() -> None:
+    replica = Replica("a")
+    (row,) = replica.running(job("shop", group(cores=3)), ("a", 1))
+    replica.report(row, ClientStatus.COMPLETE)
+    assert replica.state.usage(replica.node("a")).cores == {}
+    replica.place(replica.register(job("mill", group(cores=2))), ("a", 1))
+    assert [each.cores[0].ids for each in replica.allocations("mill")] == [(0, 1)]
+
+
+def test_many_with_cores_are_rows_and_no_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a block all are alike, which cores are not."""
+    monkeypatch.setattr(allocation_block, "BLOCK_MIN", 2)
+    replica = Replica("a")
+    replica.place(replica.register(job("shop", group(count=4, cores=1))), ("a", 4))
+    assert [row.cores[0].ids for row in replica.allocations()] == [(0,), (1,), (2,), (3,)]
+
+
+def test_an_update_in_place_keeps_the_cores_and_refuses_another_number_of_them() -> None:
+    replica = Replica("a")
+    (row,) = replica.running(job("shop", group(cores=2)), ("a", 1))
+    slower = msgspec.structs.replace(node("a"), core_mhz=200)
+    replica.ok(RegisterNode(node=slower))
+    for count, cores, dropped in ((2, 2, 0), (2, 3, 1)):
+        evaluation = replica.register(job("shop", group(count=count, cores=cores)))
+        update = InPlaceUpdate(allocation_id=row.id, job_version=replica.job().version)
+        assert replica.place(evaluation, updates=(update,)).dropped == dropped
+    kept = replica.allocation(row.id)
+    assert (kept.cores, kept.resources.cpu, kept.job_version) == (row.cores, 500, 1)

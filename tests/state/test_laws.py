@@ -29,6 +29,7 @@ from tests.state.replica import DEFAULT, Replica, deployment_of, group, job, nod
 NAMES = ("a", "b", "c")
 JOBS = ("one", "two")
 PORTS: tuple[tuple[Port, ...], ...] = ((), (Port(label="http"),), (Port(label="fixed", static=9000),))
+CORES = (0, 0, 1, 2)
 
 names = st.sampled_from(NAMES)
 jobs = st.sampled_from(JOBS)
@@ -86,13 +87,14 @@ class Laws(RuleBasedStateMachine):
         name=jobs,
         runs=st.lists(st.tuples(names, st.integers(1, 6)), min_size=1, max_size=3),
         ports=st.sampled_from(PORTS),
+        cores=st.sampled_from(CORES),
     )
-    def run_job(self, name: str, runs: list[tuple[str, int]], ports: tuple[Port, ...]) -> None:
+    def run_job(self, name: str, runs: list[tuple[str, int]], ports: tuple[Port, ...], cores: int) -> None:
         """A version of a job on nodes that are there: the ordinary case, so that the others have something to hit."""
         for where in NAMES:
             self.replica.do(commands.RegisterNode(node=node(where)))
             self.replica.do(commands.UpdateNodeDrain(node_id=NodeId(f"id-{where}"), mark_eligible=True))
-        wanted = job(name, group(count=sum(count for _, count in runs), ports=ports))
+        wanted = job(name, group(count=sum(count for _, count in runs), ports=ports, cores=cores))
         evaluation = self.replica.register(wanted)
         current = self.replica.job(name)
         plan = self.replica.plan(evaluation, *runs, deployment=deployment_of(current))
@@ -104,13 +106,13 @@ class Laws(RuleBasedStateMachine):
         memory=st.sampled_from((100, 400)),
         ports=st.sampled_from(PORTS),
         kind=st.sampled_from(JobType),
+        cores=st.sampled_from(CORES),
     )
     def register_job(
-        self, name: str, count: int, memory: int, ports: tuple[Port, ...], kind: JobType
+        self, name: str, count: int, memory: int, ports: tuple[Port, ...], kind: JobType, cores: int
     ) -> None:
-        self.replica.do(
-            commands.RegisterJob(job=job(name, group(count=count, memory=memory, ports=ports), kind=kind))
-        )
+        wanted = group(count=count, memory=memory, ports=ports, cores=cores)
+        self.replica.do(commands.RegisterJob(job=job(name, wanted, kind=kind)))
 
     @rule(name=jobs, purge=st.booleans())
     def stop_job(self, name: str, purge: bool) -> None:
@@ -269,10 +271,10 @@ class Laws(RuleBasedStateMachine):
         for found in state.nodes():
             counted = Usage.of(found, state.allocations_on_node(found.id))
             kept = state.usage(found)
-            assert (kept.quantity, kept.ports) == (counted.quantity, counted.ports)
+            assert (kept.quantity, kept.ports, kept.cores) == (counted.quantity, counted.ports, counted.cores)
 
     @invariant()
-    def no_node_holds_more_than_it_has_and_no_port_twice(self) -> None:
+    def no_node_holds_more_than_it_has_and_no_port_or_core_twice(self) -> None:
         state = self.replica.state
         for found in state.nodes():
             held = [row for row in state.allocations_on_node(found.id) if row.holds_resources()]
@@ -281,6 +283,8 @@ class Laws(RuleBasedStateMachine):
             assert found.available().covers(state.used(found.id))
             ports = [port.value for row in held for port in row.ports]
             assert len(ports) == len(set(ports))
+            cores = [core for row in held for each in row.cores for core in each.ids]
+            assert len(cores) == len(set(cores))
 
     @invariant()
     def indexes_agree_with_rows(self) -> None:

@@ -37,6 +37,7 @@ def run_command(
     uid: int | None = None,
     gid: int | None = None,
     cgroups: Sequence[str] = (),
+    cores: Sequence[int] = (),
     executable: str | None = None,
     timeout_seconds: float,
 ) -> CommandResult:
@@ -60,10 +61,7 @@ def run_command(
         )
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         raise DriverError(f"cannot run {command[0]}: {error}", temporary=False) from error
-    for cgroup in cgroups:
-        # It counts as the task's; one that has ended already belongs nowhere.
-        with contextlib.suppress(OSError):
-            (Path(cgroup) / "cgroup.procs").write_text(str(process.pid), encoding="ascii")
+    join_task(process.pid, cgroups, cores)
     assert process.stdout is not None
     try:
         with process.stdout:
@@ -74,6 +72,16 @@ def run_command(
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     return CommandResult(exit_code=process.returncode if is_over else None, output=output)
+
+
+def join_task(pid: int, cgroups: Sequence[str], cores: Sequence[int]) -> None:
+    """Count a process as the task's and keep it to the task's cores; one that has ended already belongs nowhere."""
+    for cgroup in cgroups:
+        with contextlib.suppress(OSError):
+            (Path(cgroup) / "cgroup.procs").write_text(str(pid), encoding="ascii")
+    if cores:
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(pid, cores)
 
 
 def _read(process: subprocess.Popen[bytes], descriptor: int, deadline: float) -> bytes:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from swarmlet.errors import DriverError
-from swarmlet.model.resources import AllocatedPort, Network
+from swarmlet.model.resources import AllocatedPort, Network, cpu_list
 from swarmlet.runtime.drivers.docker_keys import BUILT_IN_NETWORKS, as_blocks, as_map, is_true
 from swarmlet.runtime.drivers.docker_reference import with_digest
 from swarmlet.runtime.drivers.docker_rights import Rights, check_rights
@@ -311,12 +311,13 @@ def _limits(spec: TaskSpec) -> dict[str, Any]:
         )
     hard_limit = wanted or spec.memory_max
     limit = (hard_limit or spec.memory) * MIB
-    found = {
+    found: dict[str, Any] = {
         "Memory": limit,
         "MemorySwap": limit,
         "MemoryReservation": spec.memory * MIB if hard_limit else 0,
         "CpuShares": max(2, spec.cpu) if spec.cpu else 0,
     }
+    found |= {"CpusetCpus": cpu_list(spec.cores)} if spec.cores else {}
     period = int(config.get("cpu_cfs_period") or CPU_PERIOD)
     if config.get("cpu_cfs_period") or is_true(config.get("cpu_hard_limit", False)):
         found["CpuPeriod"] = period

@@ -84,6 +84,8 @@ class TaskSpec(Record):
     was_started: bool = False
     #: The image's digest as it was when the job was submitted; empty: whatever its tag means.
     image_digest: str = ""
+    #: The cores that it has for itself, and runs on alone; empty: it runs on any.
+    cores: tuple[int, ...] = ()
 
 
 class TaskHandle(Record):

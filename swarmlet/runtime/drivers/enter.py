@@ -70,6 +70,8 @@ def become(request: dict[str, Any], lists: list[int], terminal: int, command: li
     plan = request["isolation"]
     for descriptor in lists:
         os.write(descriptor, b"0")
+    if request.get("cores"):
+        os.sched_setaffinity(0, request["cores"])
     if terminal >= 0:
         os.setsid()
         if plan["uid"] is not None:

@@ -13,11 +13,11 @@ import subprocess
 import sys
 import termios
 from collections.abc import AsyncGenerator, Sequence
-from pathlib import Path
 
 from swarmlet.errors import DriverError
 from swarmlet.model.execution import Output, TerminalSize
 from swarmlet.runtime.drivers import terminal
+from swarmlet.runtime.drivers.command import join_task
 from swarmlet.runtime.drivers.execution import OUTPUT_CHUNK_BYTES
 
 #: After the command has ended, its last words are awaited for at most this long: a stray child may hold the pipe.
@@ -32,6 +32,7 @@ async def start_execution(
     uid: int | None,
     gid: int | None,
     cgroups: Sequence[str],
+    cores: Sequence[int] = (),
     size: TerminalSize | None,
     executable: str | None = None,
 ) -> LocalExecution:
@@ -74,10 +75,7 @@ async def start_execution(
     finally:
         for descriptor in {stdin, stdout, stderr}:
             os.close(descriptor)
-    for cgroup in cgroups:
-        # It counts as the task's; one that has ended already belongs nowhere.
-        with contextlib.suppress(OSError):
-            (Path(cgroup) / "cgroup.procs").write_text(str(process.pid), encoding="ascii")
+    join_task(process.pid, cgroups, cores)
     return LocalExecution(process, ours_in, outputs, is_terminal=size is not None)
 
 

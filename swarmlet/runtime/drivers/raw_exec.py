@@ -24,7 +24,7 @@ from swarmlet.errors import DriverError
 from swarmlet.ids import AllocationId
 from swarmlet.model.execution import TerminalSize
 from swarmlet.model.node import DriverInfo
-from swarmlet.model.resources import Network
+from swarmlet.model.resources import Network, cpu_list
 from swarmlet.runtime.cgroup import Cgroups
 from swarmlet.runtime.drivers import shim
 from swarmlet.runtime.drivers.command import CommandResult, run_command
@@ -342,6 +342,7 @@ class RawExec:
             "uid": request["uid"],
             "gid": request["gid"],
             "cgroups": [str(path) for path in request["cgroups"]],
+            "cores": [int(core) for core in request.get("cores", ())],
         }
 
     async def signal(self, handle: TaskHandle, signal: str) -> None:
@@ -390,7 +391,8 @@ class RawExec:
             "gid": gid,
             "boot_id": boot_id(),
             "oom_score_adj": int(spec.config.get("oom_score_adj", 0)),
-            "cgroups": self._cgroups.make(name, spec.cpu, spec.memory, spec.memory_max),
+            "cgroups": self._cgroups.make(name, spec.cpu, spec.memory, spec.memory_max, cpu_list(spec.cores)),
+            "cores": list(spec.cores),
             "logs": {
                 "stdout": str(logs / f"{spec.task}.stdout"),
                 "stderr": str(logs / f"{spec.task}.stderr"),

@@ -149,12 +149,22 @@ class RotatingLog:
                 os.unlink(f"{self._prefix}.{number}")
 
 
+def keep_to(cores: list[int]) -> None:
+    """Run on these cores alone, also where there is no cgroup that sees to it. Raises OSError where none is there."""
+    try:
+        os.sched_setaffinity(0, cores)
+    except OSError as error:
+        raise OSError(f"cores {cores} of this machine cannot be used: {error.strerror}") from error
+
+
 def become(request: dict[str, Any], isolation: Any, holder: int) -> None:
     """Turn this forked child into the task, in the namespaces of `holder` where it is isolated. Does not return."""
     env = environment(request)
     for directory in request["cgroups"]:
         with contextlib.suppress(OSError), open(directory + "/cgroup.procs", "w", encoding="ascii") as file:
             file.write("0")
+    if request.get("cores"):
+        keep_to(request["cores"])
     if request["oom_score_adj"]:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write(str(request["oom_score_adj"]))

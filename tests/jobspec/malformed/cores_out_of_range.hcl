@@ -1,10 +1,10 @@
-# expect 7:9 cores is not supported: whole cores cannot be reserved yet; use cpu in MHz; expected resources without it
+# expect 7:17 -1 cores are out of range; expected 1 to 4_096
 job "web" {
   group "g" {
     task "t" {
       driver = "docker"
       resources {
-        cores = 2
+        cores = -1
       }
       config {
         image = "a"
