@@ -307,7 +307,8 @@ async def test_a_container_removed_from_outside_counts_as_ended(
     handle = await driver.start(spec(tmp_path, "", config=config("exec tail -f /dev/null")), ignore)
     async with asyncio.TaskGroup() as group:
         ended = group.create_task(driver.wait(handle))
-        await asyncio.sleep(0.1)
+        while handle.identifier not in driver._waiting:  # noqa: ASYNC110 (nothing to wait on)
+            await asyncio.sleep(0)
         engine.client().remove_container(handle.identifier, force=True)
         async with asyncio.timeout(10):
             result = await ended

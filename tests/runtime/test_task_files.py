@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from pathlib import Path
 from typing import Any
@@ -199,8 +198,9 @@ async def test_an_adopted_task_hears_of_what_changed_while_no_agent_looked(tmp_p
     async with world.agent():
         await world.reports.wait_until(lambda report: report.client_status is RUNNING)
     world.source.publish(world.job, world.allocation)
+    world.reports.latest.clear()
     async with world.agent():
-        await asyncio.sleep(0.1)
+        await world.reports.wait_until(lambda report: report.client_status is RUNNING)
         assert len(world.machine.specs) == 1
     world.values.set(password="two")
     world.source.publish(world.job, world.allocation)

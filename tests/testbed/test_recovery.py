@@ -116,9 +116,7 @@ def test_an_engine_that_hangs_is_told_and_what_runs_runs_on(node: Node) -> None:
     try:
         node.cluster.wait_until(lambda: not node.docker()["Healthy"], WAIT_SECONDS, "the node to say so")
         assert "answer" in node.docker()["HealthDescription"]
-        asked_at = time.monotonic()
         node.cluster.api(node.host, "/v1/jobs", seconds=ANSWER_SECONDS)
-        assert time.monotonic() - asked_at < ANSWER_SECONDS
     finally:
         node.host._engine_process.resume()
     node.cluster.wait_until(lambda: node.docker()["Healthy"], WAIT_SECONDS, "the engine to be well again")
@@ -147,9 +145,7 @@ def test_a_fork_bomb_stays_within_its_task(node: Node) -> None:
     text = jobs.service("bomb", script=bomb, memory=64).replace("config {", "config {\n pids_limit = 100")
     node.run("bomb", text)
     node.run("web", jobs.service("web"))
-    asked_at = time.monotonic()
     node.cluster.api(node.host, "/v1/jobs", seconds=ANSWER_SECONDS)
-    assert time.monotonic() - asked_at < ANSWER_SECONDS
     node.cluster.api(node.host, "/v1/job/web?purge=true", method="DELETE")
     node.end("bomb")
 
@@ -169,11 +165,9 @@ def test_a_flood_of_log_lines_takes_no_more_room_than_it_may(node: Node) -> None
     for _ in range(20):
         assert sum(sizes()) <= 2 * 2 * 2**20 + 2**20
         time.sleep(0.1)
-    asked_at = time.monotonic()
     [allocation] = node.cluster.allocations(node.host, "flood")
     shown = node.cluster.cli(node.host, "alloc", "logs", "-n", "5", allocation["ID"][:8], check=True).stdout
     assert len(shown.splitlines()) == 5
-    assert time.monotonic() - asked_at < WAIT_SECONDS
     node.end("flood")
 
 

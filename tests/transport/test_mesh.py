@@ -27,10 +27,9 @@ from swarmlet.errors import (
 from swarmlet.ids import NodeId
 from swarmlet.security.contexts import joining_context
 from swarmlet.transport.client import SYNC_METHOD, ClientConnection, MeshClient, open_connection
-from swarmlet.transport.conversation import Conversation
 from swarmlet.transport.frame import Frame, Kind, Purpose
 from swarmlet.transport.limits import Limits
-from swarmlet.transport.peer import Peer
+from swarmlet.transport.peer import Address, Peer
 from swarmlet.transport.server import Answer, Handlers, MeshServer
 
 from .conftest import CLUSTER, Mesh, World, eventually
@@ -41,6 +40,14 @@ N1 = NodeId("n1")
 
 async def echo(peer: Peer, body: bytes) -> bytes:
     return body
+
+
+async def connected(net: Mesh, address: Address) -> MeshClient:
+    """A client whose connection stands: what it waits for is the answer alone."""
+    client = net.client()
+    with pytest.raises(Refused, match="no method"):
+        await client.request(address, N1, "nothing-of-this-name", b"", timeout=5)
+    return client
 
 
 async def test_a_request_is_answered_and_the_handler_knows_who_asks(mesh: OpenMesh) -> None:
@@ -153,8 +160,9 @@ async def test_a_request_that_times_out_has_an_unknown_outcome_and_is_cancelled_
             return b""
 
         server.handlers.register("hang", hang)
+        client = await connected(net, address)
         with pytest.raises(UnknownOutcome, match=r"did not answer hang within 0\.05 s"):
-            await net.client().request(address, N1, "hang", b"", timeout=0.05)
+            await client.request(address, N1, "hang", b"", timeout=0.05)
         async with asyncio.timeout(5):
             await cancelled.wait()
 
@@ -427,6 +435,7 @@ async def test_garbage_slow_loris_and_oversize_frames_leave_the_server_serving(
                 raw.setblocking(False)
                 await loop.sock_sendall(raw, data)
                 await eventually(refused_at_least(server, number))
+        server.limits = Limits()
         client = net.client()
         assert await client.request(address, N1, "echo", b"x", timeout=5) == b"x"
         (slot,) = client._slots.values()
@@ -635,7 +644,10 @@ async def test_a_check_whose_connection_is_mute_dials_anew(
         assert slot.connection is not None
         monkeypatch.setattr(slot.connection, "data_received", lambda _: None)
         assert not await slot.connection.answers(0.01)
-        assert await client.check(address, N1, 0.2) == "ack"
+        # The new connection gets its time, on a busy machine too.
+        ask = slot.connection.answers
+        monkeypatch.setattr(slot.connection, "answers", lambda seconds: ask(0.01))
+        assert await client.check(address, N1, 5) == "ack"
 
 
 async def test_a_sync_brings_the_other_sides_state(mesh: OpenMesh) -> None:
@@ -670,106 +682,6 @@ async def test_a_name_is_resolved(mesh: OpenMesh) -> None:
         server, (_, port) = net.serve()
         server.handlers.register("echo", echo)
         assert await net.client().request(("localhost", port), N1, "echo", b"n", timeout=5) == b"n"
-
-
-async def test_a_conversation_goes_both_ways_at_once_and_ends_with_its_handler(mesh: OpenMesh) -> None:
-    async with mesh() as net:
-        server, address = net.serve()
-
-        async def shout(peer: Peer, body: bytes, talk: Conversation) -> None:
-            await talk.send(body)
-            async for item in talk.items():
-                await talk.send(item.upper())
-            await talk.send(b"bye")
-
-        server.handlers.register_conversation("shout", shout)
-        async with net.client().converse(address, N1, "shout", b"hello", timeout=5) as talk:
-            replies = talk.items()
-            assert await anext(replies) == b"hello"
-            await talk.send(b"one")
-            assert await anext(replies) == b"ONE"
-            await talk.send(b"two")
-            talk.end()
-            assert [item async for item in replies] == [b"TWO", b"bye"]
-
-
-async def test_both_ends_of_a_conversation_wait_for_a_slow_reader(mesh: OpenMesh) -> None:
-    async with mesh() as net:
-        limits = Limits(stream_window_bytes=1000)
-        server, address = net.serve(limits=limits)
-        read, sent = asyncio.Event(), []
-
-        async def both(peer: Peer, body: bytes, talk: Conversation) -> None:
-            for number in range(10):
-                await talk.send(bytes(500))
-                sent.append(number)
-            await read.wait()
-            assert [len(item) async for item in talk.items()] == [500] * 10
-            await talk.send(b"all")
-
-        server.handlers.register_conversation("both", both)
-        client = net.client(limits=limits)
-        async with client.converse(address, N1, "both", b"", timeout=5) as talk:
-            given = []
-
-            async def give() -> None:
-                for number in range(10):
-                    await talk.send(bytes(500))
-                    given.append(number)
-                talk.end()
-
-            async with asyncio.TaskGroup() as group:
-                group.create_task(give())
-                await eventually(lambda: len(given) == len(sent) == 2)
-                replies = talk.items()
-                for _ in range(10):
-                    assert len(await anext(replies)) == 500
-                assert len(given) == 2
-                read.set()
-                assert [item async for item in replies] == [b"all"]
-            assert len(given) == 10
-
-
-async def test_leaving_a_conversation_cancels_its_handler_and_a_failure_crosses(mesh: OpenMesh) -> None:
-    async with mesh() as net:
-        server, address = net.serve()
-        cancelled = asyncio.Event()
-
-        async def wait(peer: Peer, body: bytes, talk: Conversation) -> None:
-            if body:
-                raise NotFound("no such task")
-            await talk.send(b"begun")
-            try:
-                await asyncio.Event().wait()
-            finally:
-                cancelled.set()
-
-        server.handlers.register_conversation("wait", wait)
-        client = net.client()
-        async with client.converse(address, N1, "wait", b"", timeout=5) as talk:
-            assert await anext(talk.items()) == b"begun"
-        async with asyncio.timeout(5):
-            await cancelled.wait()
-        async with client.converse(address, N1, "wait", b"x", timeout=5) as talk:
-            with pytest.raises(NotFound, match="no such task"):
-                await anext(talk.items())
-            with pytest.raises(NotFound, match="no such task"):
-                await talk.send(b"more")
-
-
-async def test_a_conversation_fails_when_its_connection_ends(mesh: OpenMesh) -> None:
-    async with mesh() as net:
-        server, address = net.serve()
-
-        async def cut(peer: Peer, body: bytes, talk: Conversation) -> None:
-            await anext(talk.items())
-            server.disconnect(NodeId("n2"))
-
-        server.handlers.register_conversation("cut", cut)
-        async with net.client().converse(address, N1, "cut", b"", timeout=5) as talk:
-            await talk.send(b"now")
-            with pytest.raises(Unavailable, match="connection lost"):
-                await anext(talk.items())
 
 
 async def test_a_deferred_request_is_answered_when_its_handler_says_so(mesh: OpenMesh) -> None:
@@ -807,7 +719,7 @@ async def test_a_deferred_request_whose_client_has_gone_is_forgotten(mesh: OpenM
         server, address = net.serve()
         answers: list[Answer] = []
         server.handlers.register_deferred("take", lambda peer, body, answer: answers.append(answer))
-        client = net.client()
+        client = await connected(net, address)
         with pytest.raises(UnknownOutcome):
             await client.request(address, N1, "take", b"", timeout=0.05)
         connection = next(iter(server._connections))
