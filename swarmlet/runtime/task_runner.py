@@ -248,7 +248,17 @@ class TaskRunner:
         handle = self.machine.record.handle
         assert handle is not None
         await asyncio.sleep(self._shutdown_delay_ns / 1e9)
-        await self._insist(lambda: self.driver.stop(handle, self._kill_signal, self._kill_timeout_ns), "stop")
+        await self._insist(lambda: self._end(handle), "stop")
+
+    async def _end(self, handle: TaskHandle) -> None:
+        """Ask it to end. What can never be asked that way is killed: a stop is carried out."""
+        try:
+            await self.driver.stop(handle, self._kill_signal, self._kill_timeout_ns)
+        except DriverError as error:
+            if error.temporary:
+                raise
+            self.notice("Killing", f"at once: {error}")
+            await self.driver.kill(handle)
 
     async def _insist(self, call: Callable[[], Awaitable[T]], what: str) -> T:
         """Call the driver until it answers: an engine that is down comes back."""

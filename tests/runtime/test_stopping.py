@@ -225,6 +225,25 @@ async def test_a_stop_in_the_pause_after_a_failure_of_our_own_is_not_forgotten(
     assert machine.specs == []
 
 
+class StubbornDriver(FakeDriver):
+    """Cannot ask its tasks to end."""
+
+    async def stop(self, handle: TaskHandle, signal: str, timeout_ns: int) -> None:
+        raise DriverError(f"kill_signal {signal!r} is not a signal of this system", temporary=False)
+
+
+async def test_a_task_that_cannot_be_asked_to_end_is_killed(tmp_path: Path) -> None:
+    machine, source, reports = Machine(), Source(), Reports()
+    job = job_of(fake_task(kill_signal="SIGPLEASE"))
+    source.publish(job, allocation_of(job))
+    async with RunningAgent(tmp_path, StubbornDriver(machine), source, reports):
+        await reports.wait_until(lambda report: report.client_status is RUNNING)
+        source.publish(job, stopped(allocation_of(job)))
+        report = await reports.wait_until(is_complete)
+    assert "SIGPLEASE" in " ".join(event.message for event in report.task_states["server"].events)
+    assert machine.running == {}
+
+
 # What an earlier agent left half done.
 
 
