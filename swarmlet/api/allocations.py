@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from swarmlet.api.context import CONTEXT
-from swarmlet.api.listing import answer_list
+from swarmlet.api.listing import answer_allocations, in_namespace
 from swarmlet.api.route import (
     GET,
     WRITE,
@@ -14,11 +14,10 @@ from swarmlet.api.route import (
     fresh_view,
     integer,
     json_body,
-    listed_namespace,
     one_by_prefix,
     truth,
 )
-from swarmlet.api.shapes import allocation_detail, allocation_stub
+from swarmlet.api.shapes import allocation_detail
 from swarmlet.api.streaming import send
 from swarmlet.errors import Conflict, InvalidInput, NotFound
 from swarmlet.model.allocation import Allocation
@@ -36,15 +35,9 @@ def requested_allocation(request: web.Request, view: View) -> Allocation:
 async def list_allocations(request: web.Request) -> web.StreamResponse:
     """GET /v1/allocations."""
     view, index = await fresh_view(request, (Table.ALLOCATIONS,))
-    namespace = listed_namespace(request)
-    return await answer_list(
-        request,
-        view,
-        index,
-        view.allocations(request.query.get("prefix", "")),
-        lambda item: allocation_stub(item, view),
-        is_wanted=lambda item: namespace is None or item.namespace == namespace,
-        page_key=lambda item: item.id,
+    found = view.allocations(request.query.get("prefix", ""))
+    return await answer_allocations(
+        request, view, index, found, is_wanted=in_namespace(request), page_key=lambda item: item.id
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from swarmlet.api.context import CONTEXT
-from swarmlet.api.listing import answer_list
+from swarmlet.api.listing import answer_allocations, answer_list, in_namespace
 from swarmlet.api.route import (
     GET,
     WRITE,
@@ -13,11 +13,10 @@ from swarmlet.api.route import (
     answer,
     fresh_view,
     json_body,
-    listed_namespace,
     one_by_prefix,
     texts,
 )
-from swarmlet.api.shapes import allocation_stub, deployment_json
+from swarmlet.api.shapes import deployment_json
 from swarmlet.errors import Conflict
 from swarmlet.ids import AllocationId
 from swarmlet.model.deployment import Deployment, DeploymentStatus
@@ -34,14 +33,13 @@ def _deployment(request: web.Request, view: View) -> Deployment:
 async def list_deployments(request: web.Request) -> web.StreamResponse:
     """GET /v1/deployments."""
     view, index = await fresh_view(request, (Table.DEPLOYMENTS,))
-    namespace = listed_namespace(request)
     return await answer_list(
         request,
         view,
         index,
         view.deployments(request.query.get("prefix", "")),
         deployment_json,
-        is_wanted=lambda item: namespace is None or item.namespace == namespace,
+        is_wanted=in_namespace(request),
         page_key=lambda item: item.id,
     )
 
@@ -56,13 +54,9 @@ async def allocations(request: web.Request) -> web.StreamResponse:
     """GET /v1/deployment/allocations/:id."""
     view, index = await fresh_view(request, (Table.ALLOCATIONS,))
     deployment = _deployment(request, view)
-    return await answer_list(
-        request,
-        view,
-        index,
-        view.allocations_of_job(deployment.namespace, deployment.job_id),
-        lambda item: allocation_stub(item, view),
-        is_wanted=lambda item: item.deployment_id == deployment.id,
+    found = view.allocations_of_job(deployment.namespace, deployment.job_id)
+    return await answer_allocations(
+        request, view, index, found, is_wanted=lambda item: item.deployment_id == deployment.id
     )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from swarmlet.api.listing import answer_list
-from swarmlet.api.route import GET, Route, answer, fresh_view, listed_namespace, one_by_prefix
-from swarmlet.api.shapes import allocation_stub, evaluation_json
+from swarmlet.api.listing import answer_allocations, answer_list, in_namespace
+from swarmlet.api.route import GET, Route, answer, fresh_view, one_by_prefix
+from swarmlet.api.shapes import evaluation_json
 from swarmlet.model.evaluation import Evaluation
 from swarmlet.security.access import Capability
 from swarmlet.state.view import Table, View
@@ -20,16 +20,14 @@ def _evaluation(request: web.Request, view: View) -> Evaluation:
 async def list_evaluations(request: web.Request) -> web.StreamResponse:
     """GET /v1/evaluations."""
     view, index = await fresh_view(request, (Table.EVALUATIONS,))
-    namespace, job = listed_namespace(request), request.query.get("job", "")
+    is_there, job = in_namespace(request), request.query.get("job", "")
     return await answer_list(
         request,
         view,
         index,
         view.evaluations(request.query.get("prefix", "")),
         evaluation_json,
-        is_wanted=lambda item: (
-            (namespace is None or item.namespace == namespace) and (not job or item.job_id == job)
-        ),
+        is_wanted=lambda item: is_there(item) and job in {"", item.job_id},
         page_key=lambda item: item.id,
     )
 
@@ -44,13 +42,9 @@ async def allocations(request: web.Request) -> web.StreamResponse:
     """GET /v1/evaluation/:id/allocations."""
     view, index = await fresh_view(request, (Table.ALLOCATIONS,))
     evaluation = _evaluation(request, view)
-    return await answer_list(
-        request,
-        view,
-        index,
-        view.allocations_of_job(evaluation.namespace, evaluation.job_id),
-        lambda item: allocation_stub(item, view),
-        is_wanted=lambda item: item.evaluation_id == evaluation.id,
+    found = view.allocations_of_job(evaluation.namespace, evaluation.job_id)
+    return await answer_allocations(
+        request, view, index, found, is_wanted=lambda item: item.evaluation_id == evaluation.id
     )
 
 

@@ -98,13 +98,7 @@ class Exchange:
             while piece := self._some():
                 yield piece
             return
-        left = _number(length, 10)
-        while left:
-            piece = self._some(left)
-            if not piece:
-                raise MalformedAnswer("the connection closed before the end of the answer")
-            left -= len(piece)
-            yield piece
+        yield from self._exactly(_number(length, 10))
 
     # Details.
 
@@ -125,16 +119,19 @@ class Exchange:
 
     def _chunks(self) -> Iterator[bytes]:
         while True:
-            left = _number(self._line().partition(b";")[0].decode("latin-1"), 16)
-            if not left:
+            size = _number(self._line().partition(b";")[0].decode("latin-1"), 16)
+            if not size:
                 return
-            while left:
-                piece = self._some(left)
-                if not piece:
-                    raise MalformedAnswer("the connection closed before the end of the answer")
-                left -= len(piece)
-                yield piece
+            yield from self._exactly(size)
             self._line()
+
+    def _exactly(self, left: int) -> Iterator[bytes]:
+        while left:
+            piece = self._some(left)
+            if not piece:
+                raise MalformedAnswer("the connection closed before the end of the answer")
+            left -= len(piece)
+            yield piece
 
     def _line(self) -> bytes:
         while b"\r\n" not in self._buffer:

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from swarmlet.api.context import CONTEXT, ApiContext
 from swarmlet.api.explain import explain_job
-from swarmlet.api.listing import answer_list
+from swarmlet.api.listing import answer_allocations, answer_list
 from swarmlet.api.route import (
     DELETE,
     GET,
@@ -23,7 +23,6 @@ from swarmlet.api.route import (
     truth,
 )
 from swarmlet.api.shapes import (
-    allocation_stub,
     deployment_json,
     evaluation_json,
     job_json,
@@ -38,7 +37,7 @@ from swarmlet.jobspec.validation import Checks, validate_job
 from swarmlet.model.job import Job
 from swarmlet.placement.constraint import compile_constraint
 from swarmlet.security.access import Capability, authorize
-from swarmlet.state.command import DeregisterJob, EvaluateJob, RegisterJob
+from swarmlet.state.command import Applied, DeregisterJob, EvaluateJob, RegisterJob
 from swarmlet.state.view import Table, View
 from swarmlet.template.check import problems as template_problems
 
@@ -87,17 +86,18 @@ async def submit_job(request: web.Request) -> web.Response:
         request["identity"].name,
         request_id=RequestId(request_id) if request_id else None,
     )
-    return answer(
-        {
-            "EvalID": applied.evaluation_id or "",
-            "EvalCreateIndex": applied.index,
-            "JobModifyIndex": applied.job_modify_index,
-            "Warnings": "\n".join(remarks),
-            "Index": applied.index,
-        },
-        context.replica.view,
-        index=applied.index,
-    )
+    return _registered(context, applied, {"Warnings": "\n".join(remarks)})
+
+
+def _registered(context: ApiContext, applied: Applied, more: dict[str, Any] | None = None) -> web.Response:
+    """What a change of a job answers."""
+    found = {
+        "EvalID": applied.evaluation_id or "",
+        "EvalCreateIndex": applied.index,
+        "JobModifyIndex": applied.job_modify_index,
+        "Index": applied.index,
+    }
+    return answer(found | (more or {}), context.replica.view, index=applied.index)
 
 
 def checks_of(context: ApiContext) -> Checks:
@@ -169,16 +169,7 @@ async def stop_job(request: web.Request) -> web.Response:
         DeregisterJob(namespace=namespace_of(request), job_id=JobId(request.match_info["job"]), purge=purge),
         request["identity"].name,
     )
-    return answer(
-        {
-            "EvalID": applied.evaluation_id or "",
-            "EvalCreateIndex": applied.index,
-            "JobModifyIndex": applied.job_modify_index,
-            "Index": applied.index,
-        },
-        context.replica.view,
-        index=applied.index,
-    )
+    return _registered(context, applied)
 
 
 async def evaluate_job(request: web.Request) -> web.Response:
@@ -207,7 +198,7 @@ async def allocations(request: web.Request) -> web.StreamResponse:
     view, index = await fresh_view(request, (Table.ALLOCATIONS,))
     namespace, job_id = namespace_of(request), JobId(request.match_info["job"])
     found = view.allocations_of_job(namespace, job_id)
-    return await answer_list(request, view, index, found, lambda item: allocation_stub(item, view))
+    return await answer_allocations(request, view, index, found)
 
 
 async def evaluations(request: web.Request) -> web.Response:
@@ -268,15 +259,7 @@ async def revert(request: web.Request) -> web.Response:
     applied = await context.replica.submit(
         RegisterJob(job=old, check_index=job.job_modify_index), request["identity"].name
     )
-    return answer(
-        {
-            "EvalID": applied.evaluation_id or "",
-            "EvalCreateIndex": applied.index,
-            "JobModifyIndex": applied.job_modify_index,
-            "Index": applied.index,
-        },
-        context.replica.view,
-    )
+    return _registered(context, applied)
 
 
 async def explain(request: web.Request) -> web.Response:

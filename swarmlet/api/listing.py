@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from aiohttp import web
 
-from swarmlet.api.route import encode, index_headers, integer
+from swarmlet.api.route import encode, index_headers, integer, listed_namespace
+from swarmlet.api.shapes import allocation_stub
+from swarmlet.ids import Namespace
+from swarmlet.model.allocation import Allocation
 from swarmlet.state.view import View
 
 T = TypeVar("T")
@@ -64,6 +67,41 @@ async def answer_list(
             break
         await sending.add(encode(shape(row)))
     return await sending.end()
+
+
+async def answer_allocations(
+    request: web.Request,
+    view: View,
+    index: int,
+    rows: Iterable[Allocation],
+    *,
+    is_wanted: Callable[[Allocation], bool] = lambda row: True,
+    page_key: Callable[[Allocation], str] | None = None,
+) -> web.StreamResponse:
+    """A list of allocations, each in Nomad's short form."""
+    return await answer_list(
+        request,
+        view,
+        index,
+        rows,
+        lambda row: allocation_stub(row, view),
+        is_wanted=is_wanted,
+        page_key=page_key,
+    )
+
+
+class InNamespace(Protocol):
+    """What belongs to a namespace."""
+
+    @property
+    def namespace(self) -> Namespace:
+        """Which."""
+
+
+def in_namespace(request: web.Request) -> Callable[[InNamespace], bool]:
+    """Whether a row is of the namespace that the request lists, or of any."""
+    wanted = listed_namespace(request)
+    return lambda row: wanted is None or row.namespace == wanted
 
 
 class _Sending:

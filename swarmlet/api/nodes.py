@@ -5,9 +5,9 @@ from __future__ import annotations
 from aiohttp import web
 
 from swarmlet.api.context import CONTEXT
-from swarmlet.api.listing import answer_list
+from swarmlet.api.listing import answer_allocations, answer_list
 from swarmlet.api.route import GET, WRITE, Route, answer, fresh_view, json_body, one_by_prefix, truth
-from swarmlet.api.shapes import allocation_stub, node_detail, node_stub
+from swarmlet.api.shapes import node_detail, node_stub
 from swarmlet.errors import InvalidInput
 from swarmlet.model.node import DrainStrategy, Eligibility, Node
 from swarmlet.security.access import Capability
@@ -41,7 +41,7 @@ async def allocations(request: web.Request) -> web.StreamResponse:
     view, index = await fresh_view(request, (Table.ALLOCATIONS,))
     node = _node(request, view)
     found = view.allocations_on_node(node.id)
-    return await answer_list(request, view, index, found, lambda item: allocation_stub(item, view))
+    return await answer_allocations(request, view, index, found)
 
 
 async def drain(request: web.Request) -> web.Response:

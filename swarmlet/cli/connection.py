@@ -37,4 +37,10 @@ def find_job(api: Client, name: str) -> dict[str, Any]:
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+namespace_option = click.option(
+    "--namespace", default="", metavar="NAME", help="Where it lives (default: default)."
+)
+namespaces_option = click.option(
+    "--namespace", default="", metavar="NAME", help="Of one namespace, or * for all."
+)
 wide_option = click.option("--wide", is_flag=True, help="Do not shorten columns.")

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from swarmlet.api.client import Client
-from swarmlet.cli.connection import client, json_option, wide_option
+from swarmlet.cli.connection import client, json_option, namespace_option, namespaces_option, wide_option
 from swarmlet.cli.output import age, is_terminal, say, say_json, table
 from swarmlet.errors import Conflict, InvalidInput, NotFound
 
@@ -42,7 +42,7 @@ def var() -> None:
     help="Write only over this modify index (0: only a new one).",
 )
 @click.option("--force", is_flag=True, help="Overwrite whatever is there.")
-@click.option("--namespace", default="", metavar="NAME", help="Where it lives (default: default).")
+@namespace_option
 @json_option
 @click.pass_context
 def put(
@@ -86,7 +86,7 @@ def put(
 @click.argument("path")
 @click.option("--item", default="", metavar="KEY", help="Print this item's value and nothing else.")
 @click.option("--show", is_flag=True, help="Show values.")
-@click.option("--namespace", default="", metavar="NAME", help="Where it lives (default: default).")
+@namespace_option
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON, with values.")
 @click.pass_context
 def get(ctx: click.Context, path: str, item: str, show: bool, namespace: str, as_json: bool) -> int:
@@ -118,7 +118,7 @@ def get(ctx: click.Context, path: str, item: str, show: bool, namespace: str, as
 
 @var.command(name="list")
 @click.argument("prefix", default="")
-@click.option("--namespace", default="", metavar="NAME", help="Of one namespace, or * for all.")
+@namespaces_option
 @json_option
 @wide_option
 @click.pass_context
@@ -156,7 +156,7 @@ def list_(ctx: click.Context, prefix: str, namespace: str, as_json: bool, wide: 
     metavar="N",
     help="Delete only at this modify index.",
 )
-@click.option("--namespace", default="", metavar="NAME", help="Where it lives (default: default).")
+@namespace_option
 @json_option
 @click.pass_context
 def purge(ctx: click.Context, path: str, cas: int | None, namespace: str, as_json: bool) -> int:

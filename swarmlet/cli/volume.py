@@ -6,16 +6,13 @@ from typing import Any
 
 import click
 
-from swarmlet.cli.connection import client, json_option, wide_option
+from swarmlet.cli.connection import client, json_option, namespace_option, namespaces_option, wide_option
 from swarmlet.cli.output import age, say, say_json, table
 from swarmlet.errors import InvalidInput
 
 #: Copying what is in a volume takes as long as it takes; a link that says nothing for so long is broken.
 COPY_SECONDS = 24 * 3600.0
 
-namespace_option = click.option(
-    "--namespace", default="", metavar="NAME", help="Where it lives (default: default)."
-)
 node_option = click.option(
     "--node", "node", default="", metavar="NAME", help="The node (default: the one that fits best)."
 )
@@ -69,7 +66,7 @@ def create(
 
 @volume.command()
 @click.argument("name", default="")
-@click.option("--namespace", default="", metavar="NAME", help="Of one namespace, or * for all.")
+@namespaces_option
 @json_option
 @wide_option
 @click.pass_context
@@ -142,7 +139,7 @@ def snapshot(ctx: click.Context, name: str, namespace: str, as_json: bool) -> in
 
 
 @volume.command()
-@click.option("--namespace", default="", metavar="NAME", help="Of one namespace, or * for all.")
+@namespaces_option
 @json_option
 @wide_option
 @click.pass_context

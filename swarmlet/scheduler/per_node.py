@@ -8,7 +8,7 @@ from __future__ import annotations
 from swarmlet.model.allocation import Allocation, ClientStatus, RescheduleEvent
 from swarmlet.model.job import SECOND_NS, Job, JobType, TaskGroup, UpdateStrategy
 from swarmlet.model.node import Node, NodeStatus
-from swarmlet.model.plan import InPlaceUpdate, Mark
+from swarmlet.model.plan import InPlaceUpdate
 from swarmlet.placement.feasibility import Ask
 from swarmlet.scheduler import reschedule
 from swarmlet.scheduler.definition import Difference, difference
@@ -65,7 +65,7 @@ class PerNode:
             return None
         if node.status is NodeStatus.DOWN:
             for allocation in live:
-                self._mark_unknown(allocation, node)
+                self.result.mark_unknown(allocation, node)
             return None
         for extra in live[1:]:
             self.result.stop(extra, "a second one on this node")
@@ -141,16 +141,6 @@ class PerNode:
             old = self.view.job_version(self.job.namespace, self.job.id, version)
             self._differences[version] = difference(old, self.job, self.group.name)
         return self._differences[version]
-
-    def _mark_unknown(self, allocation: Allocation, node: Node) -> None:
-        if allocation.client_status is not ClientStatus.UNKNOWN:
-            self.result.marks.append(
-                Mark(
-                    allocation_id=allocation.id,
-                    client=ClientStatus.UNKNOWN,
-                    description=f"node {node.name} is down",
-                )
-            )
 
     def _index(self) -> int:
         """The smallest that no allocation of the group holds."""

@@ -14,7 +14,7 @@ from swarmlet.model.deployment import Deployment, DeploymentGroup, DeploymentSta
 from swarmlet.model.evaluation import Evaluation
 from swarmlet.model.job import SECOND_NS, Job, JobType, TaskGroup, UpdateStrategy
 from swarmlet.model.node import SILENT, Node, NodeStatus
-from swarmlet.model.plan import DeploymentUpdate, InPlaceUpdate, Mark
+from swarmlet.model.plan import DeploymentUpdate, InPlaceUpdate
 from swarmlet.placement.feasibility import Ask
 from swarmlet.scheduler import reschedule
 from swarmlet.scheduler.definition import Difference, difference
@@ -346,18 +346,8 @@ class _Group:
                 self.group.name,
                 f"{name} waits {_seconds(due - self.now_ns)} s more for node {node.name} before it is replaced",
             )
-        self._mark_unknown(allocation, node)
+        self.result.mark_unknown(allocation, node)
         return True
-
-    def _mark_unknown(self, allocation: Allocation, node: Node) -> None:
-        if allocation.client_status is not ClientStatus.UNKNOWN:
-            self.result.marks.append(
-                Mark(
-                    allocation_id=allocation.id,
-                    client=ClientStatus.UNKNOWN,
-                    description=f"node {node.name} is down",
-                )
-            )
 
     def _settle(self, current: list[Allocation]) -> Allocation | None:
         """Of several allocations that could hold the index, which one does; the others stop as soon as they may."""
@@ -511,7 +501,7 @@ class _Group:
         for original in lost:
             node = self.view.node(original.node_id)
             if node is not None and original.id not in self.result.leaving:
-                self._mark_unknown(original, node)
+                self.result.mark_unknown(original, node)
                 self.result.leaving.add(original.id)
                 self.result.look_again(self.now_ns + LOST_LOOK_AGAIN_NS)
         if last is not None and last.client_status is ClientStatus.COMPLETE:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from swarmlet.ids import NodeId
 from swarmlet.model.allocation import Allocation, ClientStatus, RescheduleEvent
 from swarmlet.model.deployment import Deployment
+from swarmlet.model.node import Node
 from swarmlet.model.plan import DeploymentUpdate, InPlaceUpdate, Mark, Stop
 
 #: Sentences kept per group.
@@ -65,6 +66,14 @@ class Reconciliation:
         """Stop it; `client` LOST where nobody is left to say that it ended."""
         self.stops.append(Stop(allocation_id=allocation.id, description=why, client=client))
         self.leaving.add(allocation.id)
+
+    def mark_unknown(self, allocation: Allocation, node: Node) -> None:
+        """Nobody can say how it does."""
+        if allocation.client_status is not ClientStatus.UNKNOWN:
+            description = f"node {node.name} is down"
+            self.marks.append(
+                Mark(allocation_id=allocation.id, client=ClientStatus.UNKNOWN, description=description)
+            )
 
     def wait(self, group: str, sentence: str) -> None:
         """Say why something is left alone."""
