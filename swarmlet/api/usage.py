@@ -49,7 +49,7 @@ async def host_stats(request: web.Request) -> web.Response:
 
 
 def _nodes(view: View) -> list[Node]:
-    found = [node for node in view.nodes() if node.status is not NodeStatus.DOWN]
+    found = [node for node in view.nodes() if node.status not in {NodeStatus.DOWN, NodeStatus.LEFT}]
     return sorted(found, key=lambda node: (node.name, node.id))
 
 

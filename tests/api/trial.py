@@ -77,12 +77,12 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(trial: WhatIf, directory: Path) -> Iterator[Served]:
-    """Answer on a socket in `directory`, on a thread with a loop of its own."""
+def served(trial: WhatIf, directory: Path, **more: object) -> Iterator[Served]:
+    """Answer on a socket in `directory`, on a thread with a loop of its own. `more`: of the context."""
     replica = TrialReplica(trial)
     path = str(directory / "api.sock")
     context = SimpleNamespace(
-        replica=replica, identify=identify, check_driver=lambda *_: [], bind_images=unbound
+        replica=replica, identify=identify, check_driver=lambda *_: [], bind_images=unbound, **more
     )
     loop = asyncio.new_event_loop()
 
