@@ -88,7 +88,9 @@ def why_not(line: str) -> str:
     line = re.sub(r"\$\([^)]*\)", "X", line)
     line = re.split(r"\s[|>&;#]|;\s|\s{3,}", line)[0]
     words = single_dash_to_double(shlex.split(re.sub(r"\[[^\]]*\]|…", "", line)))[1:]
-    command, context = cast("click.Command", root), click.Context(root, info_name="swarmlet")
+    # With the root's own settings: click keeps a command's help option as its first context wants it.
+    command = cast("click.Command", root)
+    context = click.Context(root, info_name="swarmlet", **root.context_settings)
     while True:
         parser = command.make_parser(context)
         parser.allow_interspersed_args = not isinstance(command, click.Group)
