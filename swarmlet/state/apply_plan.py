@@ -59,7 +59,7 @@ from swarmlet.state.store import ALLOCATION_IDS_MAX, ALLOCATIONS_MAX, Store
 #: Placements in one plan that become a row each: about a second of work at apply. Blocks have no such bound.
 PLACEMENTS_MAX = 100_000
 #: From this feature level on, `ALLOCATION_IDS_MAX` is obeyed.
-IDS_LEVEL = 3
+IDS_LEVEL = 4
 
 
 def apply_plan(step: Step, plan: Plan) -> None:

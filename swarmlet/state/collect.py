@@ -19,7 +19,7 @@ FAILED_KEPT_PER_JOB = 10
 #: repeats it.
 COLLECTED_MAX = 2_000
 #: From this feature level on, jobs are counted with all of their rows, and the outcome says how many rows there were.
-COUNTED_LEVEL = 3
+COUNTED_LEVEL = 4
 
 
 def forget_purged(step: Step) -> None:

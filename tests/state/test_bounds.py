@@ -84,7 +84,7 @@ def test_no_more_allocations_are_placed_than_are_kept(monkeypatch: pytest.Monkey
     assert replica.allocations("two") == []
 
 
-@pytest.mark.parametrize(("level", "error"), [(2, ""), (3, "Overloaded")])
+@pytest.mark.parametrize(("level", "error"), [(3, ""), (4, "Overloaded")])
 def test_ids_that_blocks_leave_behind_are_bounded_once_every_replica_knows_that(
     level: int, error: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

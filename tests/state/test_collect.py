@@ -118,7 +118,7 @@ def test_one_collection_forgets_a_bounded_number_of_rows_whatever_jobs_have(
 ) -> None:
     """A job goes whole; the next one only while there is room for more rows."""
     monkeypatch.setattr(collect, "COLLECTED_MAX", 5)
-    replica = at_level(3)
+    replica = at_level(4)
     finished_batches(replica, 4, each=3)
     body = CollectGarbage(jobs_before_ns=replica.now_ns + 10**12)
     left = []
@@ -133,7 +133,7 @@ def test_below_the_level_at_which_all_replicas_count_rows_jobs_are_counted(
 ) -> None:
     """Replicas of the version before would part from this one otherwise."""
     monkeypatch.setattr(collect, "COLLECTED_MAX", 5)
-    replica = at_level(2)
+    replica = at_level(3)
     finished_batches(replica, 4, each=3)
     assert replica.ok(CollectGarbage(jobs_before_ns=replica.now_ns + 10**12)).dropped == 0
     assert list(replica.state.jobs()) == []
@@ -141,7 +141,7 @@ def test_below_the_level_at_which_all_replicas_count_rows_jobs_are_counted(
 
 def test_a_collection_says_how_much_it_forgot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collect, "COLLECTED_MAX", 2)
-    replica = at_level(3)
+    replica = at_level(4)
     replica.running(job("shop", group(count=3)), ("a", 3))
     stopped(replica)
     assert replica.state.ended_allocation_count() == 3
