@@ -13,6 +13,7 @@ class Turns:
         """`at_once` callers continue in one turn; the others wait for a later one."""
         self._at_once = at_once
         self._left = at_once
+        #: No more than requests are under way, which the mesh bounds for each connection (`transport.limits`).
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._is_counting = False
 
