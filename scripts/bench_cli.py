@@ -1,9 +1,10 @@
 """How long a command takes, whole process: `--version`, `--help`, and `status` against a running agent.
 
     .venv/bin/python scripts/bench_cli.py --runs 20 --json cli.json
+    .venv/bin/python scripts/bench_cli.py --program dist/swarmlet      # the one file that scripts/build makes
 
 The bare interpreter is measured in turn with the commands: on a busy machine it tells how much of a number is
-the machine's. Starts an agent of its own on loopback unless `--address` names one. Bars: 40, 80 and 120 ms.
+the machine's. The one file is unpacked before the first measured run. Starts an agent of its own on loopback unless `--address` names one. Bars: 40, 80 and 120 ms.
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--runs", type=int, default=RUNS_MIN, help="runs per command (at least 20)")
     parser.add_argument("--address", default="", help="the agent to ask (default: one is started)")
+    parser.add_argument("--program", type=Path, metavar="FILE", help="the one file (default: this tree)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
     options = parser.parse_args()
-    with agent(options.address) as address:
-        seen = measure(max(RUNS_MIN, options.runs), address)
+    program = [str(options.program.resolve())] if options.program else [sys.executable, "-m", "swarmlet"]
+    with agent(program, options.address) as address:
+        seen = measure(program, max(RUNS_MIN, options.runs), address)
     for name, times in seen.items():
         bar = f"  (bar {BARS_MS[name]:.0f} ms)" if name in BARS_MS else ""
         print(
@@ -55,9 +58,8 @@ def main() -> int:
     return int(any(statistics.median(seen[name]) >= bar for name, bar in BARS_MS.items()))
 
 
-def measure(runs: int, address: str) -> dict[str, list[float]]:
+def measure(program: list[str], runs: int, address: str) -> dict[str, list[float]]:
     """Milliseconds of every run; the commands take turns, so that a busy moment hits all of them."""
-    program = [sys.executable, "-m", "swarmlet"]
     commands = {
         BARE: [sys.executable, "-c", "pass"],
         VERSION: [*program, "--version"],
@@ -80,7 +82,7 @@ def measure(runs: int, address: str) -> dict[str, list[float]]:
 
 
 @contextlib.contextmanager
-def agent(address: str) -> Iterator[str]:
+def agent(program: list[str], address: str) -> Iterator[str]:
     """The address of a running agent: the given one, or one that lives as long as this."""
     if address:
         yield address
@@ -88,7 +90,7 @@ def agent(address: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="swl-") as folder:
         data = os.path.join(folder, "n1")
         started = subprocess.run(
-            [sys.executable, "-m", "swarmlet", "init", "--data-dir", data, "--name", "n1", "--bind", "127.0.0.1",
+            [*program, "init", "--data-dir", data, "--name", "n1", "--bind", "127.0.0.1",
              "--port", str(free_port()), "--api-port", "-1", "--no-docker", "--detach", "--json"],
             cwd=ROOT, capture_output=True, text=True, check=False,
         )  # fmt: skip

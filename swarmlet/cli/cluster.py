@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from swarmlet.cli import program
 from swarmlet.cli.connection import client, json_option
 from swarmlet.cli.output import say, say_json, say_now, span
 from swarmlet.config import NodeConfig
@@ -535,18 +536,13 @@ def _detached(config: NodeConfig, *, as_json: bool, joined_at: float | None) -> 
     is_new = os.path.exists(os.path.join(config.data_dir, "founding"))
     with open(log_path, "ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "swarmlet", "agent", "--data-dir", config.data_dir],
+            [*program.command(), "agent", "--data-dir", config.data_dir],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
             cwd="/",
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join(
-                    filter(None, [_package_root(), os.environ.get("PYTHONPATH", "")])
-                ),
-            },
+            env=program.environment(),
         )
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
@@ -566,12 +562,6 @@ def _detached(config: NodeConfig, *, as_json: bool, joined_at: float | None) -> 
     raise Unavailable(
         f"the agent (pid {process.pid}) did not answer within {READY_SECONDS:g} s; see {log_path}"
     )
-
-
-def _package_root() -> str:
-    import swarmlet
-
-    return str(Path(swarmlet.__file__).resolve().parent.parent)
 
 
 def _answers(config: NodeConfig, pid: int = 0) -> bool:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from swarmlet.cli import program
 from swarmlet.errors import Unavailable
 
 NAME = "swarmlet.service"
@@ -50,12 +51,14 @@ def is_wanted(*, user: int, booted: Path = BOOTED) -> bool:
     return user == 0 and booted.is_dir()
 
 
-def unit_text(data_dir: str, *, python: str = sys.executable, package_root: str = "") -> str:
-    """The unit's file. `package_root`: where the package is, if Python does not find it by itself."""
+def unit_text(data_dir: str, *, command: Sequence[str] = (), package_root: str = "") -> str:
+    """The unit's file. `command`: what is run (default: this program); `package_root`: where the package is, if Python
+    does not find it by itself.
+    """
     environment = f"Environment={quote('PYTHONPATH=' + package_root)}\n" if package_root else ""
     return _TEXT.format(
         identity=_path(os.path.join(data_dir, "identity")),
-        command=f"{quote(python)} -m swarmlet",
+        command=" ".join(map(quote, command or program.command())),
         data_dir=quote(data_dir),
         environment=environment,
     )
@@ -74,10 +77,9 @@ def _path(text: str) -> str:
 
 def needed_package_root() -> str:
     """Where this package is, when it is no installed one; else empty."""
-    import swarmlet
-
-    root = str(Path(swarmlet.__file__).resolve().parent.parent)
-    return "" if Path(root).name in {"site-packages", "dist-packages"} else root
+    root = program.package_root()
+    is_found = program.one_file() or Path(root).name in {"site-packages", "dist-packages"}
+    return "" if is_found else root
 
 
 def start(data_dir: str, *, unit: Path = UNIT) -> None:

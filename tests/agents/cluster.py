@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,10 +62,12 @@ def clean_environment(**more: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "HOME": tempfile.gettempdir(), **more}
 
 
-def process(*arguments: str, stdin: str = "", **environment: str) -> Said:
+def process(
+    *arguments: str, stdin: str = "", program: Sequence[str] = PROGRAM, **environment: str
+) -> Said:
     """Run a command as a process of its own."""
     done = subprocess.run(
-        [*PROGRAM, *arguments],
+        [*program, *arguments],
         input=stdin,
         capture_output=True,
         text=True,
@@ -164,10 +166,15 @@ def wait_until(condition: Callable[[], Any], seconds: float = WAIT_SECONDS) -> A
 class LocalCluster:
     """Agents on loopback; all of them end with the cluster, their tasks included."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: Sequence[str] = PROGRAM, **environment: str) -> None:
+        self._program, self._environment = program, environment
         # Short: a Unix socket's path has at most 107 bytes.
         self.folder = Path(tempfile.mkdtemp(prefix="swl-"))
         self.nodes: list[Node] = []
+
+    def process(self, *arguments: str) -> Said:
+        """Run a command of the cluster's program."""
+        return process(*arguments, program=self._program, **self._environment)
 
     def new_node(self, name: str) -> Node:
         """A node that does not run yet."""
@@ -175,12 +182,12 @@ class LocalCluster:
 
     def init(self, name: str = "n1") -> Node:
         node = self.new_node(name)
-        self.started(node, process("init", *node.flags(), "--json"))
+        self.started(node, self.process("init", *node.flags(), "--json"))
         return node
 
     def join(self, token: str, name: str) -> Node:
         node = self.new_node(name)
-        self.started(node, process("join", token, *node.flags(), "--json"))
+        self.started(node, self.process("join", token, *node.flags(), "--json"))
         return node
 
     def started(self, node: Node, said: Said) -> None:
@@ -191,7 +198,7 @@ class LocalCluster:
 
     def restart(self, node: Node) -> None:
         """Start the agent of a node that was killed."""
-        said = process("agent", "--data-dir", str(node.data), "--detach", "--json")
+        said = self.process("agent", "--data-dir", str(node.data), "--detach", "--json")
         assert said.code == 0, said.err
         node.pid = node.api.get("/v1/agent/self")["stats"]["pid"]
 
@@ -244,9 +251,9 @@ def _live(node: Node) -> list[Any]:
 
 
 @contextlib.contextmanager
-def local_cluster() -> Iterator[LocalCluster]:
-    """A cluster of one; more can join."""
-    cluster = LocalCluster()
+def local_cluster(program: Sequence[str] = PROGRAM, **environment: str) -> Iterator[LocalCluster]:
+    """A cluster of one; more can join. `environment`: further variables of its commands."""
+    cluster = LocalCluster(program, **environment)
     try:
         cluster.init()
         yield cluster

@@ -37,7 +37,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_unit_restarts_for_ever_and_its_tasks_outlive_it() -> None:
-    unit = parsed(systemd.unit_text("/var/lib/swarmlet", python="/usr/bin/python3"))
+    unit = parsed(systemd.unit_text("/var/lib/swarmlet", command=["/usr/bin/python3", "-m", "swarmlet"]))
     service = unit["Service"]
     assert shlex.split(service["ExecStart"]) == [
         *("/usr/bin/python3", "-m", "swarmlet", "agent", "--data-dir", "/var/lib/swarmlet")

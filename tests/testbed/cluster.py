@@ -134,7 +134,7 @@ class Cluster:
     def _launch(self, host: Host, *arguments: str) -> Process:
         command, *rest = arguments
         # On a machine with systemd, init and join would install a unit there.
-        rest += ["--foreground"] if command in {"init", "join"} and self._program == SWARMLET else []
+        rest += ["--foreground"] if command in {"init", "join"} else []
         agent = host.spawn(
             *self._program, command, *rest, "--data-dir", str(host.data),
             output=host.root / "agent.log", environment=UNBUFFERED,
