@@ -66,7 +66,7 @@ exec "$python" -I -S "$0" "$@"
 def main() -> int:
     """Build, and say what was made."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--output", type=Path, default=ROOT / "dist" / "swarmlet")
+    parser.add_argument("--output", type=Path, default=Path("dist/swarmlet"))
     parser.add_argument("--quick", action="store_true", help="compress less")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="swarmlet-build-") as folder:
@@ -77,7 +77,9 @@ def main() -> int:
         archive = pack(content, XZ_PRESET_QUICK if options.quick else XZ_PRESET)
     write(options.output, archive, glibc)
     digest = hashlib.sha256(options.output.read_bytes()).hexdigest()
-    print(f"{options.output}: {mib(options.output.stat().st_size)}, unpacked {mib(size)}, for {built_for()}, glibc {glibc} or newer")
+    print(
+        f"{options.output}: {mib(options.output.stat().st_size)}, unpacked {mib(size)}, for {built_for()}, glibc {glibc} or newer"
+    )
     print(f"sha256 {digest}")
     return 0
 
@@ -129,7 +131,9 @@ def copied(found: importlib.metadata.Distribution) -> Iterator[str]:
         if file.hash is not None:
             seen = hashlib.new(file.hash.mode, file.read_binary()).digest()
             if base64.urlsafe_b64encode(seen).rstrip(b"=").decode() != file.hash.value:
-                raise SystemExit(f"{file.locate()} was changed after its installation: make the environment anew")
+                raise SystemExit(
+                    f"{file.locate()} was changed after its installation: make the environment anew"
+                )
         yield str(file)
 
 

@@ -86,7 +86,10 @@ def places(user: int, environment: Mapping[str, str]) -> list[str]:
     if user == 0:
         return [SHARED]
     cache = environment.get("XDG_CACHE_HOME", "")
-    return [SHARED, os.path.join(cache if os.path.isabs(cache) else os.path.expanduser("~/.cache"), "swarmlet")]
+    return [
+        SHARED,
+        os.path.join(cache if os.path.isabs(cache) else os.path.expanduser("~/.cache"), "swarmlet"),
+    ]
 
 
 def hold(base: str, digest: str, user: int) -> bool:
@@ -100,7 +103,7 @@ def hold(base: str, digest: str, user: int) -> bool:
         raise Unusable(f"{path} cannot be used: {error.strerror}") from error
     check_ours(path, os.fstat(descriptor), user)
     check_way(base, user)
-    try:
+    try:  # noqa: SIM105 (contextlib would be imported before every command)
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         # A file system without locks, or somebody who holds it against all others: it stays usable.
@@ -117,9 +120,13 @@ def check_ours(path: str, found: os.stat_result, user: int) -> None:
     if not stat.S_ISDIR(found.st_mode):
         raise Unusable(f"{path} is not a directory: remove it")
     if found.st_uid not in {0, user}:
-        raise Unusable(f"{path} belongs to user {found.st_uid}, not to root or user {user}: code in there is not run; remove it")
+        raise Unusable(
+            f"{path} belongs to user {found.st_uid}, not to root or user {user}: code in there is not run; remove it"
+        )
     if found.st_mode & OTHERS_MAY_WRITE:
-        raise Unusable(f"{path} may be written by others (mode {stat.S_IMODE(found.st_mode):o}): code in there is not run; remove it")
+        raise Unusable(
+            f"{path} may be written by others (mode {stat.S_IMODE(found.st_mode):o}): code in there is not run; remove it"
+        )
 
 
 def check_way(base: str, user: int) -> None:
@@ -150,7 +157,9 @@ def unpack_apart(file: str, base: str, facts: Mapping[str, str], user: int) -> N
         except Unusable as error:
             os.write(tell, str(error).encode())
         except OSError as error:
-            advice = "" if os.environ.get("SWARMLET_CACHE_DIR") else "; SWARMLET_CACHE_DIR names another directory"
+            advice = (
+                "" if os.environ.get("SWARMLET_CACHE_DIR") else "; SWARMLET_CACHE_DIR names another directory"
+            )
             os.write(tell, f"cannot unpack into {base}: {error.strerror or error}{advice}".encode())
         except BaseException as error:  # noqa: BLE001 (a forked child must not return into its parent's code)
             os.write(tell, f"cannot unpack {file}: {type(error).__name__}: {error}".encode())
@@ -180,7 +189,9 @@ def unpack(file: str, base: str, facts: Mapping[str, str], user: int) -> None:
         return
     remove_leftovers(base)
     if os.statvfs(base).f_flag & os.ST_NOEXEC:
-        raise Unusable(f"nothing may be run from {base} (mounted noexec): name another directory in SWARMLET_CACHE_DIR")
+        raise Unusable(
+            f"nothing may be run from {base} (mounted noexec): name another directory in SWARMLET_CACHE_DIR"
+        )
     new = os.path.join(base, NEW + facts["digest"])
     os.mkdir(new)
     try:
@@ -196,7 +207,9 @@ def check_c_library(needed: str) -> None:
     """The compiled modules need at least this version of glibc. Raises Unusable."""
     here = (os.confstr("CS_GNU_LIBC_VERSION") or "glibc 0").split()[-1]
     if [int(part) for part in here.split(".")[:2]] < [int(part) for part in needed.split(".")]:
-        raise Unusable(f"this file needs glibc {needed} or newer, and this machine has {here}: build the file on a machine like this one")
+        raise Unusable(
+            f"this file needs glibc {needed} or newer, and this machine has {here}: build the file on a machine like this one"
+        )
 
 
 def extract(file: str, directory: str) -> None:
@@ -207,9 +220,15 @@ def extract(file: str, directory: str) -> None:
         import zipfile
         import zlib
     except ImportError as error:
-        raise Unusable(f"this Python lacks a part of its standard library ({error}): install all of it (Debian: python3)") from error
+        raise Unusable(
+            f"this Python lacks a part of its standard library ({error}): install all of it (Debian: python3)"
+        ) from error
     try:
-        with zipfile.ZipFile(file) as outer, outer.open(CONTENT) as packed, tarfile.open(fileobj=packed, mode="r|xz") as archive:
+        with (
+            zipfile.ZipFile(file) as outer,
+            outer.open(CONTENT) as packed,
+            tarfile.open(fileobj=packed, mode="r|xz") as archive,
+        ):
             if hasattr(tarfile, "data_filter"):
                 archive.extraction_filter = tarfile.data_filter
             archive.extractall(directory)

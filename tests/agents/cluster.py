@@ -62,9 +62,7 @@ def clean_environment(**more: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "HOME": tempfile.gettempdir(), **more}
 
 
-def process(
-    *arguments: str, stdin: str = "", program: Sequence[str] = PROGRAM, **environment: str
-) -> Said:
+def process(*arguments: str, stdin: str = "", program: Sequence[str] = PROGRAM, **environment: str) -> Said:
     """Run a command as a process of its own."""
     done = subprocess.run(
         [*program, *arguments],

@@ -59,7 +59,9 @@ def test_tasks_outlive_agent_and_code_and_the_next_file_takes_them_over(
     for node in cluster.nodes:
         arguments = Path(f"/proc/{node.pid}/cmdline").read_bytes().decode().split("\0")
         assert arguments[1:5] == ["-I", "-S", str(file), "agent"]
-        folders = {folder for folder in mapped(node.pid) if "/python3" not in folder.removesuffix("lib-dynload")}
+        folders = {
+            folder for folder in mapped(node.pid) if "/python3" not in folder.removesuffix("lib-dynload")
+        }
         assert not {folder for folder in folders if folder.startswith((sys.prefix, str(built.ROOT)))}
         assert any(folder.startswith(str(cache)) for folder in folders)
     allocations = {item["ID"] for item in cluster.run("job", raw_exec_job("job", count=3), 3)}

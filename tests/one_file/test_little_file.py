@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -85,7 +84,9 @@ def test_another_python_is_told_in_a_sentence(
     file = make()
     done = run(file, "status", cache=cache)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"swarmlet: this file was built for {build.built_for()}; {sys.executable} is Python ")
+    assert done.stderr.startswith(
+        f"swarmlet: this file was built for {build.built_for()}; {sys.executable} is Python "
+    )
     assert done.stderr.count("\n") == 1
     assert not cache.exists()
 
@@ -264,7 +265,7 @@ def test_root_has_one_place_and_other_users_look_there_first() -> None:
 
 
 @pytest.fixture
-def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(unpack, "SHARED", str(tmp_path / "shared"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
     return tmp_path / "shared"
