@@ -6,6 +6,9 @@ import os
 import sys
 from pathlib import Path
 
+#: Read by the one file before anything of ours runs: which Python, and where it unpacks.
+FILE_VARIABLES = ("SWARMLET_CACHE_DIR", "SWARMLET_PYTHON")
+
 
 def one_file() -> str:
     """The file that this process came out of, where it was built as one (`scripts/build`); else empty."""
@@ -25,6 +28,14 @@ def environment() -> dict[str, str]:
         return dict(os.environ)
     paths = [package_root(), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+def unit_variables() -> dict[str, str]:
+    """What a unit has to set, since it inherits nothing: where this program is, if it is not found by itself."""
+    if one_file():
+        return {name: os.environ[name] for name in FILE_VARIABLES if os.environ.get(name)}
+    root = package_root()
+    return {} if Path(root).name in {"site-packages", "dist-packages"} else {"PYTHONPATH": root}
 
 
 def package_root() -> str:

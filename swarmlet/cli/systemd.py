@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from swarmlet.cli import program
@@ -51,16 +51,16 @@ def is_wanted(*, user: int, booted: Path = BOOTED) -> bool:
     return user == 0 and booted.is_dir()
 
 
-def unit_text(data_dir: str, *, command: Sequence[str] = (), package_root: str = "") -> str:
-    """The unit's file. `command`: what is run (default: this program); `package_root`: where the package is, if Python
-    does not find it by itself.
-    """
-    environment = f"Environment={quote('PYTHONPATH=' + package_root)}\n" if package_root else ""
+def unit_text(
+    data_dir: str, *, command: Sequence[str] = (), variables: Mapping[str, str] | None = None
+) -> str:
+    """The unit's file. `command`: what is run (default: this program); `variables`: what it needs to be found."""
+    lines = [f"Environment={quote(f'{name}={value}')}\n" for name, value in (variables or {}).items()]
     return _TEXT.format(
         identity=_path(os.path.join(data_dir, "identity")),
         command=" ".join(map(quote, command or program.command())),
         data_dir=quote(data_dir),
-        environment=environment,
+        environment="".join(lines),
     )
 
 
@@ -75,16 +75,9 @@ def _path(text: str) -> str:
     return text.replace("%", "%%")
 
 
-def needed_package_root() -> str:
-    """Where this package is, when it is no installed one; else empty."""
-    root = program.package_root()
-    is_found = program.one_file() or Path(root).name in {"site-packages", "dist-packages"}
-    return "" if is_found else root
-
-
 def start(data_dir: str, *, unit: Path = UNIT) -> None:
     """Write the unit, enable it and start it (anew). Raises Unavailable saying which step failed."""
-    unit.write_text(unit_text(data_dir, package_root=needed_package_root()), encoding="utf-8")
+    unit.write_text(unit_text(data_dir, variables=program.unit_variables()), encoding="utf-8")
     for step in (["daemon-reload"], ["enable", NAME], ["restart", NAME]):
         _systemctl(step)
 

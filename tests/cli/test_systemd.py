@@ -5,12 +5,13 @@ from __future__ import annotations
 import configparser
 import os
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from swarmlet.cli import cluster, systemd
+from swarmlet.cli import cluster, program, systemd
 from swarmlet.config import NodeConfig
 from swarmlet.errors import Unavailable
 
@@ -55,8 +56,29 @@ def test_the_unit_rests_once_its_node_has_left() -> None:
 
 
 def test_a_package_that_python_does_not_find_by_itself_is_named() -> None:
-    unit = parsed(systemd.unit_text("/d", package_root="/opt/my swarmlet"))
+    unit = parsed(systemd.unit_text("/d", variables={"PYTHONPATH": "/opt/my swarmlet"}))
     assert unit["Service"]["Environment"] == '"PYTHONPATH=/opt/my swarmlet"'
+
+
+def test_the_one_file_is_what_starts_again_and_finds_what_it_was_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A module's path would be that of one version, which goes with the next but one."""
+    monkeypatch.setattr(sys.modules["__main__"], "PROGRAM_FILE", "/usr/local/bin/swarmlet", raising=False)
+    monkeypatch.setenv("SWARMLET_PYTHON", "/opt/python3.11")
+    monkeypatch.delenv("SWARMLET_CACHE_DIR", raising=False)
+    monkeypatch.setenv("PYTHONPATH", "/theirs")
+    unit = parsed(systemd.unit_text("/d", variables=program.unit_variables()))["Service"]
+    assert unit["ExecStart"] == "/usr/local/bin/swarmlet agent --data-dir /d"
+    assert unit["Environment"] == "SWARMLET_PYTHON=/opt/python3.11"
+    assert program.environment()["PYTHONPATH"] == "/theirs"
+
+
+def test_a_package_in_a_clone_is_found_by_what_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/theirs")
+    assert program.command() == [sys.executable, "-m", "swarmlet"]
+    assert program.environment()["PYTHONPATH"] == f"{program.package_root()}:/theirs"
+    assert program.unit_variables() == {"PYTHONPATH": program.package_root()}
 
 
 @pytest.mark.parametrize(
