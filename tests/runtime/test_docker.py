@@ -106,7 +106,8 @@ async def test_an_out_of_memory_kill_is_reported_as_the_engine_tells_it(
     driver: Docker, engine: Engine, tmp_path: Path
 ) -> None:
     """A busy engine may miss it altogether: its group is gone before it has looked."""
-    command = "exec dd if=/dev/zero of=/dev/null bs=200M count=1"
+    # An engine begins to look out for it just after the start: one in the first moment it never hears of.
+    command = "sleep 1; exec dd if=/dev/zero of=/dev/null bs=200M count=1"
     handle = await driver.start(spec(tmp_path, "", config=config(command), memory=16), ignore)
     result = await driver.wait(handle)
     told = engine.client().inspect_container(handle.identifier)["State"]["OOMKilled"]
