@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from swarmlet.ids import JobId, Namespace, NodeId
 from swarmlet.jobspec import job_from_json, job_to_json, parse_job
-from swarmlet.model.allocation import AllocatedCores
+from swarmlet.model.allocation import AllocatedCores, Allocation
 from swarmlet.model.cluster import SchedulerConfiguration
 from swarmlet.model.job import Affinity, Algorithm, Constraint, DeviceRequest, Job, JobType, Spread, TaskGroup
 from swarmlet.model.node import Node, NodeDevice
@@ -181,6 +181,50 @@ def test_shares_of_cpu_make_way_for_cores_that_are_free_but_used() -> None:
     assert view.evaluate(near).stops == (), "near equals are left alone"
     plan = view.evaluate(view.register(a_job(asking(1), priority=80)))
     assert len(plan.stops) == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 5), st.sampled_from([500, 1_000])), min_size=1, max_size=3),
+    st.lists(
+        st.tuples(st.integers(0, 3), st.sampled_from([200, 700]), st.sampled_from([10, 20, 75])), max_size=7
+    ),
+    st.integers(1, 4),
+)
+def test_whoever_makes_way_for_cores_is_needed_and_enough(
+    machines: list[tuple[int, int]], running: list[tuple[int, int, int]], wanted: int
+) -> None:
+    view = a_cluster(*(with_cores(f"n{n}", count, mhz) for n, (count, mhz) in enumerate(machines)))
+    view.scheduler = PREEMPTING
+    for number, (cores, cpu, priority) in enumerate(running):
+        name = f"low{number}"
+        group = asking(cores, name) if cores else a_group(name, cpu=cpu)
+        # Equals among each other: they never make way for one another.
+        view.evaluate(view.register(a_job(group, name=name, priority=priority)))
+        view.run_all()
+    job = view.register(a_job(asking(wanted), priority=80))
+    plan = view.evaluate(job)
+    then = [row for row in view.allocation_table.values() if row.job_id != job.id]
+    ask = Ask.of(job, job.groups[0])
+    stopped = {stop.allocation_id for stop in plan.stops}
+    victims = [row for row in then if row.id in stopped]
+
+    def fits_without(gone: list[Allocation], node: str) -> bool:
+        cluster = Cluster.build([view.node_table[NodeId(node)]], [row for row in then if row not in gone])
+        return not Refuser(cluster, ask).reason(0)
+
+    if victims:
+        (node,) = {victim.node_id for victim in victims}
+        assert all(view.job_table[each.namespace, each.job_id].priority <= 70 for each in victims)
+        assert fits_without(victims, node)
+        for victim in victims:
+            assert not fits_without([each for each in victims if each is not victim], node)
+        view.run_all()
+        view.evaluate(job)
+        assert len(view.wanted()) == 1
+    elif not view.wanted():
+        lesser = [row for row in then if view.job_table[row.namespace, row.job_id].priority <= 70]
+        assert not any(fits_without(lesser, node) for node in view.node_table)
 
 
 def test_what_has_cores_is_not_moved_to_free_a_node() -> None:
