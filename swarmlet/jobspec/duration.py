@@ -48,15 +48,3 @@ def _parse(text: str) -> int:
     if at != len(text) or not text:
         raise BadValue(f'"{text[:40]}" is no duration; expected one such as "30s" or "1h30m"')
     return int(total)
-
-
-def show_duration(duration_ns: int) -> str:
-    """The shortest usual writing: "1h30m", "15s", "500ms"."""
-    if not duration_ns:
-        return "0s"
-    pieces = []
-    for unit in ("h", "m", "s", "ms", "us", "ns"):
-        count, duration_ns = divmod(duration_ns, _UNITS_NS[unit])
-        if count:
-            pieces.append(f"{count}{unit}")
-    return "".join(pieces)

@@ -112,13 +112,6 @@ def authorize(identity: Identity, capability: Capability, namespace: Namespace =
     raise Unauthorized(f"{identity.name} may not use {capability} in namespace {namespace}")
 
 
-def authorize_own(identity: Identity, node: NodeId) -> None:
-    """A node speaks for itself alone: raise Unauthorized unless `identity` is `node` (or the leader's loops)."""
-    if identity.kind is IdentityKind.LEADER or (identity.kind is IdentityKind.NODE and identity.node == node):
-        return
-    raise Unauthorized(f"{identity.name} may not speak for node {node}")
-
-
 #: Bytes of randomness in an admin token.
 ADMIN_TOKEN_BYTES = 16
 

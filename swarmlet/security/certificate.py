@@ -107,11 +107,3 @@ def key_from_pem(pem: bytes) -> ec.EllipticCurvePrivateKey:
 def to_pem(certificate: bytes) -> bytes:
     """A certificate (DER) as PEM."""
     return x509.load_der_x509_certificate(certificate).public_bytes(serialization.Encoding.PEM)
-
-
-def from_pem(pem: bytes) -> bytes:
-    """A certificate (PEM) as DER. Raises InvalidInput."""
-    try:
-        return x509.load_pem_x509_certificate(pem).public_bytes(serialization.Encoding.DER)
-    except ValueError as error:
-        raise InvalidInput(f"not a certificate: {error}") from error

@@ -81,7 +81,6 @@ class World:
         self._sequence = 0
         self._heap: list[tuple[float, int, Timer]] = []
         self._hash = hashlib.blake2b(digest_size=16)
-        self._after_event: list[Callable[[], None]] = []
 
     # Randomness
 
@@ -124,12 +123,6 @@ class World:
         if self.traced:
             self._hash.update(_encode(node))
         function()
-        for check in self._after_event:
-            check()
-
-    def check_after_events(self, check: Callable[[], None]) -> None:
-        """Call `check` after every event: it raises where an invariant is violated."""
-        self._after_event.append(check)
 
     def run_until(self, time: float) -> None:
         """Let everything happen that is due up to `time`; the clock then stands at `time`."""
@@ -159,8 +152,6 @@ class World:
         if self.traced:
             self._hash.update(_encode((self.now, timer.node)))
         timer.function()
-        for check in self._after_event:
-            check()
 
     # Machines
 

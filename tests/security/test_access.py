@@ -15,7 +15,6 @@ from swarmlet.security.access import (
     admin_token,
     admin_token_hash,
     authorize,
-    authorize_own,
     identify,
     node_identity,
 )
@@ -42,14 +41,6 @@ def test_each_identity_has_its_capabilities_and_no_other(
     else:
         with pytest.raises(Unauthorized, match=capability):
             authorize(identity, capability)
-
-
-def test_a_node_speaks_for_itself_alone() -> None:
-    authorize_own(NODE, NodeId("n1"))
-    authorize_own(LEADER, NodeId("n1"))
-    for identity in (NODE, ADMIN, ANONYMOUS):
-        with pytest.raises(Unauthorized, match="may not speak for node n2"):
-            authorize_own(identity, NodeId("n2"))
 
 
 def test_the_admin_token_is_known_by_its_hash() -> None:

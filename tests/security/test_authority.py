@@ -6,6 +6,7 @@ import ssl
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from swarmlet.errors import InvalidInput, Refused, StorageError
@@ -14,7 +15,6 @@ from swarmlet.security.authority import Authority, is_issued_by, judge_renewal, 
 from swarmlet.security.certificate import (
     create_key,
     create_request,
-    from_pem,
     key_digest,
     key_from_pem,
     key_to_pem,
@@ -80,11 +80,10 @@ def test_a_request_is_for_a_p256_key_and_signed_by_it() -> None:
 
 
 def test_keys_and_certificates_survive_pem() -> None:
-    assert from_pem(to_pem(CERTIFICATE)) == CERTIFICATE
+    assert x509.load_pem_x509_certificate(to_pem(CERTIFICATE)) == x509.load_der_x509_certificate(CERTIFICATE)
     assert key_from_pem(key_to_pem(KEY)).public_key() == KEY.public_key()
-    for read in (from_pem, key_from_pem):
-        with pytest.raises(InvalidInput):
-            read(b"garbage")
+    with pytest.raises(InvalidInput):
+        key_from_pem(b"garbage")
     with pytest.raises(InvalidInput, match="not a node"):
         load_certificate(AUTHORITY.certificate)
 
