@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,6 +44,7 @@ from swarmlet.joining.probe import MAGIC, Prober
 from swarmlet.joining.remembered_members import MEMBERS_FILE, RememberedMembers
 from swarmlet.joining.renewal import Renewal
 from swarmlet.joining.replicated_settings import ReplicatedSettings
+from swarmlet.joining.seeds import SEEDS_FILE, SEEDS_MAX, keep_seeds, load_seeds
 from swarmlet.joining.server import JoinServer
 from swarmlet.leader.operations import Operations
 from swarmlet.leader.service import LeaderService
@@ -92,15 +93,12 @@ from swarmlet.transport.server import Handlers, MeshServer
 
 log = structlog.get_logger(__name__)
 
-CONFIG_FILE, SEEDS_FILE, SOCKET_FILE = "node.json", "seeds.json", "api.sock"
+CONFIG_FILE, SOCKET_FILE = "node.json", "api.sock"
 #: Drivers and disks are looked at again this often; a change is registered.
 FINGERPRINT_SECONDS = 10.0
 REGISTER_RETRY_SECONDS = 0.5
 #: How often this node's agent is told that voters are in reach.
 CONTACT_SECONDS = 0.5
-#: Known members are written down at most this often.
-SEEDS_SECONDS = 5.0
-SEEDS_MAX = 64
 #: A stopping leader waits this long for another one to take over.
 HAND_OVER_SECONDS = 1.0
 LEAVE_SECONDS = 15.0
@@ -156,7 +154,7 @@ class Daemon:
         self.first_token = ""
         self.clock = SystemClock()
         self.started_at = self.clock.boot_seconds()
-        self._seeds = [*(seeds or []), *self._remembered_seeds()]
+        self._seeds = [*(seeds or []), *load_seeds(directory.path)]
         self._stop = asyncio.Event()
         self._failure: SwarmletError | None = None
         self._rng = random.Random(os.urandom(16))  # noqa: S311 (timing only; secrets use os.urandom)
@@ -484,10 +482,9 @@ class Daemon:
                         self.api.run(),
                         self._register_loop(),
                         self._contact_loop(),
-                        self._seeds_loop(),
                         self.renewal.run(),
                         self.gossip_keys.run(),
-                        *([] if self.config.ephemeral else [self.remembered.run()]),
+                        *([] if self.config.ephemeral else self._remember_members()),
                     )
                 ]
                 self._find_cluster()
@@ -505,6 +502,11 @@ class Daemon:
             self._log.close()
         if self._failure is not None:
             raise self._failure
+
+    def _remember_members(self) -> list[Coroutine[None, None, None]]:
+        """What keeps, on the disk, whom to look for after a restart."""
+        seeds = keep_seeds(self.directory.path, self.identity.node, self.gossip.members)
+        return [self.remembered.run(), seeds]
 
     def stop(self) -> None:
         """Begin an orderly stop."""
@@ -759,29 +761,6 @@ class Daemon:
         self.identity = identity
         for context in self._contexts:
             load_identity(context, self.directory.pem_file, self.directory.pem_file)
-
-    # Seeds.
-
-    def _remembered_seeds(self) -> list[Address]:
-        try:
-            data = (self.directory.path / SEEDS_FILE).read_bytes()
-            return [(host, port) for host, port in msgspec.json.decode(data, type=list[tuple[str, int]])]
-        except (OSError, msgspec.DecodeError):
-            return []
-
-    async def _seeds_loop(self) -> None:
-        written: list[Address] = []
-        while True:
-            await asyncio.sleep(SEEDS_SECONDS)
-            known = sorted(
-                member.address
-                for member in self.gossip.members()
-                if member.state is MemberState.ALIVE and member.id != self.identity.node
-            )[:SEEDS_MAX]
-            if known and known != written and not self.config.ephemeral:
-                with contextlib.suppress(StorageError):
-                    write_atomically(self.directory.path / SEEDS_FILE, msgspec.json.encode(known))
-                    written = known
 
 
 def _counted(members: list[Member]) -> str:

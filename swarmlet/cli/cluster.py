@@ -238,9 +238,10 @@ def join(target: str, detach: bool, foreground: bool, as_json: bool, **options: 
 
     import msgspec
 
-    from swarmlet.daemon import SEEDS_FILE, write_config
+    from swarmlet.daemon import write_config
     from swarmlet.joining.client import enrol
-    from swarmlet.joining.identity import DataDirectory, joining_key, load, save, write_atomically
+    from swarmlet.joining.identity import DataDirectory, joining_key, load, save
+    from swarmlet.joining.seeds import SEEDS_MAX, save_seeds
     from swarmlet.network.address import is_unspecified
     from swarmlet.security.certificate import key_from_pem
     from swarmlet.security.token import parse_target
@@ -275,8 +276,8 @@ def join(target: str, detach: bool, foreground: bool, as_json: bool, **options: 
         config = msgspec.structs.replace(config, advertise=text(enrolled.advertise))
         save(directory.path, enrolled.identity)
         write_config(directory.path, config)
-        seeds = [(item.host, item.port) for item in enrolled.members] + [address]
-        write_atomically(directory.path / SEEDS_FILE, msgspec.json.encode(list(dict.fromkeys(seeds))))
+        members = [(item.host, item.port) for item in enrolled.members]
+        save_seeds(directory.path, [*members[: SEEDS_MAX - 1], address])
     for warning in enrolled.warnings:
         sys.stderr.write(f"warning: {warning}\n")
     until = time.strftime("%Y-%m-%d", time.gmtime(enrolled.certificate_until))
