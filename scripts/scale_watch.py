@@ -49,6 +49,7 @@ PARTS = {
     ("node_feed.py", "run"): "stream to nodes",
     ("node_service.py", "on_report"): "take reports",
     ("report_gathering.py", "run"): "gather reports",
+    ("report_gathering.py", "_submit_some"): "gather reports",
     ("node_failure.py", "look"): "leader: failures",
     ("deployment_watch.py", "look"): "leader: deployments",
     ("autopilot.py", "look"): "leader: autopilot",
