@@ -6,8 +6,7 @@ replica does; only their containers are made up, and gossip leaves them out. Job
 all three voters. The clock runs from the first submission until the last allocation is part of the state as running.
 
 Nodes are machines of their own elsewhere; here they share the voters' processors. So the fleet's processes have a lower
-priority than the voters' (nice) and take no processor away in the middle of a time slice (SCHED_BATCH). The voters have
-the same priority, the followers too. A stall is measured on the clock on the wall, whatever its cause; `--stalls` says of
+priority than the voters' (nice). The voters have the same priority, the followers too. A stall is measured on the clock on the wall, whatever its cause; `--stalls` says of
 each what it was made of: work of the loop's own thread, waiting for a processor that others had, waiting for the
 interpreter or a disk. Processor time that a hypervisor took is in the first of them, and told for the whole run.
 """
@@ -392,6 +391,7 @@ def show(result: dict[str, Any], options: argparse.Namespace) -> list[dict[str, 
         f"     leader {leader['peak_rss_mib']:,.0f} MiB, log {leader['log_bytes'] / 2**20:.1f} MiB, "
         f"longest stall of the leader's loop {stall} ms "
         f"(others {[each['longest_loop_stall_ms'] for each in result['facts'] if each is not leader]} ms), "
+        f"{leader['longest_served_stall_ms']} ms without the time in which others had the processor, "
         f"most work of its own in one {leader['longest_turn_cpu_ms']} ms"
     )
     print(f"     nodes: {json.dumps(result['counts'])}")
@@ -417,7 +417,7 @@ def show(result: dict[str, Any], options: argparse.Namespace) -> list[dict[str, 
     fleets = ", ".join(f"{each:.1f}" for each in result["cpu"][VOTERS:])
     total = sum(result["cpu"])
     print(
-        f"     fleet {fleets} CPU s (nice {FLEET_NICE} below the voters, SCHED_BATCH); "
+        f"     fleet {fleets} CPU s (nice {FLEET_NICE} below the voters); "
         f"all processes {total:.1f} CPU s, {total / seconds:.2f} at a time"
     )
     values = {

@@ -11,10 +11,13 @@ import gc
 import json
 import os
 import random
+import re
 import sys
 import tempfile
 import time
 import uuid
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from typing import Any
 import msgspec
 
 from scripts.scale_voter import FLEET_POOL
+from swarmlet.errors import SwarmletError
 from swarmlet.ids import ClusterId, NodeId, uuid_text
 from swarmlet.model.allocation import ClientStatus, TaskEvent, TaskState, TaskStatus
 from swarmlet.model.node import DriverInfo, Node
@@ -51,6 +55,8 @@ TELL_SECONDS = 0.25
 #: A verdict on health that is due waits this long for another report to travel with.
 HEALTHY_SECONDS = 3.0
 DRIVER = "raw_exec"
+#: Of what is told of a failure.
+REASON_CHARS_MAX = 80
 
 
 @dataclass
@@ -64,6 +70,44 @@ class Counts:
     deltas: int = 0
     reports: int = 0
     twice: int = 0
+    #: Requests and streams that failed, after which a node turns to another voter.
+    failures: Counter[str] = field(default_factory=Counter)
+
+    def told(self) -> dict[str, int]:
+        """All of them, flat."""
+        plain = {name: value for name, value in vars(self).items() if isinstance(value, int)}
+        return plain | dict(self.failures)
+
+
+class FleetMesh(MeshClient):
+    """Counts what fails."""
+
+    counts: Counts
+
+    async def request(
+        self, address: Address, node: NodeId | None, method: str, body: bytes, **options: Any
+    ) -> bytes:
+        """See `MeshClient`."""
+        with self._counting():
+            return await super().request(address, node, method, body, **options)
+
+    async def stream(
+        self, address: Address, node: NodeId | None, method: str, body: bytes, **options: Any
+    ) -> AsyncGenerator[bytes, None]:
+        """See `MeshClient`."""
+        with self._counting():
+            async with contextlib.aclosing(super().stream(address, node, method, body, **options)) as items:
+                async for item in items:
+                    yield item
+
+    @contextlib.contextmanager
+    def _counting(self) -> Iterator[None]:
+        try:
+            yield
+        except SwarmletError as error:
+            reason = re.sub(r"[0-9][0-9.:]*", "N", str(error))
+            self.counts.failures[f"failed: {reason[:REASON_CHARS_MAX]}"] += 1
+            raise
 
 
 @dataclass
@@ -249,7 +293,8 @@ def make_nodes(told: dict[str, Any], counts: Counts) -> list[SimulatedNode]:
             certificate = authority.sign(request, node=node_id, name=name, addresses=(), now=now)
             pem.write_bytes(to_pem(certificate) + pem_key)
             context = client_context(authority.certificate, pem, pem)
-            mesh = MeshClient(context, authority.cluster, node_id, rng=rng, limits=limits)
+            mesh = FleetMesh(context, authority.cluster, node_id, rng=rng, limits=limits)
+            mesh.counts = counts
             turn = number % len(voters)
             link = NodeLink(node_id, mesh, voters[turn:] + voters[:turn], lambda: str(uuid.uuid4()))
             nodes.append(SimulatedNode(number, node_id, link, resources, counts, definitions))
@@ -267,7 +312,7 @@ async def _run(told: dict[str, Any]) -> None:
 
     async def tell() -> None:
         while True:
-            print(json.dumps(vars(counts)), flush=True)
+            print(json.dumps(counts.told()), flush=True)
             await asyncio.sleep(TELL_SECONDS)
 
     async with asyncio.TaskGroup() as group:
@@ -285,7 +330,6 @@ def main() -> int:
     """`scale_fleet.py FILE`."""
     told = json.loads(Path(sys.argv[1]).read_text())
     os.nice(told["nice"])
-    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     run = _run(told)
     with contextlib.suppress(ImportError):
         import uvloop

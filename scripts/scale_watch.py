@@ -3,8 +3,8 @@
 The loop is asked every few milliseconds whether it is there; how late it answers is a stall, whatever the cause. What a
 stall was made of the kernel tells: processor time of the loop's own thread, time in which that thread was ready and
 another thread or process had the processor, and the rest, in which it waited for the interpreter (another thread of the
-process held it) or for the disk. A thread looks fifty times a second where the loop's thread is, and charges the
-processor time since then to that part.
+process held it) or for the disk; beside these, what the hypervisor took of all processors meanwhile. A thread looks fifty
+times a second where the loop's thread is, and charges the processor time since then to that part.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ PARTS = {
     ("node_feed.py", "run"): "stream to nodes",
     ("node_service.py", "on_report"): "take reports",
     ("report_gathering.py", "run"): "gather reports",
+    ("report_gathering.py", "_submit_some"): "gather reports",
     ("node_failure.py", "look"): "leader: failures",
     ("deployment_watch.py", "look"): "leader: deployments",
     ("autopilot.py", "look"): "leader: autopilot",
@@ -70,13 +71,21 @@ PARTS = {
     ("jobs.py", "submit_job"): "HTTP",
 }
 REST, LOOP = "other", "loop and TLS"
+#: The kernel counts in these what the hypervisor took.
+TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
 
 
-class Spent(NamedTuple):
-    """Of one thread since it began, in seconds."""
+class Moment(NamedTuple):
+    """When the loop was asked, and what had been until then (seconds)."""
 
+    at: float
+    #: Of the loop's thread since it began: on a processor, and ready without one.
     running: float
     waiting: float
+    #: By the hypervisor, of all processors.
+    stolen: float
+    collected: float
+    events: Counter[str]
 
 
 class Sample(NamedTuple):
@@ -102,6 +111,8 @@ class Watch:
     def __init__(self) -> None:
         """Nothing is measured yet."""
         self.stall_seconds = 0.0
+        #: The longest stall but for the time in which others had the processor.
+        self.served_stall_seconds = 0.0
         #: Processor time of the loop's thread between two questions: stalls that no other process causes.
         self.turn_seconds = 0.0
         self.stalls: list[dict[str, Any]] = []
@@ -123,7 +134,7 @@ class Watch:
 
     def reset(self) -> None:
         """Begin to measure now."""
-        self.stall_seconds = self.turn_seconds = 0.0
+        self.stall_seconds = self.served_stall_seconds = self.turn_seconds = 0.0
         self.stalls, self.turns, self.parts, self.collections = [], [], {}, {}
         self.counted = dict.fromkeys(COUNTED_MS, 0)
         self._begun = time.monotonic()
@@ -134,38 +145,53 @@ class Watch:
         sampler = threading.Thread(target=self._sample, name="watch", daemon=True)
         sampler.start()
         told = os.open(f"/proc/self/task/{threading.get_native_id()}/schedstat", os.O_RDONLY)
+        machine = os.open("/proc/stat", os.O_RDONLY)
         try:
             while True:
-                asked, before, collected = time.monotonic(), _spent(told), self._collected
-                events = self.events.copy()
+                before = self._moment(told, machine)
                 await asyncio.sleep(ASK_SECONDS)
-                now = time.monotonic()
-                late, after = now - asked - ASK_SECONDS, _spent(told)
-                own = after.running - before.running
-                if late > STALL_SECONDS or own > STALL_SECONDS:
-                    spent = Spent(own, after.waiting - before.waiting)
-                    self._keep(asked, now, spent, self._collected - collected, self.events - events)
-                self.turn_seconds = max(self.turn_seconds, own)
-                self.stall_seconds = max(self.stall_seconds, late)
+                self._note(before, self._moment(told, machine))
         finally:
             self._is_over.set()
             os.close(told)
+            os.close(machine)
 
-    def _keep(self, asked: float, now: float, spent: Spent, collected: float, events: Counter[str]) -> None:
-        late = now - asked - ASK_SECONDS
+    def _moment(self, told: int, machine: int) -> Moment:
+        running, waiting = _spent(told)
+        return Moment(
+            at=time.monotonic(),
+            running=running,
+            waiting=waiting,
+            stolen=_stolen(machine),
+            collected=self._collected,
+            events=self.events.copy(),
+        )
+
+    def _note(self, before: Moment, after: Moment) -> None:
+        late = after.at - before.at - ASK_SECONDS
+        own, waiting = after.running - before.running, after.waiting - before.waiting
+        if late > STALL_SECONDS or own > STALL_SECONDS:
+            self._keep(before, after, late)
+        self.turn_seconds = max(self.turn_seconds, own)
+        self.stall_seconds = max(self.stall_seconds, late)
+        self.served_stall_seconds = max(self.served_stall_seconds, late - waiting)
+
+    def _keep(self, before: Moment, after: Moment, late: float) -> None:
         for limit in self.counted:
             self.counted[limit] += late * 1000 >= limit
         # The question waited for its time first: what else happened then is no part of the stall, but small.
-        rest = max(0.0, now - asked - spent.running - spent.waiting - ASK_SECONDS)
-        ran = [each for each in tuple(self._samples) if asked + ASK_SECONDS / 2 <= each.at <= now]
+        own, waiting = after.running - before.running, after.waiting - before.waiting
+        rest = max(0.0, late - own - waiting)
+        ran = [each for each in tuple(self._samples) if before.at + ASK_SECONDS / 2 <= each.at <= after.at]
         stall = {
-            "at": round(asked - self._begun, 2),
+            "at": round(before.at - self._begun, 2),
             "ms": round(late * 1000),
-            "own": round(spent.running * 1000),
-            "no processor": round(spent.waiting * 1000),
+            "own": round(own * 1000),
+            "no processor": round(waiting * 1000),
             "interpreter or disk": round(rest * 1000),
-            "collecting": round(collected * 1000),
-            "events": dict(sorted(events.items())),
+            "stolen of all": round((after.stolen - before.stolen) * 1000),
+            "collecting": round((after.collected - before.collected) * 1000),
+            "events": dict(sorted((after.events - before.events).items())),
             "loop": dict(Counter(each.loop for each in ran).most_common(5)),
             "others": dict(Counter(each.others for each in ran if each.others).most_common(3)),
         }
@@ -177,6 +203,7 @@ class Watch:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return {
             "longest_loop_stall_ms": round(self.stall_seconds * 1000, 1),
+            "longest_served_stall_ms": round(self.served_stall_seconds * 1000, 1),
             "longest_turn_cpu_ms": round(self.turn_seconds * 1000, 1),
             "collections": {
                 str(generation): {
@@ -231,10 +258,15 @@ class Watch:
             main, others = now, all_others
 
 
-def _spent(told: int) -> Spent:
-    """From a thread's open `schedstat`: time on a processor, and time ready and without one."""
+def _spent(told: int) -> tuple[float, float]:
+    """From a thread's open `schedstat`: seconds on a processor, and ready without one."""
     running, waiting, _ = os.pread(told, 128, 0).split()
-    return Spent(int(running) / 1e9, int(waiting) / 1e9)
+    return int(running) / 1e9, int(waiting) / 1e9
+
+
+def _stolen(machine: int) -> float:
+    """From the open `/proc/stat`: seconds that the hypervisor took of all processors together."""
+    return int(os.pread(machine, 256, 0).split(maxsplit=9)[8]) * TICK_SECONDS
 
 
 def _part_of(frame: FrameType | None, rest: str) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 
-from swarmlet.errors import SwarmletError, Unavailable, UnknownOutcome
+from swarmlet.errors import Overloaded, SwarmletError, Unavailable
 from swarmlet.ids import NodeId, RequestId
 from swarmlet.replica.mesh import Mesh
 from swarmlet.replica.node_message import (
@@ -61,17 +61,20 @@ class NodeLink:
         return answer_codec.decode(reply).index
 
     async def _ask(self, method: str, body: bytes, timeout_seconds: float) -> bytes:
-        """Ask until somebody answers; what is asked may be applied more than once."""
+        """Ask until somebody answers; what is asked may be applied more than once. A replica that has too much to do
+        is asked again: it lives, and the others have no less.
+        """
         loop = asyncio.get_running_loop()
         deadline, wait = loop.time() + timeout_seconds, RETRY_SECONDS
         while True:
             node_id, address = self._replicas[0]
             try:
                 return await self._mesh.request(address, node_id, method, body, timeout=ANSWER_SECONDS)
-            except (Unavailable, UnknownOutcome) as error:
+            except Unavailable as error:
                 if loop.time() + wait > deadline:
                     raise Unavailable(f"no replica answered within {timeout_seconds:g} s: {error}") from error
-                self._turn()
+                if not isinstance(error, Overloaded):
+                    self._turn()
             await asyncio.sleep(wait)
             wait = min(2 * wait, RETRY_SECONDS_MAX)
 

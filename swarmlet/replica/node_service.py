@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
-from swarmlet.errors import InvalidInput, Unauthorized, UnknownOutcome
+from swarmlet.errors import InvalidInput, Overloaded, Unauthorized, UnknownOutcome
 from swarmlet.ids import NodeId
 from swarmlet.replica.node_feed import NodeFeed
 from swarmlet.replica.node_message import (
@@ -61,10 +61,14 @@ class NodeService:
             applied = await self._replica.submit(update, f"node:{peer.node}", timeout_seconds=SUBMIT_SECONDS)
             index = applied.index
         if says.said:
+            since = asyncio.get_running_loop().time()
             try:
                 async with asyncio.timeout(SUBMIT_SECONDS):
                     index = await self._gathering.report(NodeId(peer.node), says)
             except TimeoutError as error:
+                if self._gathering.applied_at > since:
+                    # Elsewhere it would wait as long, and a new connection makes more of what there is too much of.
+                    raise Overloaded(f"reports wait for more than {SUBMIT_SECONDS:g} s", 1.0) from error
                 raise UnknownOutcome(f"the report was not applied within {SUBMIT_SECONDS:g} s") from error
         return answer_codec.encode(ReportAnswer(index=index))
 

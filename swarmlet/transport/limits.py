@@ -17,6 +17,11 @@ class Limits:
     stranger_frame_bytes_max: int = 64 * 1024
     #: TLS handshake, and after it the hello. Two round trips on a bad link, and a slow-loris is gone soon.
     handshake_seconds: float = 5.0
+    #: Handshakes under way at once, each a millisecond or two of this thread: after a pause all of them go on in the same
+    #: turn of the loop.
+    handshakes_at_once: int = 16
+    #: One that takes longer waits for its peer and not for us, and the next begins: slow peers keep nobody out.
+    handshake_turn_seconds: float = 0.1
     #: Ten thousand nodes over five voters are 2,000 streams and as many requests at one voter.
     connections_max: int = 8192
     #: Connections that have not shown who they are. Enough for a whole rack reconnecting at once.

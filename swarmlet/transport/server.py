@@ -158,6 +158,7 @@ class MeshServer:
         self._bind = bind
         self._socket: socket.socket | None = None
         self._strangers: Counter[str] = Counter()
+        self._places = asyncio.Semaphore(self.limits.handshakes_at_once)
         self._connections: set[ServerConnection] = set()
         self.group: asyncio.TaskGroup | None = None
 
@@ -247,7 +248,7 @@ class MeshServer:
         connection = ServerConnection(self)
         try:
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            async with asyncio.timeout(self.limits.handshake_seconds):
+            async with asyncio.timeout(self.limits.handshake_seconds), self._place():
                 await loop.connect_accepted_socket(
                     lambda: connection,
                     accepted,
@@ -275,6 +276,23 @@ class MeshServer:
             self._strangers[host] -= 1
             if not self._strangers[host]:
                 del self._strangers[host]
+
+    @contextlib.asynccontextmanager
+    async def _place(self) -> AsyncGenerator[None, None]:
+        """One of the handshakes under way: until it is over or has taken too long."""
+        await self._places.acquire()
+        held = [self._places]
+
+        def leave() -> None:
+            if held:
+                held.pop().release()
+
+        timer = asyncio.get_running_loop().call_later(self.limits.handshake_turn_seconds, leave)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            leave()
 
     def add(self, connection: ServerConnection) -> None:
         """A connection's TLS is up."""

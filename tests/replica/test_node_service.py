@@ -10,13 +10,14 @@ from collections.abc import AsyncGenerator, AsyncIterator
 import msgspec
 import pytest
 
-from swarmlet.errors import InvalidInput, Unauthorized, Unavailable
+from swarmlet.errors import InvalidInput, Unauthorized, Unavailable, UnknownOutcome
 from swarmlet.ids import ClusterId, JobId, NodeId, RequestId, peer_id
 from swarmlet.model.allocation import Allocation, ClientStatus
 from swarmlet.model.cluster import ClusterSettings
 from swarmlet.model.job import Job, JobType
 from swarmlet.model.node import Node
 from swarmlet.model.plan import GroupPlacement, IndexRange, Plan, Run, Stop
+from swarmlet.replica import report_gathering
 from swarmlet.replica.node_link import NodeLink
 from swarmlet.replica.node_message import (
     ALLOCATIONS_METHOD,
@@ -33,11 +34,13 @@ from swarmlet.replica.node_message import (
     subscription_codec,
 )
 from swarmlet.replica.node_service import NodeService
+from swarmlet.replica.report_gathering import ReportGathering
 from swarmlet.replica.submission import Submission, submission_codec
 from swarmlet.state import allocation_block
 from swarmlet.state.allocation_block import Reader
 from swarmlet.state.command import (
     FEATURE_LEVEL,
+    Applied,
     ApplyPlan,
     InitializeCluster,
     Noop,
@@ -305,6 +308,114 @@ def test_reports_of_many_nodes_share_an_entry() -> None:
                 *(link.report(says((mark(row), row.index, 1))) for link, row in zip(links, rows, strict=True))
             )
             assert set(indexes) == {leader.view.index} == {before + 1}
+
+    run(main())
+
+
+def test_entries_travel_together_and_what_one_node_says_stays_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each entry takes as long as the log does: one at a time, they would bound how many reports a replica takes."""
+    monkeypatch.setattr(report_gathering, "ENTRY_RUNS_MAX", 2)
+
+    async def main() -> None:
+        entries: list[list[tuple[NodeId, int]]] = []
+        gate = asyncio.Event()
+
+        async def submit(command: ReportAllocations) -> Applied:
+            entries.append([(each.node_id, each.at_ns) for each in command.reports])
+            number = len(entries)
+            await gate.wait()
+            return Applied(index=number)
+
+        gathering = ReportGathering(submit)
+
+        async def report(name: str, at_ns: int) -> int:
+            one = NodeSays(version=VERSION, at_ns=at_ns, patterns=(RUNNING,), said=((0, ((b"m", 0, 1),)),))
+            return await gathering.report(NodeId(name), one)
+
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(gathering.run())
+            said = [("a", 1), ("b", 1), ("c", 1), ("d", 1), ("a", 2)]
+            answers = [group.create_task(report(name, at_ns)) for name, at_ns in said]
+            await asyncio.sleep(1)
+            assert entries == [[("a", 1), ("b", 1)], [("c", 1), ("d", 1)]]
+            gate.set()
+            assert await asyncio.gather(*answers) == [1, 1, 2, 2, 3]
+            assert entries[2:] == [[("a", 2)]]
+            running.cancel()
+
+    run(main())
+
+
+def test_so_many_entries_are_under_way_and_a_failed_one_is_told_to_its_nodes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(report_gathering, "ENTRY_RUNS_MAX", 1)
+
+    async def main() -> None:
+        under_way = most = 0
+
+        async def submit(command: ReportAllocations) -> Applied:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            await asyncio.sleep(1)
+            under_way -= 1
+            if command.reports[0].node_id == "n3":
+                raise UnknownOutcome("the leader has gone")
+            return Applied(index=9)
+
+        gathering = ReportGathering(submit)
+        one = NodeSays(version=VERSION, at_ns=1, patterns=(RUNNING,), said=((0, ((b"m", 0, 1),)),))
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(gathering.run())
+            answers = [
+                group.create_task(gathering.report(NodeId(f"n{number}"), one))
+                for number in range(3 * report_gathering.ENTRIES_MAX)
+                if number != 3
+            ]
+            with pytest.raises(UnknownOutcome):
+                await gathering.report(NodeId("n3"), one)
+            assert set(await asyncio.gather(*answers)) == {9}
+            assert most == report_gathering.ENTRIES_MAX
+            running.cancel()
+
+    run(main())
+
+
+def test_a_replica_that_has_too_much_to_do_keeps_its_nodes() -> None:
+    """Nodes that go elsewhere because it is slow ask for handshakes and whole streams of those that are as slow."""
+
+    async def main() -> None:
+        async with serving() as services:
+            follower = services.cluster.followers(await services.cluster.leader())[0]
+            service = services.of[follower.node_id]
+            asked: list[NodeId | None] = []
+            reached = services._reached
+
+            def counted(node: NodeId | None, address: Address) -> tuple[NodeService, Peer]:
+                asked.append(node)
+                return reached(node, address)
+
+            services._reached = counted  # type: ignore[method-assign]
+            submit, busy = service._gathering._submit, 20.0
+
+            async def slow(command: ReportAllocations) -> Applied:
+                await asyncio.sleep(busy)
+                return await submit(command)
+
+            service._gathering._submit = slow
+            link = services.link("a", follower.node_id)
+            async with asyncio.TaskGroup() as group:
+                reporting = group.create_task(link.report(says((b"m", 0, 1)), 120.0))
+                # Another node's reports are applied meanwhile: the replica is slow, not cut off.
+                await asyncio.sleep(10)
+                busy = 0.0
+                await services.link("b", follower.node_id).report(says((b"m", 0, 1)))
+                await reporting
+            assert len(asked) > 2
+            assert set(asked) == {follower.node_id}
 
     run(main())
 

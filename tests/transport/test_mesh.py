@@ -498,6 +498,31 @@ async def test_unfinished_handshakes_of_one_address_are_bounded(mesh: OpenMesh) 
             assert server._strangers["127.0.0.1"] == 2
 
 
+async def test_so_many_shake_hands_at_once_and_the_next_one_follows(mesh: OpenMesh) -> None:
+    async with mesh() as net:
+        server, address = net.serve(limits=Limits(handshakes_at_once=2, handshake_turn_seconds=60))
+        server.handlers.register("echo", echo)
+        with contextlib.ExitStack() as sockets:
+            silent = [sockets.enter_context(socket.create_connection(address)) for _ in range(2)]
+            await eventually(server._places.locked)
+            waiting = net.group.create_task(net.client().request(address, N1, "echo", b"x", timeout=5))
+            await eventually(lambda: server._strangers["127.0.0.1"] == 3)
+            assert not server._connections
+            silent[0].close()
+            assert await waiting == b"x"
+
+
+async def test_slow_handshakes_keep_nobody_out(mesh: OpenMesh) -> None:
+    async with mesh() as net:
+        server, address = net.serve(limits=Limits(handshakes_at_once=1, handshake_turn_seconds=0.01))
+        server.handlers.register("echo", echo)
+        with contextlib.ExitStack() as sockets:
+            for _ in range(3):
+                sockets.enter_context(socket.create_connection(address))
+            assert await net.client().request(address, N1, "echo", b"x", timeout=5) == b"x"
+            assert server._strangers["127.0.0.1"] == 3
+
+
 async def test_more_requests_than_the_server_allows_are_told_to_slow_down(mesh: OpenMesh) -> None:
     async with mesh() as net:
         server, address = net.serve(limits=Limits(requests_per_connection_max=2))
