@@ -83,7 +83,7 @@ DOCKER_KEYS = (
     "security_opt", "shm_size", "storage_opt", "sysctl", "tty", "ulimit", "userns_mode", "uts_mode",
     "volume_driver", "volumes", "work_dir",
 )  # fmt: skip
-EXEC_KEYS = ("args", "cap_add", "cap_drop", "command", "ipc_mode", "pid_mode", "work_dir")
+EXEC_KEYS = ("args", "cap_add", "cap_drop", "command", "ipc_mode", "pid_mode", "security_opt", "work_dir")
 RAW_EXEC_KEYS = ("args", "command", "oom_score_adj", "work_dir")
 #: Driver -> the keys of its configuration, and the one that it cannot do without.
 _CONFIGURATIONS = {
