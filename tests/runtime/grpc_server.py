@@ -98,6 +98,7 @@ async def serving(server: HealthServer, tls: ssl.SSLContext | None = None) -> As
 @asynccontextmanager
 async def listening(talk: Talk, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
     """A port of this machine on which that is said; ends when everybody has hung up."""
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             await talk(reader, writer)
