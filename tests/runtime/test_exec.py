@@ -395,7 +395,8 @@ async def test_a_task_without_the_filter_needs_a_node_that_allows_it(
     config = {"security_opt": ["seccomp=unconfined"]}
     calls = "; ".join(making(name, arguments) for name, arguments in HARMFUL.items())
     said = (await run(f"{calls}; grep Seccomp: /proc/self/status", runs=trusting, config=config)).splitlines()
-    assert said[-1] == "Seccomp:\t0"
+    # Not always last: a clone says something, too.
+    assert "Seccomp:\t0" in said
     # So each of them shows that it is the filter that refuses.
     assert "Operation not permitted" not in said
     with pytest.raises(DriverError, match="security_opt seccomp=unconfined is not allowed on this node"):
