@@ -15,7 +15,7 @@ import pytest
 
 from scripts.document import PAGES
 from swarmlet.cli.catalogue import COMMANDS
-from swarmlet.cli.main import root, single_dash_to_double
+from swarmlet.cli.main import foreign_command_apart, root, single_dash_to_double
 from swarmlet.config import DriverSwitches, HostVolume, NodeConfig
 from swarmlet.runtime.drivers.docker_keys import BLOCKS, KEYS, REFUSED
 
@@ -87,7 +87,7 @@ def why_not(line: str) -> str:
     """Why the command line would not take it; what stands for something (`[…]`, `…`) is passed over."""
     line = re.sub(r"\$\([^)]*\)", "X", line)
     line = re.split(r"\s[|>&;#]|;\s|\s{3,}", line)[0]
-    words = single_dash_to_double(shlex.split(re.sub(r"\[[^\]]*\]|…", "", line)))[1:]
+    words = single_dash_to_double(foreign_command_apart(shlex.split(re.sub(r"\[[^\]]*\]|…", "", line))[1:]))
     # With the root's own settings: click keeps a command's help option as its first context wants it.
     command = cast("click.Command", root)
     context = click.Context(root, info_name="swarmlet", **root.context_settings)

@@ -14,7 +14,7 @@ from swarmlet.cli.connection import client
 from swarmlet.errors import InvalidInput
 
 
-@click.command("exec", context_settings={"ignore_unknown_options": True})
+@click.command("exec")
 @click.option("-t", "--tty/--no-tty", "is_terminal", default=None, help="Give it a terminal (as here).")
 @click.option("-i", "--stdin/--no-stdin", "has_input", default=True, help="Pass standard input on.")
 @click.option("--task", default="", help="Which task, where the allocation has several.")
@@ -31,6 +31,7 @@ def execute(
 ) -> int:
     """Run a command in a task, on whatever node it is; the exit code is the command's.
 
+    From COMMAND on, everything is the command's, options too.
     In a terminal, "~." at the beginning of a line ends the connection.
 
     \b

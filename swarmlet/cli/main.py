@@ -11,6 +11,11 @@ import click
 from swarmlet.cli.catalogue import ADDRESS_HELP, COMMANDS, EXAMPLES, SUMMARY, TOKEN_HELP
 from swarmlet.cli.ending import ended
 
+#: In `alloc exec ID COMMAND …`: so many words, and then somebody else's.
+WORDS_BEFORE_FOREIGN = 3
+#: Options that such a line may have before, with a word after them that is their value.
+OPTIONS_WITH_VALUE = ("address", "token", "task")
+
 
 class LazyGroup(click.Group):
     """A group whose commands are named here and imported when they run."""
@@ -78,9 +83,27 @@ def single_dash_to_double(arguments: list[str]) -> list[str]:
     return result
 
 
+def foreign_command_apart(arguments: list[str]) -> list[str]:
+    """`--` before the command that is to run in a task: nothing in it is an option of ours, `-h` neither."""
+    words: list[str] = []
+    is_value = False
+    for position, argument in enumerate(arguments):
+        if is_value:
+            is_value = False
+        elif argument == "--":
+            break
+        elif argument.startswith("-"):
+            is_value = argument.lstrip("-") in OPTIONS_WITH_VALUE
+        else:
+            words.append(argument)
+            if len(words) == WORDS_BEFORE_FOREIGN + 1 and words[:2] == ["alloc", "exec"]:
+                return [*arguments[:position], "--", *arguments[position:]]
+    return arguments
+
+
 def run(arguments: list[str]) -> int:
     """Run one command; the exit code: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted."""
-    return ended(lambda: _run(single_dash_to_double(arguments)))
+    return ended(lambda: _run(single_dash_to_double(foreign_command_apart(arguments))))
 
 
 def _run(arguments: list[str]) -> int:

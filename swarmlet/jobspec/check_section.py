@@ -12,12 +12,9 @@ ON_UPDATE = ("require_healthy", "ignore_warnings", "ignore")
 INITIAL = ("", "passing", "critical", "warning", "pending")
 #: Check types by name, with what to do instead.
 CHECKS_REFUSED = {
-    "grpc": "gRPC checks do not exist yet; use a tcp check, or a script that asks",
-    "ttl": "it concerns Consul; use http, tcp or script",
+    "ttl": "it concerns Consul; use http, tcp, grpc or script",
 }
 _REFUSED = {
-    "grpc_service": "gRPC checks do not exist yet",
-    "grpc_use_tls": "gRPC checks do not exist yet",
     "address_mode": "checks go to the allocation's address on its node",
 }
 _IGNORED = {
@@ -25,6 +22,8 @@ _IGNORED = {
     "expose": "there is no service mesh",
     "notes": "it concerns Consul",
 }
+_HTTP_ONLY = dict.fromkeys(("protocol", "method", "path", "header", "body"), "it concerns http checks")
+_GRPC_ONLY = dict.fromkeys(("grpc_service", "grpc_use_tls"), "it concerns grpc checks")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +69,7 @@ def _check(block: Section, defaults: CheckDefaults, number: int) -> Check:
         is_passing_at_first=block.choice("initial_status", INITIAL) == "passing",
         is_ignored_on_update=on_update == "ignore",
         restart=read_check_restart(block, defaults.restart),
+        is_grpc_over_tls=bool(block.boolean("grpc_use_tls")),
         **present(
             interval_ns=block.duration_ns("interval"),
             timeout_ns=block.duration_ns("timeout"),
@@ -79,6 +79,7 @@ def _check(block: Section, defaults: CheckDefaults, number: int) -> Check:
             path=block.text("path"),
             body=block.text("body"),
             tls_server_name=block.text("tls_server_name"),
+            grpc_service=block.text("grpc_service"),
             command=block.text("command"),
             args=block.texts("args"),
             success_before_passing=block.integer("success_before_passing"),
@@ -87,6 +88,7 @@ def _check(block: Section, defaults: CheckDefaults, number: int) -> Check:
     )
     block.refuse(_REFUSED)
     block.ignore(_IGNORED)
+    block.ignore(_HTTP_ONLY if kind is CheckKind.GRPC else _GRPC_ONLY)
     block.finish()
     return check
 

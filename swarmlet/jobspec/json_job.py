@@ -225,7 +225,6 @@ def _services(data: JsonObject, task: str = "") -> tuple[Service, ...]:
 
 
 def _check(data: JsonObject, service: JsonObject, task: str, number: int) -> Check:
-    data.refuse("GRPCService", "GRPCUseTLS")
     written = data.filled("Type") or ""
     if written not in tuple(CheckKind):
         reason = CHECKS_REFUSED.get(written, f"expected {', '.join(CheckKind)}")
@@ -242,6 +241,7 @@ def _check(data: JsonObject, service: JsonObject, task: str, number: int) -> Che
             for name, values in headers.items()
         },
         is_tls_verified=not data.boolean("TLSSkipVerify"),
+        is_grpc_over_tls=bool(data.boolean("GRPCUseTLS")),
         is_passing_at_first=data.text("InitialStatus") == "passing",
         is_ignored_on_update=on_update == "ignore",
         restart=CheckRestart(**present(limit=restart.integer("Limit"), grace_ns=restart.duration_ns("Grace")))
@@ -256,6 +256,7 @@ def _check(data: JsonObject, service: JsonObject, task: str, number: int) -> Che
             path=data.filled("Path"),
             body=data.text("Body"),
             tls_server_name=data.text("TLSServerName"),
+            grpc_service=data.text("GRPCService"),
             command=data.text("Command"),
             args=data.texts("Args"),
             success_before_passing=data.integer("SuccessBeforePassing"),

@@ -136,6 +136,8 @@ def check_to_json(check: Check) -> dict[str, Any]:
         "Body": check.body,
         "TLSSkipVerify": not check.is_tls_verified,
         "TLSServerName": check.tls_server_name,
+        "GRPCService": check.grpc_service,
+        "GRPCUseTLS": check.is_grpc_over_tls,
         "Command": check.command,
         "Args": list(check.args),
         "InitialStatus": "passing" if check.is_passing_at_first else "",

@@ -14,7 +14,13 @@ from swarmlet.errors import InvalidJob
 from swarmlet.jobspec.evaluate import suggestion
 from swarmlet.jobspec.file_validation import file_findings
 from swarmlet.jobspec.unsupported import DRIVERS, DRIVERS_KNOWN_ELSEWHERE
-from swarmlet.model.check import CHECKS_MAX, INTERVAL_NS_MIN, TIMEOUT_NS_MIN, CheckKind
+from swarmlet.model.check import (
+    CHECKS_MAX,
+    GRPC_SERVICE_LENGTH_MAX,
+    INTERVAL_NS_MIN,
+    TIMEOUT_NS_MIN,
+    CheckKind,
+)
 from swarmlet.model.job import (
     AFFINITIES_MAX,
     COUNT_MAX,
@@ -77,7 +83,7 @@ DOCKER_KEYS = (
     "security_opt", "shm_size", "storage_opt", "sysctl", "tty", "ulimit", "userns_mode", "uts_mode",
     "volume_driver", "volumes", "work_dir",
 )  # fmt: skip
-EXEC_KEYS = ("args", "cap_add", "cap_drop", "command", "ipc_mode", "pid_mode", "work_dir")
+EXEC_KEYS = ("args", "cap_add", "cap_drop", "command", "ipc_mode", "pid_mode", "security_opt", "work_dir")
 RAW_EXEC_KEYS = ("args", "command", "oom_score_adj", "work_dir")
 #: Driver -> the keys of its configuration, and the one that it cannot do without.
 _CONFIGURATIONS = {
@@ -480,6 +486,11 @@ def _checks(path: tuple[str, ...], service: Service, labels: list[str]) -> _Foun
             yield (*here, "port"), f'port "{label[:40]}" is no port of the group{_known(label, labels)}'
         if check.kind is CheckKind.HTTP and not _is_method(check.method):
             yield (*here, "method"), f'method: "{check.method[:40]}" is no HTTP method; expected such as GET'
+        if len(check.grpc_service) > GRPC_SERVICE_LENGTH_MAX:
+            yield (
+                (*here, "grpc_service"),
+                f"grpc_service has {len(check.grpc_service)} characters; expected at most {GRPC_SERVICE_LENGTH_MAX}",
+            )
         for name, values in check.headers.items():
             if not _HEADER_NAME.match(name) or any("\n" in value or "\r" in value for value in values):
                 yield (*here, "header"), f'header "{name[:40]}" is no HTTP header'

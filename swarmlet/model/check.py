@@ -14,6 +14,8 @@ SECOND_NS = 1_000_000_000
 INTERVAL_NS_MIN = TIMEOUT_NS_MIN = SECOND_NS
 #: Checks of one group: each is a timer and a connection on every node that runs the group.
 CHECKS_MAX = 64
+#: Characters of a gRPC service's name, which goes out with every question.
+GRPC_SERVICE_LENGTH_MAX = 512
 
 
 class CheckKind(StrEnum):
@@ -22,6 +24,7 @@ class CheckKind(StrEnum):
     HTTP = "http"
     TCP = "tcp"
     SCRIPT = "script"
+    GRPC = "grpc"
 
 
 class CheckStatus(StrEnum):
@@ -49,7 +52,7 @@ class Check(Record):
     #: Empty: the service's.
     port_label: str = ""
     task: str = ""
-    #: `http`.
+    #: `http`; of TLS both `http` and `grpc`.
     protocol: str = "http"
     method: str = "GET"
     path: str = "/"
@@ -68,6 +71,9 @@ class Check(Record):
     #: `on_update = "ignore"`: it does not decide about deployments.
     is_ignored_on_update: bool = False
     restart: CheckRestart = CheckRestart()
+    #: `grpc`: whose health is asked for; empty: the whole server's.
+    grpc_service: str = ""
+    is_grpc_over_tls: bool = False
 
 
 class CheckResult(Record):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
+from swarmlet.model.check import CheckKind
 from swarmlet.model.job import Job, TaskGroup
 from swarmlet.model.node import Node
 
@@ -18,8 +19,8 @@ Need = tuple[int, str]
 NOTHING: Need = (1, "")
 #: The first that knows devices, on nodes and in jobs; moves of a rebalancing; images bound to digests.
 DEVICES = REBALANCING = DIGESTS = 3
-#: The first that knows whole cores, on nodes and in jobs.
-CORES = 4
+#: The first that knows whole cores, on nodes and in jobs; checks of type grpc.
+CORES = GRPC_CHECKS = 4
 
 
 def need_of_job(job: Job) -> Need:
@@ -64,8 +65,11 @@ def _of_group(group: TaskGroup) -> Iterator[Need]:
     if group.affinities or any(task.affinities for task in group.tasks):
         yield 2, "affinity"
     services = [*group.services, *(service for task in group.tasks for service in task.services)]
-    if any(service.health_checks for service in services):
+    checks = [check for service in services for check in service.health_checks]
+    if checks:
         yield 2, "check"
+    if any(check.kind is CheckKind.GRPC for check in checks):
+        yield GRPC_CHECKS, "a check of type grpc"
     if any(volume.is_per_alloc for volume in group.volumes):
         yield 3, "per_alloc"
     for task in group.tasks:

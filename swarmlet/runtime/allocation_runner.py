@@ -425,6 +425,7 @@ class AllocationRunner:
         return msgspec.structs.replace(
             check,
             path=interpolation.text(check.path),
+            grpc_service=interpolation.text(check.grpc_service),
             body=interpolation.text(check.body),
             command=interpolation.text(check.command),
             args=tuple(interpolation.text(argument) for argument in check.args),

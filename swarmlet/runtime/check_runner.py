@@ -203,13 +203,12 @@ class CheckRunner:
         match check.kind:
             case CheckKind.SCRIPT:
                 return await self._run_script(check)
-            case CheckKind.HTTP | CheckKind.TCP:
+            case CheckKind.HTTP | CheckKind.TCP | CheckKind.GRPC:
                 label = check.port_label or checked.service.port_label
                 address = self._tasks.address_of(label)
                 if address is None:
                     return Answer(is_good=False, output=f"the allocation has no port {label!r}")
-                ask = self._prober.http if check.kind is CheckKind.HTTP else self._prober.tcp
-                return await ask(*address, check)
+                return await self._prober.ask(*address, check)
             case _:
                 assert_never(check.kind)
 

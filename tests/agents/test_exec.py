@@ -185,6 +185,12 @@ def test_input_is_passed_on_to_its_end(elsewhere: Node, allocation: dict[str, An
     assert (said.code, said.out.strip()) == (0, "100000")
 
 
+def test_options_of_the_command_are_the_commands(elsewhere: Node, allocation: dict[str, Any]) -> None:
+    asked = ("--address", elsewhere.api.address, "alloc", "exec")
+    said = process(*asked, allocation["ID"], "printf", "%s ", "-h", "--help", "-json", "--task")
+    assert (said.code, said.out) == (0, "-h --help -json --task ")
+
+
 def test_the_command_ends_when_its_user_is_gone(shell: Terminal) -> None:
     shell.type(b"echo pid-$$-\n")
     found = re.search(rb"pid-(\d+)-", shell.until(rb"pid-\d+-\r"))

@@ -11,8 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from swarmlet.cli.alloc_exec import execute
 from swarmlet.cli.catalogue import overview
-from swarmlet.cli.main import root, run, single_dash_to_double
+from swarmlet.cli.main import (
+    OPTIONS_WITH_VALUE,
+    foreign_command_apart,
+    root,
+    run,
+    single_dash_to_double,
+)
 from tests.agents.cluster import Cli
 
 #: Nobody listens here.
@@ -125,6 +132,38 @@ def test_one_dash_is_two_for_long_names_alone() -> None:
     assert single_dash_to_double(["-json", "-ttl=1h", "-d", "-", "--x", "-5", "--", "-json"]) == [
         *("--json", "--ttl=1h", "-d", "-", "--x", "-5", "--", "-json")
     ]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("alloc exec 8f ls -h", "alloc exec 8f -- ls -h"),
+        ("alloc exec -t 8f ls -la --help", "alloc exec -t 8f -- ls -la --help"),
+        ("alloc exec 8f --task web sh -c x", "alloc exec 8f --task web -- sh -c x"),
+        ("alloc exec -task web 8f sh -task x", "alloc exec --task web 8f -- sh -task x"),
+        ("alloc exec --task=web 8f sh", "alloc exec --task=web 8f -- sh"),
+        ("--address a:1 -token=t alloc exec 8f -- ls -h", "--address a:1 --token=t alloc exec 8f -- ls -h"),
+        ("--address alloc alloc exec 8f ls -json", "--address alloc alloc exec 8f -- ls -json"),
+        ("alloc exec 8f -h", "alloc exec 8f -h"),
+        ("alloc exec -h", "alloc exec -h"),
+        ("alloc logs 8f exec -f", "alloc logs 8f exec -f"),
+        ("job exec 8f ls -json", "job exec 8f ls --json"),
+    ],
+)
+def test_a_command_that_runs_in_a_task_is_passed_on_as_it_is(typed: str, meant: str) -> None:
+    assert single_dash_to_double(foreign_command_apart(typed.split())) == meant.split()
+
+
+def test_options_of_alloc_exec_with_a_value_are_known() -> None:
+    """Otherwise the value would be taken for a word."""
+    names = [
+        option.lstrip("-")
+        for command in (root, execute)
+        for parameter in command.params
+        if isinstance(parameter, click.Option) and not parameter.is_flag
+        for option in parameter.opts
+    ]
+    assert sorted(names) == sorted(OPTIONS_WITH_VALUE)
 
 
 #: These would start an agent where the arguments happen to be right.

@@ -12,6 +12,7 @@ from swarmlet.model.check import Check, CheckKind, CheckRestart
 from swarmlet.model.job import SECOND_NS, Service
 
 HTTP = 'type = "http"\ninterval = "5s"\ntimeout = "1s"\n'
+GRPC = 'type = "grpc"\ninterval = "5s"\ntimeout = "1s"\n'
 SCRIPT = 'type = "script"\ncommand = "/bin/true"\ninterval = "5s"\ntimeout = "1s"\n'
 
 
@@ -56,7 +57,8 @@ def test_checks_survive_the_way_through_json() -> None:
 @pytest.mark.parametrize(
     ("check", "problem"),
     [
-        ('type = "grpc"\ninterval = "5s"\ntimeout = "1s"', 'type "grpc" is not supported: gRPC checks'),
+        ('type = "ttl"\ninterval = "5s"\ntimeout = "1s"', 'type "ttl" is not supported: it concerns Consul'),
+        (GRPC + f'grpc_service = "{"a" * 513}"', "grpc_service has 513 characters; expected at most 512"),
         ('type = "tcp"\ntimeout = "1s"', "check has no interval"),
         ('type = "tcp"\ninterval = "5s"', "check has no timeout"),
         ('type = "tcp"\ninterval = "10ms"\ntimeout = "1s"', "interval of 0.01 s is out of range"),
@@ -81,9 +83,44 @@ def test_a_check_without_any_port_is_refused() -> None:
     assert "a http check has no port" in str(raised.value)
 
 
-def test_a_grpc_check_in_json_is_refused_by_name() -> None:
+def test_a_ttl_check_in_json_is_refused_by_name() -> None:
     document = job_to_json(parse_job(job_with(HTTP)).job)
-    document["TaskGroups"][0]["Services"][0]["Checks"][0]["Type"] = "grpc"
+    document["TaskGroups"][0]["Services"][0]["Checks"][0]["Type"] = "ttl"
     with pytest.raises(InvalidJob) as raised:
         job_from_json(document)
-    assert "gRPC checks do not exist yet" in str(raised.value)
+    assert 'Type: "ttl" is not supported: it concerns Consul' in str(raised.value)
+
+
+def test_a_grpc_check_says_whose_health_it_asks_for_and_whether_over_tls() -> None:
+    text = job_with(
+        GRPC
+        + 'grpc_service = "shop.Orders"\ngrpc_use_tls = true\n'
+        + 'tls_skip_verify = true\ntls_server_name = "shop"'
+    )
+    (found,) = services_of(text)
+    assert found.health_checks == (
+        Check(
+            name="a-g check 1",
+            kind=CheckKind.GRPC,
+            interval_ns=5 * SECOND_NS,
+            timeout_ns=SECOND_NS,
+            grpc_service="shop.Orders",
+            is_grpc_over_tls=True,
+            is_tls_verified=False,
+            tls_server_name="shop",
+        ),
+    )
+    document = job_to_json(parse_job(text).job)
+    (check,) = document["TaskGroups"][0]["Services"][0]["Checks"]
+    assert (check["Type"], check["GRPCService"], check["GRPCUseTLS"]) == ("grpc", "shop.Orders", True)
+    assert job_from_json(document).groups[0].services == (found,)
+
+
+def test_what_concerns_another_type_of_check_is_ignored_with_a_warning() -> None:
+    said = [
+        str(warning)
+        for check in (GRPC + 'path = "/up"', HTTP + "grpc_use_tls = true")
+        for warning in parse_job(job_with(check)).warnings
+    ]
+    assert any("path is ignored: it concerns http checks" in each for each in said)
+    assert any("grpc_use_tls is ignored: it concerns grpc checks" in each for each in said)

@@ -9,6 +9,7 @@ from swarmlet.errors import Conflict
 from swarmlet.ids import AllocationId
 from swarmlet.leader.feature_level import raised_level
 from swarmlet.leader.rebalance import Rebalancer
+from swarmlet.model.check import Check, CheckKind
 from swarmlet.model.cluster import (
     AutopilotConfig,
     ClusterSettings,
@@ -22,7 +23,9 @@ from swarmlet.model.job import (
     Algorithm,
     Artifact,
     DeviceRequest,
+    Job,
     JobType,
+    Service,
     Spread,
     TaskGroup,
     Template,
@@ -80,6 +83,11 @@ def group_with(**changes: object) -> TaskGroup:
     return replace(group, tasks=(replace(group.tasks[0], **changes),))
 
 
+def checked(kind: CheckKind) -> Job:
+    service = Service(name="s", health_checks=(Check(name="c", kind=kind),))
+    return a_job(replace(a_group(), services=(service,)))
+
+
 @pytest.mark.parametrize(
     ("body", "level", "what"),
     [
@@ -105,6 +113,8 @@ def group_with(**changes: object) -> TaskGroup:
         (RegisterJob(job=a_job(group_with(artifacts=(Artifact(source="https://a"),)))), 3, "artifact"),
         (RegisterJob(job=a_job(group_with(image_digest="sha256:1"))), 3, "an image bound to its digest"),
         (RegisterJob(job=a_job(group_with(resources=TaskResources(cores=2)))), 4, "cores"),
+        (RegisterJob(job=checked(CheckKind.TCP)), 2, "check"),
+        (RegisterJob(job=checked(CheckKind.GRPC)), 4, "a check of type grpc"),
         (RegisterNode(node=a_node("n1")), 1, ""),
         (RegisterNode(node=replace(a_node("n1"), devices=(GPU,), cores=(0,))), 4, "a node with cores"),
         (RegisterNode(node=replace(a_node("n1"), devices=(GPU,))), 3, "a node with devices"),

@@ -21,10 +21,11 @@ from swarmlet.ids import AllocationId
 from swarmlet.model.allocation import ClientStatus
 from swarmlet.model.execution import TerminalSize
 from swarmlet.model.job import Artifact, Template
+from swarmlet.model.resources import Network
 from swarmlet.runtime import cgroup
 from swarmlet.runtime.allocation_runner import directories_of, make_directories
 from swarmlet.runtime.cgroup import Cgroups
-from swarmlet.runtime.drivers import capability
+from swarmlet.runtime.drivers import capability, system_calls
 from swarmlet.runtime.drivers.driver import (
     LogStream,
     Presence,
@@ -338,6 +339,78 @@ async def test_host_modes_share_the_machines_namespaces(trusting: Exec, run: Run
         config={"pid_mode": "host", "ipc_mode": "host"},
     )
     assert said.split() == [os.readlink("/proc/self/ns/pid"), os.readlink("/proc/self/ns/ipc")]
+
+
+#: Each would do something else than fail for want of rights, if it were let through.
+HARMFUL = {
+    "unshare": (0x1000_0000,),
+    "keyctl": (0, -3),
+    "get_mempolicy": (),
+    "io_uring_setup": (),
+    "clone": (0x1000_0011,),
+}
+needs_filter = pytest.mark.skipif(
+    not (system_calls.is_known(os.uname().machine) and Path("/usr/bin/perl").exists()),
+    reason="needs a machine with a filter of system calls, and perl",
+)
+
+
+def making(name: str, arguments: tuple[int, ...]) -> str:
+    """A shell command that makes a system call and says how it ended."""
+    column = system_calls.ABIS[os.uname().machine][0][1]
+    number = {"clone": system_calls.CLONE, **system_calls.NUMBERS}[name][column]
+    words = ", ".join(str(each) for each in (number, *(*arguments, 0, 0, 0, 0, 0)[:5]))
+    return f'/usr/bin/perl -e \'print syscall({words}) < 0 ? $! : "done", "\\n"\''
+
+
+@needs_filter
+async def test_system_calls_that_change_the_machine_are_refused(run: Run) -> None:
+    said = await run("; ".join(making(name, arguments) for name, arguments in HARMFUL.items()))
+    assert said.splitlines() == ["Operation not permitted"] * len(HARMFUL)
+
+
+@needs_filter
+async def test_the_filter_holds_for_commands_beside_the_task_and_for_its_holder(
+    driver: Exec, tmp_path: Path
+) -> None:
+    handle = await driver.start(spec(tmp_path, "sleep 60"), ignore)
+    beside = await driver.execute(
+        handle, ("grep", "Seccomp:", "/proc/self/status", "/proc/1/status"), WAIT_SECONDS
+    )
+    assert [line.split()[-1] for line in beside.output.decode().splitlines()] == ["2", "2"]
+
+
+@needs_root
+@needs_filter
+async def test_a_capability_comes_with_its_system_calls(trusting: Exec, run: Run) -> None:
+    config = {"cap_add": ["sys_nice"]}
+    calls = f"{making('get_mempolicy', ())}; {making('keyctl', (0, -3))}"
+    assert await run(calls, runs=trusting, config=config) == "done\nOperation not permitted\n"
+
+
+@needs_filter
+async def test_a_task_without_the_filter_needs_a_node_that_allows_it(
+    driver: Exec, trusting: Exec, run: Run, tmp_path: Path
+) -> None:
+    config = {"security_opt": ["seccomp=unconfined"]}
+    calls = "; ".join(making(name, arguments) for name, arguments in HARMFUL.items())
+    said = (await run(f"{calls}; grep Seccomp: /proc/self/status", runs=trusting, config=config)).splitlines()
+    # Not always last: a clone says something, too.
+    assert "Seccomp:\t0" in said
+    # So each of them shows that it is the filter that refuses.
+    assert "Operation not permitted" not in said
+    with pytest.raises(DriverError, match="security_opt seccomp=unconfined is not allowed on this node"):
+        await run("true", config=config)
+
+
+async def test_without_a_network_a_task_and_commands_beside_it_have_the_loopback_device_alone(
+    driver: Exec, tmp_path: Path
+) -> None:
+    look = "grep -c : /proc/net/dev; grep -o 127.0.0.1 /proc/net/fib_trie | head -1; ls /sys/class/net"
+    handle = await driver.start(spec(tmp_path, f"{look}; sleep 60", network=Network(mode="none")), ignore)
+    assert await first_line(driver, handle) == "1"
+    beside = await driver.execute(handle, ("/bin/sh", "-c", look), WAIT_SECONDS)
+    assert beside.output == b"1\n127.0.0.1\n"
 
 
 async def test_a_file_descriptor_of_the_shim_is_not_inherited(run: Run) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from swarmlet.errors import DriverError
+from swarmlet.model.resources import Network
 from swarmlet.runtime.allocation_runner import directories_of
 from swarmlet.runtime.drivers import capability
 from swarmlet.runtime.drivers.driver import LogStream
@@ -80,7 +81,7 @@ def test_an_ordinary_users_agent_isolates_with_a_user_namespace(nobodys: Path) -
     said = json.loads(done.stdout)
     assert said["isolation"] == "user namespace"
     assert said["secret"] == "hunter2\n"
-    assert said["output"].splitlines() == ["65534", "0000000000000000", "2", "no", "kept"]
+    assert said["output"].splitlines() == ["65534", "0000000000000000", "2", "no", "kept", "2", "1"]
     assert said["beside"] == [0, "65534\n"]
     assert said["left"] == []
     assert [line for line in Path("/proc/mounts").read_text().splitlines() if str(nobodys) in line] == []
@@ -102,10 +103,11 @@ async def unprivileged_main(directory: Path) -> None:
     command = (
         "id -u; grep CapEff /proc/self/status | cut -f2; set -- /proc/[0-9]*; echo $#; "
         "ls /home > /dev/null 2>&1 || echo no; echo kept > /local/file; cat /local/file; "
+        "grep Seccomp: /proc/self/status | cut -f2; grep -c : /proc/net/dev; "
         "cat /secrets/password > /alloc/data/secret; echo ready > /alloc/data/ready; exec sleep 60"
     )
     try:
-        handle = await driver.start(spec(root, command), ignore)
+        handle = await driver.start(spec(root, command, network=Network(mode="none")), ignore)
         await wait_until((root / ALLOCATION / "alloc" / "data" / "ready").exists)
         beside = await driver.execute(handle, ("id", "-u"), WAIT_SECONDS)
         namespace = os.readlink(f"/proc/{pids(handle)['holder']}/ns/pid")
@@ -156,6 +158,10 @@ def test_a_machine_without_user_namespaces_is_told_apart_with_its_switch(nobodys
         ({"command": ["x"]}, "config key 'command' is ['x'], expected a str"),
         ({"command": "x", "pid_mode": "shared"}, 'pid_mode is \'shared\', expected "private" or "host"'),
         ({"command": "x", "cap_add": ["fly"]}, "cap_add names 'fly', which is no capability"),
+        (
+            {"command": "x", "security_opt": ["label=disable"]},
+            "security_opt names 'label=disable', expected \"seccomp=unconfined\"",
+        ),
         ({"command": "x", "work_dir": "local"}, "work_dir is 'local', expected a path from the task's root"),
     ],
 )

@@ -24,7 +24,7 @@ from typing import Any
 from swarmlet.errors import DriverError
 from swarmlet.model.execution import TerminalSize
 from swarmlet.model.node import DriverInfo
-from swarmlet.runtime.drivers import capability, enter, isolation
+from swarmlet.runtime.drivers import capability, enter, isolation, system_calls
 from swarmlet.runtime.drivers.command import CommandResult, run_command
 from swarmlet.runtime.drivers.driver import Directories, TaskHandle, TaskSpec
 from swarmlet.runtime.drivers.execution import Execution
@@ -46,8 +46,11 @@ KEYS = {
     "cap_drop": list,
     "pid_mode": str,
     "ipc_mode": str,
+    "security_opt": list,
 }
 MODES = ("private", "host")
+#: Docker's words for a task without a filter of system calls.
+UNFILTERED = "seccomp=unconfined"
 SHARED = "[drivers] raw_exec = true in the node's configuration allows it"
 #: A trial is some forks and mounts. A busy machine may take seconds for them, and nobody waits.
 TRIAL_SECONDS_MAX = 30.0
@@ -69,6 +72,11 @@ def validate(config: dict[str, Any]) -> list[str]:
     for key in ("pid_mode", "ipc_mode"):
         if config.get(key, "private") not in MODES:
             problems.append(f'exec: {key} is {config[key]!r}, expected "private" or "host"')
+    problems += [
+        f'exec: security_opt names {str(item)[:40]!r}, expected "{UNFILTERED}"'
+        for item in config.get("security_opt", [])
+        if item != UNFILTERED
+    ]
     for key in ("cap_add", "cap_drop"):
         problems += [
             f"exec: {key} names {text!r}, which is no capability; expected names such as net_bind_service"
@@ -119,6 +127,7 @@ class Exec(RawExec):
         attributes = {
             "limits": "cgroup" if self._cgroups.is_usable else "none",
             "isolation": "user namespace" if self._is_user_namespace else "root",
+            "system_calls": "filtered" if _can_filter() else "all",
         }
         return DriverInfo(is_detected=True, is_healthy=True, attributes=attributes)
 
@@ -239,6 +248,11 @@ class Exec(RawExec):
             if spec.config.get(key) == "host":
                 self._need_host(f'{key} = "host"')
                 plan["namespaces"].remove(kind)
+        if UNFILTERED in spec.config.get("security_opt", ()):
+            self._need_host(f"security_opt {UNFILTERED}")
+            plan["filter"] = ""
+        if spec.network is not None and spec.network.mode == "none":
+            plan["namespaces"].append("network")
         secrets = Path(spec.directories.secrets)
         link = _link_target(secrets)
         if rights["uid"] is not None and not link and not secrets.is_mount():
@@ -263,6 +277,7 @@ class Exec(RawExec):
             "shared": str(shared),
             "secrets": "",
             "volumes": [],
+            "filter": _filter(rights).hex(),
             **rights,
         }
 
@@ -328,6 +343,19 @@ def rights_of(entry: pwd.struct_passwd | None, add: tuple[str, ...], drop: tuple
         "bounding": [] if entry is None else kept,
         "ambient": [] if is_root or entry is None else added,
     }
+
+
+def _can_filter() -> bool:
+    """Whether this kernel takes filters, and there is one for this machine."""
+    return system_calls.is_known(os.uname().machine) and os.path.exists("/proc/sys/kernel/seccomp")
+
+
+def _filter(rights: dict[str, Any]) -> bytes:
+    """The filter of system calls for a task with these rights; empty where there can be none."""
+    if not _can_filter():
+        return b""
+    has = rights["bounding"] if rights["uid"] == 0 else rights["ambient"]
+    return system_calls.filter_program(os.uname().machine, [capability.NAMES[number] for number in has])
 
 
 def _entry(spec: TaskSpec) -> pwd.struct_passwd:

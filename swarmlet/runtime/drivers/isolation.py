@@ -38,6 +38,7 @@ NAMESPACES: Final = {
     "pid": (0x2000_0000, "pid"),
     "ipc": (0x0800_0000, "ipc"),
     "uts": (0x0400_0000, "uts"),
+    "network": (0x4000_0000, "net"),
 }
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
@@ -46,6 +47,11 @@ MNT_DETACH = 2
 FLAGS: Final = {"ro": MS_RDONLY, "nosuid": MS_NOSUID, "nodev": MS_NODEV, "noexec": MS_NOEXEC}
 PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_CAPBSET_DROP = 1, 8, 24
 PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 38, 47, 2
+PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
+#: Of a filter's instruction.
+INSTRUCTION_BYTES = 8
+#: What brings the loopback device up: a request to a socket with its name and flags.
+AF_INET, SOCK_DGRAM, SIOCSIFFLAGS, IFF_UP, INTERFACE_BYTES = 2, 2, 0x8914, 1, 40
 CAPABILITY_VERSION = 0x2008_0522
 #: A mask of capabilities has so many bits.
 CAPABILITY_BITS = 64
@@ -73,6 +79,8 @@ DEVICE_LINKS: Final = (
 PROC_READ_ONLY: Final = ("bus", "fs", "irq", "sys", "sysrq-trigger")
 PROC_HIDDEN: Final = ("acpi", "kcore", "keys", "latency_stats", "sched_debug", "scsi", "timer_list")
 SYS_HIDDEN: Final = ("firmware", "kernel/debug", "kernel/security", "kernel/tracing")
+#: The machine's interfaces, from a task that has a network of its own.
+SYS_NETWORK: Final = ("class/net", "devices/virtual/net")
 #: Shared memory of a task; it counts as the task's memory anyway. Docker's own figure.
 SHM_OPTIONS = "mode=1777,size=64m"
 #: Everything in a dead pid namespace is gone within milliseconds; a process stuck in the kernel may take for ever.
@@ -83,11 +91,13 @@ LIBC.mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes
 LIBC.prctl.argtypes = (ctypes.c_int, *(ctypes.c_ulong,) * 4)
 
 
-def call(what: str, function: Any, *arguments: Any) -> None:
+def call(what: str, function: Any, *arguments: Any) -> int:
     """Call into the C library. Raises OSError that says what was tried."""
-    if function(*arguments) < 0:
+    result: int = function(*arguments)
+    if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
 
 
 def mount(source: str, target: str, kind: str, flags: int, options: str = "", *, shown: str = "") -> None:
@@ -121,7 +131,7 @@ def forbid_imports() -> None:
 
 def entered(plan: dict[str, Any]) -> list[str]:
     """The namespaces that the task's processes enter once they have been forked, in the order of entering."""
-    return [kind for kind in ("ipc", "uts", "mount") if kind in plan["namespaces"]]
+    return [kind for kind in ("ipc", "uts", "network", "mount") if kind in plan["namespaces"]]
 
 
 # The holder ---------------------------------------------------------------------------------------------
@@ -175,8 +185,11 @@ def _hold(plan: dict[str, Any], leash: int, tell: int) -> NoReturn:
     os.setsid()
     forbid_imports()
     unshare(*entered(plan))
+    if "network" in plan["namespaces"]:
+        _start_loopback()
     build_root(plan)
-    give_up_rights({"uid": None, "bounding": [], "ambient": []})
+    # A task may be this process' user, and make it do what it cannot itself.
+    give_up_rights({"uid": None, "bounding": [], "ambient": [], "filter": plan.get("filter", "")})
     # Orphans are reaped by the kernel.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     low, high = sorted((leash, tell))
@@ -187,6 +200,14 @@ def _hold(plan: dict[str, Any], leash: int, tell: int) -> NoReturn:
     os.close(tell)
     os.read(leash, 1)
     os._exit(0)
+
+
+def _start_loopback() -> None:
+    """A new network has this one device, which is down."""
+    request = b"lo".ljust(16, b"\0") + IFF_UP.to_bytes(2, sys.byteorder)
+    descriptor = call("a socket", LIBC.socket, AF_INET, SOCK_DGRAM, 0)
+    call("the loopback device", LIBC.ioctl, descriptor, SIOCSIFFLAGS, request.ljust(INTERFACE_BYTES, b"\0"))
+    os.close(descriptor)
 
 
 def end(holder: int) -> None:
@@ -357,6 +378,8 @@ def build_root(plan: dict[str, Any]) -> None:
     root = Root(plan["root"])
     _show_host(root)
     _show_kernel(root, is_own_pid="pid" in plan["namespaces"], is_own_ipc="ipc" in plan["namespaces"])
+    if "network" in plan["namespaces"]:
+        _hide(root, [f"sys/{name}" for name in SYS_NETWORK])
     for name in ("/local", "/tmp"):  # noqa: S108 (the task's own)
         root.keep(name)
     _show_secrets(root, plan["secrets"])
@@ -473,6 +496,21 @@ def give_up_rights(rights: dict[str, Any]) -> None:
     for number in ambient:
         call("an ambient capability", LIBC.prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number, 0, 0)
     call("no_new_privs", LIBC.prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    _refuse_system_calls(bytes.fromhex(rights.get("filter", "")))
+
+
+class _Program(ctypes.Structure):
+    """`struct sock_fprog`."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
+def _refuse_system_calls(program: bytes) -> None:
+    """For good, and for all that this process starts; needs no rights after no_new_privs. Raises OSError."""
+    if program:
+        filled = _Program(len(program) // INSTRUCTION_BYTES, program)
+        address = ctypes.addressof(filled)
+        call("a filter of system calls", LIBC.prctl, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, address, 0, 0)
 
 
 def _set_capabilities(kept: Iterable[int], *, inheritable: Iterable[int]) -> None:
