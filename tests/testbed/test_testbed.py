@@ -163,7 +163,8 @@ def test_a_containers_memory_limit_is_enforced(healthy: Testbed) -> None:
 
 def test_a_killed_process_inside_is_gone(healthy: Testbed) -> None:
     process = healthy[1].spawn("sleep", "1000")
-    assert "sleep" in Path(f"/proc/{process.pid}/cmdline").read_text()
+    # Empty for a moment while it becomes another program.
+    wait_for(lambda: "sleep" in Path(f"/proc/{process.pid}/cmdline").read_text(), "its command", 10.0)
     healthy[1].kill_agent(process.pid)
     assert process.wait() != 0
     assert not process.is_running()
