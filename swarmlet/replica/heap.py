@@ -2,7 +2,7 @@
 
 A full collection visits every container of the process: with the state of a large cluster that is hundreds of
 milliseconds in which no heartbeat leaves. What survived the young generations is nearly always state, so it is set
-aside (`gc.freeze`) every second instead, and only young objects are visited. Reference counts free what is set aside as
+aside (`gc.freeze`) every second instead, or more often under load, and only young objects are visited. Reference counts free what is set aside as
 ever; only cycles in it would stay, so now and then, while it is little, all of it is looked at after all.
 """
 
@@ -11,9 +11,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+import time
 
 #: Young objects are looked at this often at least, and what survived is set aside.
 FREEZE_SECONDS = 1.0
+#: A collection that takes longer is followed by the next one sooner: the interpreter counts new containers less those
+#: that went, so that where state is replaced it would look at many of them at once, for tens of milliseconds.
+LONG_SECONDS = 0.001
+BUSY_SECONDS = 0.1
 #: New containers after which the interpreter looks at them by itself: some two milliseconds. Records hold no cycles and
 #: are not even looked at, so what is collected is little; Python's default, a collection every 700 objects, costs a leader
 #: under load a twentieth of its time.
@@ -35,11 +40,14 @@ async def keep_collections_short() -> None:
     gc.set_threshold(YOUNG_OBJECTS, NEVER, NEVER)
     loop = asyncio.get_running_loop()
     full_at = loop.time() + FULL_SECONDS
+    pause = FREEZE_SECONDS
     try:
         while True:
-            await asyncio.sleep(FREEZE_SECONDS)
+            await asyncio.sleep(pause)
             survived = gc.get_count()[1] * YOUNG_OBJECTS
+            begun = time.thread_time()
             gc.collect(1 if survived <= SURVIVED_OBJECTS_MAX else 0)
+            pause = FREEZE_SECONDS if time.thread_time() - begun < LONG_SECONDS else BUSY_SECONDS
             gc.freeze()
             if loop.time() >= full_at:
                 full_at = loop.time() + FULL_SECONDS

@@ -95,7 +95,18 @@ def block_of(
 class Reader:
     """Reads single allocations out of a block. Built once per block, shared by all versions of the state."""
 
-    __slots__ = ("_first", "_high", "_low", "_of_node", "_starts", "_unscramble", "block", "name", "total")
+    __slots__ = (
+        "_by_node",
+        "_first",
+        "_high",
+        "_low",
+        "_place_of",
+        "_starts",
+        "_unscramble",
+        "block",
+        "name",
+        "total",
+    )
 
     def __init__(self, block: AllocationBlock) -> None:
         """Work out what every read needs."""
@@ -111,17 +122,23 @@ class Reader:
         self._high = block.key >> shift
         self._low = block.key & ((1 << shift) - 1)
         self._unscramble = pow(SCRAMBLE, -1, 1 << block.index_bits)
-        self._of_node: dict[NodeId, list[Piece]] | None = None
+        self._by_node: tuple[Piece, ...] = ()
+        self._place_of: dict[NodeId, int] = {}
 
     def pieces_on(self, node_id: NodeId) -> Sequence[Piece]:
         """The pieces on one node, by start. The first call sorts them all, so that every other one costs nothing."""
-        of_node = self._of_node
-        if of_node is None:
-            of_node = {}
-            for piece in self.block.pieces:
-                of_node.setdefault(piece.node_id, []).append(piece)
-            self._of_node = of_node
-        return of_node.get(node_id, ())
+        if not self._by_node:
+            # By start already. Not a list for each node: of a million of them the garbage collector would look at every one.
+            by_node = tuple(sorted(self.block.pieces, key=attrgetter("node_id")))
+            self._place_of = {piece.node_id: place for place, piece in reversed(list(enumerate(by_node)))}
+            self._by_node = by_node
+        first = self._place_of.get(node_id)
+        if first is None:
+            return ()
+        by_node, end = self._by_node, first + 1
+        while end < len(by_node) and by_node[end].node_id == node_id:
+            end += 1
+        return by_node[first:end]
 
     @property
     def end(self) -> int:

@@ -51,3 +51,25 @@ async def test_what_survived_is_looked_at_again_only_while_it_is_little(
         gc.callbacks.remove(note)
         gc.unfreeze()
     assert max(seen) == generation
+
+
+@pytest.mark.parametrize(("long_seconds", "is_soon"), [(-1.0, True), (1000.0, False)])
+async def test_after_a_long_collection_the_next_one_comes_sooner(
+    long_seconds: float, is_soon: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heap, "LONG_SECONDS", long_seconds)
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    try:
+        with pytest.raises(asyncio.CancelledError):
+            await heap.keep_collections_short()
+    finally:
+        gc.unfreeze()
+    later = heap.BUSY_SECONDS if is_soon else heap.FREEZE_SECONDS
+    assert pauses == [heap.FREEZE_SECONDS, later, later]
