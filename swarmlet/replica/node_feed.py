@@ -179,13 +179,17 @@ class NodeFeed:
             before.due.set()
         self._streams[node_id] = stream
         stream.is_stale = True
+        # It waits for its turn like every other: when another replica fails, all of its nodes come at once.
+        self._queue(stream)
         try:
-            while not stream.is_over:
-                for item in self._items(stream):
-                    yield delta_codec.encode(item)
+            while True:
                 # Ends with the stream's next turn, or with its connection.
                 await stream.due.wait()
                 stream.due.clear()
+                if stream.is_over:
+                    break
+                for item in self._items(stream):
+                    yield delta_codec.encode(item)
         finally:
             if self._streams.get(node_id) is stream:
                 del self._streams[node_id]

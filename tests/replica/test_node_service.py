@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import operator
 from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,7 +19,7 @@ from swarmlet.model.cluster import ClusterSettings
 from swarmlet.model.job import Job, JobType
 from swarmlet.model.node import Node
 from swarmlet.model.plan import GroupPlacement, IndexRange, Plan, Run, Stop
-from swarmlet.replica import report_gathering
+from swarmlet.replica import node_feed, report_gathering
 from swarmlet.replica.node_link import NodeLink
 from swarmlet.replica.node_message import (
     ALLOCATIONS_METHOD,
@@ -416,6 +418,39 @@ def test_a_replica_that_has_too_much_to_do_keeps_its_nodes() -> None:
                 await reporting
             assert len(asked) > 2
             assert set(asked) == {follower.node_id}
+
+    run(main())
+
+
+def test_streams_that_begin_at_once_are_spread_over_turns() -> None:
+    """Each begins with all that runs on its node, and when a replica fails its nodes come to another one together."""
+
+    async def main() -> None:
+        async with serving(1) as services:
+            feed, begun = services.of[NodeId("n1")].feed, list[NodeId]()
+            items = feed._items
+
+            def counted(stream: Any) -> Any:
+                begun.append(stream.node_id)
+                return items(stream)
+
+            feed._items = counted  # type: ignore[method-assign]
+            names = [f"id-{number}" for number in range(5 * node_feed.TURNS_AT_ONCE)]
+
+            async def first(name: str) -> None:
+                body = subscription_codec.encode(Subscription(version=VERSION, node_id=NodeId(name)))
+                async with contextlib.aclosing(feed.serve(peer_of(name), body)) as stream:
+                    await anext(stream)
+
+            async with asyncio.TaskGroup() as group:
+                for name in names:
+                    group.create_task(first(name))
+                seen = [0]
+                while len(begun) < len(names):
+                    await asyncio.sleep(0)
+                    seen.append(len(begun))
+            assert begun == names
+            assert max(map(operator.sub, seen[1:], seen)) <= node_feed.TURNS_AT_ONCE
 
     run(main())
 
