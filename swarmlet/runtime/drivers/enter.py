@@ -1,8 +1,8 @@
 """Runs a command inside an isolated task: in its namespaces, as its user, with its rights and limits.
 
 Run as a script: `python -I -S enter.py STATE_DIRECTORY TERMINAL COMMAND ARGUMENT...`, the environment being the
-command's. TERMINAL is `-`, or the descriptor of a Unix socket: the command then gets a terminal of the task's own
-(one of another mount would have no name in there), whose other end goes out through the socket.
+command's. TERMINAL is `-`, or `SOCKET,ROWS,COLUMNS`, a Unix socket's descriptor and a size: the command then gets a
+terminal of the task's own (one of another mount would have no name in there), whose other end goes out through it.
 
 This process stays outside, waits, and ends as the command did. Killed, it takes the command along.
 """
@@ -56,9 +56,12 @@ def enter(directory: str) -> tuple[dict[str, Any], list[int]]:
     return request, lists
 
 
-def open_terminal(socket_descriptor: int) -> int:
+def open_terminal(argument: str) -> int:
     """A terminal of the task's own file system; its master's end goes out. The terminal's descriptor."""
+    socket_descriptor, rows, columns = (int(number) for number in argument.split(","))
     master, terminal = os.openpty()
+    # Before the command looks.
+    termios.tcsetwinsize(terminal, (rows, columns))
     with socket.socket(fileno=socket_descriptor) as out:
         socket.send_fds(out, [b"."], [master])
     os.close(master)
@@ -97,7 +100,7 @@ def main() -> int:
     directory, terminal_argument, *command = sys.argv[1:]
     try:
         request, lists = enter(directory)
-        terminal = -1 if terminal_argument == NO_TERMINAL else open_terminal(int(terminal_argument))
+        terminal = -1 if terminal_argument == NO_TERMINAL else open_terminal(terminal_argument)
     except (OSError, ValueError, KeyError) as error:
         sys.stderr.write(f"cannot enter the task: {error}\n")
         return 126

@@ -28,7 +28,7 @@ from swarmlet.runtime.drivers import capability, enter, isolation, system_calls
 from swarmlet.runtime.drivers.command import CommandResult, run_command
 from swarmlet.runtime.drivers.driver import Directories, TaskHandle, TaskSpec
 from swarmlet.runtime.drivers.execution import Execution
-from swarmlet.runtime.drivers.local_execution import LocalExecution, set_size, start_execution
+from swarmlet.runtime.drivers.local_execution import LocalExecution, start_execution
 from swarmlet.runtime.drivers.raw_exec import INHERITED, RawExec, command_of, missing_command, wrong_keys
 from swarmlet.runtime.secrets_directory import SHARED_MEMORY
 
@@ -200,7 +200,9 @@ class Exec(RawExec):
             )
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            arguments, env = await self._inside(handle, str(theirs.fileno()), command)
+            arguments, env = await self._inside(
+                handle, f"{theirs.fileno()},{size.rows},{size.columns}", command
+            )
             env.setdefault("TERM", "xterm")
             process = await asyncio.to_thread(
                 subprocess.Popen,
@@ -222,7 +224,6 @@ class Exec(RawExec):
                 said = await asyncio.to_thread(stderr.read)
                 process.wait()
                 raise DriverError(said.decode(errors="replace").strip(), temporary=False)
-        set_size(master, size)
         return LocalExecution(process, master, {master: False}, is_terminal=True)
 
     async def _inside(
