@@ -101,14 +101,22 @@ class Outbox:
 
     @property
     def _goes_in_turns(self) -> bool:
-        """Members are few enough to look at all; in larger clusters nobody is left out by so many."""
-        return len(self._view) <= DRAWN_FROM
+        """Whether all others are told by each who has news.
+
+        In larger clusters nobody is left out by so many who choose by chance; in turns one might be: what all have just told
+        the same member (that it is accused, say) would put it last everywhere.
+        """
+        alive = self._view.alive
+        return len(self._view) <= DRAWN_FROM and alive - 1 <= self._queue.limit(alive)
 
     def _targets(self, count: int, dead_since: float) -> list[Address]:
         """Whom to gossip to."""
-        look_at = DRAWN_FROM if self._goes_in_turns else count
+        goes_in_turns = self._goes_in_turns
+        look_at = DRAWN_FROM if goes_in_turns else count
         found = self._view.pick(look_at, REACHABLE, self._me, dead_since=dead_since)
-        return self._turns.order(found)[:count] if self._goes_in_turns else [each.address for each in found]
+        if goes_in_turns and len(found) <= self._queue.limit(self._view.alive):
+            return self._turns.order(found)[:count]
+        return [each.address for each in found[:count]]
 
     def send(self, address: Address, messages: tuple[Message, ...], first: tuple[bytes, ...] = ()) -> None:
         """Seal and send messages, the encoded updates in `first`, and as many queued ones as fit."""

@@ -4,7 +4,7 @@ News is sent a few times by each who has it. Were each time a draw of its own, o
 all others about once in a thousand messages, and would hear only with the next exchange of state. SWIM probes in turns
 for the same reason (section 4.3). A ring that is shuffled at each end would have gaps there: one turn may end with the
 members with which the next begins, and news that comes in between meets them twice. So the order is that of the last
-time, and chance decides only between those who were never told.
+time, and chance decides only between those who were never told. That is for clusters in which each tells all others.
 """
 
 from __future__ import annotations

@@ -149,6 +149,20 @@ def test_who_was_told_with_an_answer_has_had_its_turn() -> None:
     assert set(carriers(bench, 0.0)[:2]) == set(OTHERS[2:])
 
 
+def test_in_a_larger_cluster_who_was_told_last_may_be_told_next() -> None:
+    """Else what all tell one member would put it last everywhere, and nobody's transmissions would come to it."""
+    bench = Bench(*[f"p{number}" for number in range(20)])
+    told: list[str] = []
+    for sequence in range(30):
+        bench.now += 0.02
+        bench.core.publish(bench.now, "deploy", b"web")
+        bench.hear("p8", messages=(Ping(sequence=sequence, target="me"),))
+        bench.take()
+        bench.core.on_timer(bench.now)
+        told += [name for name, packet in bench.packets() if packet.events and not packet.messages]
+    assert "p8" in told
+
+
 def test_events_beyond_the_limits_are_refused_with_a_reason() -> None:
     events = UserEvents(NodeId("me"))
     with pytest.raises(InvalidInput, match=f"exceeds {EVENT_PAYLOAD_MAX} B"):

@@ -179,6 +179,7 @@ def test_swarms_of_faults_violate_nothing_and_end_in_agreement(seed: int) -> Non
         pytest.param(1387, id="a question overtook the first exchange of a member"),
         pytest.param(6165, id="a newcomer took what a lagging member published for the past"),
         pytest.param(9470, id="one of five was left out by all who passed a question on"),
+        pytest.param(438, id="one of twenty was last in the turns of all others"),
     ],
 )
 def test_seeds_that_once_found_a_defect_find_none(seed: int) -> None:
