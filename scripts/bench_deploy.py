@@ -5,9 +5,10 @@ Cases deploy_1, deploy_10 and deploy_50, that many replicas of one service on an
   seconds_engine_limit  the same containers, made on the same engines by nothing but create and start, at the best of
                         several numbers of requests at a time
   first_running_ms      from the submission to the first container running
-  engine_first_ms       one container, made on one idle engine by create and start, with the whole machine to itself
-  engines_first_ms      one container on every engine at once, made by create and start: until the first of them runs;
-                        as every node of a burst starts its own first, on the cores that the hosts of a testbed share
+  docker_run_ms         `docker run -d` on one idle engine, from the command to its container running
+  engine_first_ms       the same by the engine's API, create and start: what the command line takes is not in it
+  engines_run_ms        `docker run -d` on every engine at once: until the first of their containers runs; as every
+                        node of a burst starts its own first, on the cores that the hosts of a testbed share
   stop_seconds          from the order to stop the job to the last container ended
   stop_engine_limit     the same, with the engines asked to stop their containers directly
 Each run has new hosts; whoever competes runs on the same ones.
@@ -20,9 +21,10 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,7 @@ SIZES = (1, 10, 50)
 DEPLOY_SECONDS_MAX = 180.0
 #: Requests at a time and engine that are tried for the limit.
 CONCURRENCY = (1, 2, 4)
-#: Containers made one after another for `engine_first_ms`; their median counts.
+#: Containers made one after another for what an engine needs alone; their median counts.
 FIRST_SAMPLES = 5
 #: Between two measurements, so that what one stirred up does not burden the next.
 REST_SECONDS = 3.0
@@ -63,26 +65,27 @@ def make(engine: Engine) -> str:
     return identifier
 
 
-def measure_first(testbed: Testbed) -> float:
-    """Milliseconds that one engine with nothing else to do takes to make a container run."""
-    taken = []
-    for _ in range(FIRST_SAMPLES):
-        started = time.monotonic()
-        identifier = make(testbed[1].engine)
-        taken.append((time.monotonic() - started) * 1000)
-        testbed[1].engine.remove(identifier)
-    return statistics.median(taken)
+def run(engine: Engine) -> str:
+    """What a user types."""
+    command = ["docker", "--host", f"unix://{engine.socket_path}", "run", "--detach", "--label", f"{LABEL}=1"]
+    done = subprocess.run(
+        [*command, IMAGE, "sh", "-c", SHELL],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=DEPLOY_SECONDS_MAX,
+    )
+    return done.stdout.strip()
 
 
-def measure_first_of_all(testbed: Testbed) -> float:
+def measure_first(engines: list[Engine], start: Callable[[Engine], str]) -> float:
     """Milliseconds until the first runs of one container on each engine, asked for at the same time."""
     taken = []
-    engines = [host.engine for host in testbed]
     with ThreadPoolExecutor(len(engines)) as pool:
         for _ in range(FIRST_SAMPLES):
             with RunningWatch(engines, LABEL) as watch:
                 started = time.monotonic()
-                made = [pool.submit(make, engine) for engine in engines]
+                made = [pool.submit(start, engine) for engine in engines]
                 watch.wait(lambda running: total(running) >= len(engines), DEPLOY_SECONDS_MAX)
                 taken.append((watch.starts[0] - started) * 1000)
             for engine, future in zip(engines, made, strict=True):
@@ -206,12 +209,13 @@ def print_ratios(own: Values, peer: tuple[str, Values] | None) -> None:
         seconds = statistics.median(own[name, "seconds"])
         limit = statistics.median(own[name, "seconds_engine_limit"])
         first = statistics.median(own[name, "first_running_ms"])
-        alone, at_once = (
-            first - statistics.median(own[name, metric]) for metric in ("engine_first_ms", "engines_first_ms")
+        alone, api, at_once = (
+            first - statistics.median(own[name, metric])
+            for metric in ("docker_run_ms", "engine_first_ms", "engines_run_ms")
         )
         line = (
-            f"{name}: {seconds / limit:.2f} of the engines' limit; first container {alone:+.0f} ms against an engine "
-            f"alone, {at_once:+.0f} ms against the engines at once"
+            f"{name}: {seconds / limit:.2f} of the engines' limit; first container {alone:+.0f} ms against docker run "
+            f"alone ({api:+.0f} ms against the API), {at_once:+.0f} ms against docker run on all engines at once"
         )
         if peer and (name, "seconds") in peer[1]:
             line += f"; {seconds / statistics.median(peer[1][name, 'seconds']):.2f} of {peer[0]}'s time"
@@ -248,10 +252,14 @@ def main() -> int:
                     up, down = measure_limit(testbed, size)
                     own.setdefault((f"deploy_{size}", "seconds_engine_limit"), []).append(up)
                     own.setdefault((f"deploy_{size}", "stop_engine_limit"), []).append(down)
-                    first = measure_first(testbed)
-                    own.setdefault((f"deploy_{size}", "engine_first_ms"), []).append(first)
-                    first_of_all = measure_first_of_all(testbed) if size > 1 else first
-                    own.setdefault((f"deploy_{size}", "engines_first_ms"), []).append(first_of_all)
+                    engines = [host.engine for host in testbed]
+                    for metric, some, start in (
+                        ("docker_run_ms", engines[:1], run),
+                        ("engine_first_ms", engines[:1], make),
+                        ("engines_run_ms", engines[: min(size, len(engines))], run),
+                    ):
+                        first = measure_first(some, start)
+                        own.setdefault((f"deploy_{size}", metric), []).append(first)
                 measure(Swarmlet(testbed), testbed, sizes, own)
                 if peer is not None:
                     measure(Swarm(testbed), testbed, sizes, peer[1])
