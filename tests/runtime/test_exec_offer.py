@@ -25,6 +25,9 @@ from tests.runtime.process_task import ignore, output, pids
 from tests.runtime.test_exec import ALLOCATION, WAIT_SECONDS, left_behind, spec, wait_until
 
 ROOT = Path(__file__).parents[2]
+NOBODY = 65_534
+#: A number that no user of the machine has: supervisors give agents one without an entry in the list of users.
+NAMELESS = 64_321
 
 
 # Where it works --------------------------------------------------------------------------------------------
@@ -43,13 +46,13 @@ def nobodys() -> Iterator[Path]:
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         pytest.skip("needs root and setpriv")
     with tempfile.TemporaryDirectory(prefix="swarmlet-test-", ignore_cleanup_errors=True) as name:
-        os.chown(name, 65_534, 65_534)
+        os.chown(name, NOBODY, NOBODY)
         yield Path(name)
 
 
-def unprivileged(*command: str) -> list[str]:
-    """Run Python with `command` as nobody; skips where that is not possible."""
-    drop = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+def unprivileged(*command: str, user: int = NOBODY) -> list[str]:
+    """Run Python with `command` as another user; skips where that is not possible."""
+    drop = ["setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups"]
     packages = ":".join(path for path in sys.path if path.endswith("site-packages"))
     environment = ["env", f"PYTHONPATH={ROOT}:{packages}", "PYTHONDONTWRITEBYTECODE=1"]
     for python in (sys.executable, "/usr/bin/python3"):
@@ -64,14 +67,16 @@ def unprivileged(*command: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_an_ordinary_users_agent_isolates_with_a_user_namespace(nobodys: Path) -> None:
+@pytest.mark.parametrize("user", [NOBODY, NAMELESS])
+def test_an_ordinary_users_agent_isolates_with_a_user_namespace(nobodys: Path, user: int) -> None:
+    os.chown(nobodys, user, user)
     program = (
         "import asyncio, sys\n"
         "from pathlib import Path\n"
         "from tests.runtime.test_exec_offer import unprivileged_main\n"
         "asyncio.run(unprivileged_main(Path(sys.argv[1])))\n"
     )
-    command = unprivileged("-c", program, str(nobodys))
+    command = unprivileged("-c", program, str(nobodys), user=user)
     done = subprocess.run(
         command, cwd="/", capture_output=True, text=True, check=False, timeout=2 * WAIT_SECONDS
     )
@@ -81,8 +86,8 @@ def test_an_ordinary_users_agent_isolates_with_a_user_namespace(nobodys: Path) -
     said = json.loads(done.stdout)
     assert said["isolation"] == "user namespace"
     assert said["secret"] == "hunter2\n"
-    assert said["output"].splitlines() == ["65534", "0000000000000000", "2", "no", "kept", "2", "1"]
-    assert said["beside"] == [0, "65534\n"]
+    assert said["output"].splitlines() == [str(user), "0000000000000000", "2", "no", "kept", "2", "1"]
+    assert said["beside"] == [0, f"{user}\n"]
     assert said["left"] == []
     assert [line for line in Path("/proc/mounts").read_text().splitlines() if str(nobodys) in line] == []
 

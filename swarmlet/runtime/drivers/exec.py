@@ -290,8 +290,8 @@ class Exec(RawExec):
         """Who the task is and what it may. Raises DriverError where that cannot or may not be."""
         add, drop = (tuple(str(item) for item in spec.config.get(key, ())) for key in ("cap_add", "cap_drop"))
         if self._is_user_namespace:
-            me = pwd.getpwuid(os.geteuid()).pw_name
-            if spec.user not in {"", me}:
+            me = _own_name()
+            if spec.user not in {"", me, str(os.geteuid())}:
                 message = (
                     f"task {spec.task}: user {spec.user!r} needs an agent that is root; this one is {me!r}"
                 )
@@ -357,6 +357,14 @@ def _filter(rights: dict[str, Any]) -> bytes:
         return b""
     has = rights["bounding"] if rights["uid"] == 0 else rights["ambient"]
     return system_calls.filter_program(os.uname().machine, [capability.NAMES[number] for number in has])
+
+
+def _own_name() -> str:
+    """Whose agent this is. A user may be a number alone, as under a supervisor that was told to take one."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 def _entry(spec: TaskSpec) -> pwd.struct_passwd:
