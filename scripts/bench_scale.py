@@ -48,6 +48,8 @@ from swarmlet.security.sealing import ClusterKey
 
 ROOT = Path(__file__).resolve().parent.parent
 VOTERS = 3
+#: The last of what a process of the fleet told is in so much of its log: a line names each kind of failure.
+LOG_TAIL_BYTES = 65_536
 #: Submissions under way at once.
 SUBMITTERS = 12
 #: What one allocation asks for (MHz, MiB, MiB), and the room of all nodes in percent of what is asked: they are packed, so
@@ -177,7 +179,7 @@ class Fleet:
 
 def _tail(path: Path) -> str:
     with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 4096))
+        file.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
         return file.read().decode(errors="replace")
 
 
