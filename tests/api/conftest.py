@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.agents.cluster import LocalCluster, Node, local_cluster
+from tests.agents.cluster import Cli, LocalCluster, Node, local_cluster
+from tests.api.trial import Served, point_cli_at
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +24,13 @@ def cluster() -> Iterator[LocalCluster]:
 @pytest.fixture
 def node(cluster: LocalCluster) -> Node:
     return cluster.nodes[0]
+
+
+@pytest.fixture
+def cli(world: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """The command line, asking the invented `world` of the module."""
+    point_cli_at(world, monkeypatch)
+    return Cli(capsys)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from swarmlet.model.job import DeviceRequest
 from swarmlet.model.node import NodeDevice
 from swarmlet.scheduler.what_if import WhatIf
 from tests.agents.cluster import Cli
-from tests.api.trial import Served, point_cli_at, served
+from tests.api.trial import Served, served
 from tests.scheduler.builders import a_group, a_job, a_node
 from tests.scheduler.test_rebalancing import NOW
 
@@ -32,12 +32,6 @@ def world(tmp_path: Path) -> Iterator[Served]:
     trial.settle()
     with served(trial, tmp_path) as made:
         yield made
-
-
-@pytest.fixture
-def cli(world: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    point_cli_at(world, monkeypatch)
-    return Cli(capsys)
 
 
 def test_a_node_shows_its_devices(world: Served) -> None:

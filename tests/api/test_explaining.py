@@ -16,7 +16,7 @@ from swarmlet.model.node import Eligibility
 from swarmlet.scheduler.what_if import WhatIf
 from swarmlet.state.command import UpdateNodeEligibility
 from tests.agents.cluster import Cli
-from tests.api.trial import Served, point_cli_at, served
+from tests.api.trial import Served, served
 from tests.scheduler.builders import a_group, a_job, a_node
 from tests.scheduler.test_rebalancing import NOW
 
@@ -41,12 +41,6 @@ def world(tmp_path: Path) -> Iterator[Served]:
     trial.settle()
     with served(trial, tmp_path) as made:
         yield made
-
-
-@pytest.fixture
-def cli(world: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    point_cli_at(world, monkeypatch)
-    return Cli(capsys)
 
 
 def the_allocation(world: Served) -> str:
