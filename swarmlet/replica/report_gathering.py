@@ -56,7 +56,8 @@ class ReportGathering:
 
     async def report(self, node_id: NodeId, says: NodeSays) -> int:
         """Returns the index from which on the report is part of the state. Raises what `submit` raised, Overloaded."""
-        if self._number >= WAITING_MAX:
+        # Those whose askers have gone still have their places in the queue, until it is their turn.
+        if max(self._number, len(self._waiting)) >= WAITING_MAX:
             raise Overloaded(f"{WAITING_MAX} reports wait already", 1.0)
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(node_id, says, answer))
