@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import TypeVar, assert_never
 
 import structlog
@@ -15,6 +17,7 @@ from swarmlet.runtime.drivers.driver import (
     Driver,
     Notice,
     Presence,
+    StartsInLine,
     TaskExit,
     TaskHandle,
     TaskSpec,
@@ -205,9 +208,10 @@ class TaskRunner:
             await (self._confirmed_once if has_run else self._confirmed).wait()
             if self._prepare is not None:
                 await self._prepare(self.notice)
-            spec = await self._specified()
-            self._is_gated = False
-            handle = await self.driver.start(spec, self.notice)
+            async with self._place():
+                spec = await self._specified()
+                self._is_gated = False
+                handle = await self.driver.start(spec, self.notice)
         except DriverError as error:
             self.is_unsure = self.is_unsure or (not self._is_gated and error.temporary)
             self.send(StartFailed(message=str(error), is_temporary=error.temporary))
@@ -216,6 +220,12 @@ class TaskRunner:
         else:
             self.is_unsure = False
             self.send(Started(handle=handle))
+
+    def _place(self) -> AbstractAsyncContextManager[None]:
+        """Among those that the driver starts soon; whoever still waits for what it needs stands in nobody's way."""
+        if isinstance(self.driver, StartsInLine):
+            return self.driver.place(self._allocation_id, self.machine.record.name)
+        return contextlib.nullcontext()
 
     async def _specified(self) -> TaskSpec:
         """One task in a turn of the loop: of a burst, the first is on its way before the last has its directories."""

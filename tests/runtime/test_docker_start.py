@@ -11,7 +11,7 @@ import pytest
 from swarmlet.errors import DriverError
 from swarmlet.ids import AllocationId
 from swarmlet.runtime.drivers import docker_config
-from swarmlet.runtime.drivers.docker import Docker
+from swarmlet.runtime.drivers.docker import READY_MAX, Docker
 from swarmlet.runtime.drivers.docker_engine import ConflictError, MissingError
 from swarmlet.runtime.drivers.driver import TaskHandle, TaskSpec
 from tests.runtime.process_task import ignore, spec
@@ -174,3 +174,51 @@ async def test_a_first_start_leaves_somebody_elses_container_alone(tmp_path: Pat
     with pytest.raises(DriverError, match="is taken by a container that is not ours"):
         await driver.start(wanted, ignore)
     assert engine.started == []
+
+
+# Who is made ready.
+
+
+async def begin_in_line(
+    driver: Docker, wanted: TaskSpec, ready: list[str], group: asyncio.TaskGroup
+) -> asyncio.Task[TaskHandle]:
+    """As a task's runner does it."""
+
+    async def start() -> TaskHandle:
+        async with driver.place(wanted.allocation_id, wanted.task):
+            ready.append(wanted.allocation_id)
+            return await driver.start(wanted, ignore)
+
+    task = group.create_task(start())
+    await turns()
+    return task
+
+
+async def test_only_the_next_few_are_made_ready_while_the_engine_starts_the_first(tmp_path: Path) -> None:
+    engine = Containers()
+    engine.here[IMAGE] = "id"
+    driver, wanted = driver_of(engine, tmp_path), specs(tmp_path, 8)
+    ready: list[str] = []
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        starts = [await begin_in_line(driver, each, ready, group) for each in wanted]
+        assert len(engine.made) == 1
+        assert ready == ["a0", *(f"a{number}" for number in range(1, 1 + READY_MAX))]
+        engine.may_start.set()
+    assert len(engine.started) == len({start.result().identifier for start in starts}) == 8
+
+
+async def test_tasks_that_wait_for_an_image_keep_nobody_from_being_made_ready(tmp_path: Path) -> None:
+    engine = Containers()
+    engine.here["here:1"] = "id"
+    engine.may_start.set()
+    driver, wanted = driver_of(engine, tmp_path), specs(tmp_path, 3 * READY_MAX)
+    here = spec(tmp_path, "", allocation_id=AllocationId("b"), config={"image": "here:1"})
+    ready: list[str] = []
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        waiting = [await begin_in_line(driver, each, ready, group) for each in wanted]
+        assert len(ready) == len(wanted)
+        await (await begin_in_line(driver, here, ready, group))
+        assert not any(start.done() for start in waiting)
+        engine.go.set()
+    assert engine.pulls == 1
+    assert len(engine.started) == len(wanted) + 1

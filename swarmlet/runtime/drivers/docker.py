@@ -12,7 +12,9 @@ import os
 import stat as modes
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,7 @@ from swarmlet.runtime.drivers.driver import (
     TaskSpec,
 )
 from swarmlet.runtime.drivers.execution import Execution
+from swarmlet.runtime.drivers.launch_line import LaunchLine
 from swarmlet.runtime.drivers.launch_window import LaunchWindow
 from swarmlet.runtime.drivers.raw_exec import signal_number
 
@@ -58,6 +61,8 @@ log = structlog.get_logger()
 NAME = "docker"
 #: One engine starts no more containers per second with more of them at once (measured), and calls get slower.
 STARTS_MAX = 4
+#: Tasks made ready beyond those: that takes a few milliseconds, and a start a hundred times that, so one is always there.
+READY_MAX = 1
 #: Commands inside containers at once: each costs the engine about what a start costs it.
 COMMANDS_MAX = 8
 #: A look at a container is believed for so long: a start that pulled or queued meanwhile looks again.
@@ -104,6 +109,7 @@ class Docker:
         self.images = Images(self._engine, credentials, self.garbage)
         self.digests = Digests(self._engine, credentials)
         self._starts = LaunchWindow(STARTS_MAX)
+        self._line = LaunchLine(READY_MAX)
         self._commands = asyncio.Semaphore(COMMANDS_MAX)
         #: Starts that can still be called off, by allocation and task.
         self._launches: dict[tuple[AllocationId, str], asyncio.Timeout] = {}
@@ -206,6 +212,10 @@ class Docker:
 
     # One task.
 
+    def place(self, allocation_id: AllocationId, task: str) -> AbstractAsyncContextManager[None]:
+        """While its container waits for its turn; not while its image is brought."""
+        return self._line.place(allocation_id, task)
+
     async def start(self, spec: TaskSpec, notice: Notice) -> TaskHandle:
         """Start the container of this task; adopt the one that runs; start the one that has ended again."""
         if problems := self.validate(spec.config):
@@ -213,6 +223,7 @@ class Docker:
         body = docker_config.container(spec, self._rights)
         wanted = body["Image"]
         name = docker_config.container_name(spec)
+        leave_line = partial(self._line.leave, spec.allocation_id, spec.task)
         async with contextlib.AsyncExitStack() as stack:
             async with self._until_called_off(spec):
                 # A first start finds out by making the container whether there is one: asking costs the engine more.
@@ -221,8 +232,9 @@ class Docker:
                 looked_at = time.monotonic()
                 stack.enter_context(self.garbage.holding(wanted))
                 if found is None or (not found["State"]["Running"] and _needs_image(found, spec)):
-                    body["Image"] = await self.images.provide(wanted, spec, notice)
+                    body["Image"] = await self.images.provide(wanted, spec, notice, leave_line)
                 await stack.enter_async_context(self._starts)
+            leave_line()
             if is_asked and time.monotonic() - looked_at > FRESH_SECONDS:
                 found = await self._inspect(name)
             return await self._launch(spec, name, wanted, body, found)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -45,19 +45,49 @@ class ImagePeers(Protocol):
         """The image as an archive, from a node that has it. Raises NotFound, Unavailable."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Waiter:
+    """Whose task waits. `delayed` is called when that may take long."""
+
+    notice: Notice
+    delayed: Callable[[], None]
+
+
 @dataclass
 class _Wait:
     """One image that somebody waits for. `rounds` counts what came to an end, well or not."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    notices: list[Notice] = field(default_factory=list)
+    waiters: list[_Waiter] = field(default_factory=list)
+    #: It is on its way: whoever wants it now waits for longer than a look takes.
+    is_bringing: bool = False
     rounds: int = 0
     name: str = ""
     failure: DriverError | None = None
 
+    @contextmanager
+    def waiting(self, waiter: _Waiter) -> Generator[None, None, None]:
+        self.waiters.append(waiter)
+        if self.is_bringing:
+            waiter.delayed()
+        try:
+            yield
+        finally:
+            self.waiters.remove(waiter)
+
+    @contextmanager
+    def bringing(self) -> Generator[None, None, None]:
+        self.is_bringing = True
+        for waiter in self.waiters:
+            waiter.delayed()
+        try:
+            yield
+        finally:
+            self.is_bringing = False
+
     def tell(self, message: str) -> None:
-        for notice in self.notices:
-            notice("Driver", message)
+        for waiter in self.waiters:
+            waiter.notice("Driver", message)
 
 
 class Images:
@@ -89,34 +119,40 @@ class Images:
             return None
         return known
 
-    async def provide(self, image: str, spec: TaskSpec, notice: Notice) -> str:
+    async def provide(
+        self, image: str, spec: TaskSpec, notice: Notice, delayed: Callable[[], None] = lambda: None
+    ) -> str:
         """Have the image here; the name under which the engine has it. Raises DriverError.
 
         All who want the same image as the same user of its registry wait for one pull, and share how it ends.
+        `delayed` is called once it must be brought, which may take long.
         """
         key = (image, json.dumps(as_map(spec.config.get("auth")), sort_keys=True, default=str))
         wait = self._waits.setdefault(key, _Wait())
-        wait.notices.append(notice)
         rounds = wait.rounds
         try:
-            async with wait.lock:
-                if wait.rounds != rounds:
-                    if wait.failure is not None:
-                        raise DriverError(str(wait.failure), temporary=wait.failure.temporary)
-                    return wait.name
-                wait.failure = None
-                try:
-                    wait.name = await self._provide(image, spec, wait)
-                except DriverError as error:
-                    wait.failure = error
-                    wait.rounds += 1
-                    raise
-                wait.rounds += 1
-                return wait.name
+            with wait.waiting(_Waiter(notice, delayed)):
+                return await self._provided(image, spec, wait, rounds)
         finally:
-            wait.notices.remove(notice)
-            if not wait.notices:
+            if not wait.waiters:
                 self._waits.pop(key, None)
+
+    async def _provided(self, image: str, spec: TaskSpec, wait: _Wait, rounds: int) -> str:
+        """What came of the round that was under way (`rounds` had ended before), or of one of its own."""
+        async with wait.lock:
+            if wait.rounds != rounds:
+                if wait.failure is not None:
+                    raise DriverError(str(wait.failure), temporary=wait.failure.temporary)
+                return wait.name
+            wait.failure = None
+            try:
+                wait.name = await self._provide(image, spec, wait)
+            except DriverError as error:
+                wait.failure = error
+                wait.rounds += 1
+                raise
+            wait.rounds += 1
+            return wait.name
 
     async def _provide(self, image: str, spec: TaskSpec, wait: _Wait) -> str:
         config = spec.config
@@ -124,11 +160,8 @@ class Images:
         if here is not None and not is_true(config.get("force_pull", False)) and not wants_latest(image):
             return here
         try:
-            async with self._garbage.bringing(image):
-                if config.get("load"):
-                    await self._load_file(str(config["load"]), spec, wait)
-                else:
-                    await self._pull_or_copy(image, spec, wait, is_here=here is not None)
+            with wait.bringing():
+                await self._bring(image, spec, wait, is_here=here is not None)
         except DriverError as error:
             if here is None:
                 raise
@@ -139,6 +172,13 @@ class Images:
             brought = f"the archive {config['load']}" if config.get("load") else "what came"
             raise DriverError(f"docker: {brought} holds no image {image}", temporary=False)
         return found
+
+    async def _bring(self, image: str, spec: TaskSpec, wait: _Wait, *, is_here: bool) -> None:
+        async with self._garbage.bringing(image):
+            if spec.config.get("load"):
+                await self._load_file(str(spec.config["load"]), spec, wait)
+            else:
+                await self._pull_or_copy(image, spec, wait, is_here=is_here)
 
     async def export(self, image: str) -> AsyncGenerator[bytes, None]:
         """An image of this engine as an archive, for another node. Raises NotFound, DriverError."""

@@ -6,6 +6,7 @@ Every call may be repeated: an agent that was killed in the middle of one makes 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, Callable
+from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
@@ -201,6 +202,17 @@ class CallsOff(Protocol):
 
     def call_off(self, allocation_id: AllocationId, task: str) -> None:
         """Let the task's start that is under way fail now (DriverError), unless it has gone beyond waiting."""
+
+
+@runtime_checkable
+class StartsInLine(Protocol):
+    """A driver that starts few tasks at a time: the others need not be made ready before their turn is near."""
+
+    def place(self, allocation_id: AllocationId, task: str) -> AbstractAsyncContextManager[None]:
+        """Entered when the task may be made ready to be started; it is started inside.
+
+        The driver gives the place to the next as soon as the start has begun, or waits for more than its turn.
+        """
 
 
 @runtime_checkable
