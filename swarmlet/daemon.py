@@ -61,6 +61,7 @@ from swarmlet.raft.memory_log import MemoryLog
 from swarmlet.raft.message import SnapshotMeta
 from swarmlet.raft.options import RaftConfig
 from swarmlet.replica.directory import NodeDirectory
+from swarmlet.replica.entry_cache import release_old_entries
 from swarmlet.replica.heap import keep_collections_short
 from swarmlet.replica.memory_writer import MemoryWriter
 from swarmlet.replica.node_message import ALLOCATIONS_METHOD, NODE_SUBMIT_METHOD, REPORT_METHOD
@@ -477,6 +478,7 @@ class Daemon:
                         self.replica.run(),
                         self.nodes.run(),
                         keep_collections_short(),
+                        *([release_old_entries(self._log)] if isinstance(self._log, DiskLog) else []),
                         self.leader.run(),
                         self.agent.run(),
                         self.api.run(),

@@ -175,6 +175,11 @@ class DiskLog:
                     break
         return limit_bytes(found, max_bytes)
 
+    def release(self, index: int, most: int) -> None:
+        """Keep entries up to `index` on disk only: those of the oldest `most` writes that are in memory."""
+        with self._lock:
+            self._index.release(index, most)
+
     def _read(self, stretch: Stretch) -> tuple[Entry, ...]:
         """All entries of the frame that it is in."""
         place = stretch.place

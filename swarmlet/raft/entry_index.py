@@ -152,10 +152,20 @@ class EntryIndex:
     def _shrink_cache(self) -> None:
         """Forget the oldest entries, but never the newest stretch."""
         while self.cached_bytes > CACHE_BYTES_MAX and self._bare < len(self._stretches) - 1:
-            stretch = self._stretches[self._bare]
-            self.cached_bytes -= stretch.bytes
-            stretch.entries, stretch.bytes = None, 0
-            self._bare += 1
+            self._bare_oldest()
+
+    def release(self, index: int, most: int) -> None:
+        """Hold the entries up to `index` no longer: those of the oldest `most` stretches, but never of the newest one."""
+        end = min(self._bare + most, len(self._stretches) - 1)
+        while self._bare < end and self._stretches[self._bare].last <= index:
+            self._bare_oldest()
+
+    def _bare_oldest(self) -> None:
+        """Forget the entries of the oldest stretch that holds any."""
+        stretch = self._stretches[self._bare]
+        self.cached_bytes -= stretch.bytes
+        stretch.entries, stretch.bytes = None, 0
+        self._bare += 1
 
 
 def entries_between(low: int, high: int, stretch: Stretch, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:

@@ -103,6 +103,15 @@ class AgreesWithAList(RuleBasedStateMachine):
         self.base += count
         del self.model[:count]
 
+    @precondition(lambda self: self.model)
+    @rule(behind=st.integers(-1, 4), most=st.integers(0, 3))
+    def release(self, behind: int, most: int) -> None:
+        held = [item for item in self.index._stretches if item.entries is not None]
+        index = self.index.last_index - behind
+        self.index.release(index, most)
+        gone = [item for item in held if item.entries is None]
+        assert gone == [item for item in held[:-1] if item.last <= index][:most]
+
     @rule(ahead=st.integers(1, 3))
     def reset(self, ahead: int) -> None:
         self.base += len(self.model) + ahead
