@@ -7,9 +7,10 @@ Cases:
                   the agent's share of a core, its memory in the first quarter of the time, how much more it is in the
                   last, that for every 1,000 exits between the two, and the exits a second (metrics cpu_percent,
                   rss_mib, rss_growth_mib, rss_growth_mib_per_1000_exits, exits_per_second). It begins after --warm-up
-                  seconds of storm: what is kept for a time (the newest entries of the log, 20 s) is full by then, and
-                  what grows afterwards would go on growing. The index of the log on disk does, by a quarter of a KiB
-                  for each entry, until the next snapshot: it is 4 MiB at most
+                  seconds of storm: what is kept for a time (the newest entries of the log, 20 s) is full by then. What
+                  is kept for a number of entries is not, and every report is one: a quarter of a KiB each for the
+                  index of the log on disk (15,000 entries at most) and for what recent requests gave (32,768), so
+                  that hours of storm add 11 MiB at most
   idle_200        --containers of them that sleep: the agent's memory and share of a core
                   (metrics rss_mib, cpu_percent)
   follow_200      the logs of all of them followed at once through the API, each writing a line a second
