@@ -244,7 +244,7 @@ def run(
         else:
             say(f"{parsed.job.id} submitted; evaluation {short(answered['EvalID'])}")
         return 0
-    return watch_rollout(api, parsed.job.namespace, parsed.job.id, answered["EvalID"], as_json=as_json)
+    return watch_rollout(api, parsed.job.namespace, parsed.job.id, answered, as_json=as_json)
 
 
 @job.command()
