@@ -12,6 +12,8 @@ from swarmlet.cli.output import is_terminal, paint, say_json, say_now, short
 
 #: A rollout without a deployment (batch, or nothing to place) is over when nothing is pending.
 WAIT_SECONDS = "5s"
+#: One on every node that may take them: how many that is, the scheduler says.
+PER_NODE_TYPES = frozenset({"system", "sysbatch"})
 #: Seconds between repaints of the terminal's line.
 REPAINT_SECONDS = 0.5
 EXIT_FAILED = 2
@@ -144,6 +146,7 @@ def _look(api: Client, submitted: dict[str, Any], evaluation_id: str) -> dict[st
         "Evaluation": evaluation,
         "IsOpen": any(item["Status"] == "pending" for item in evaluations),
         "IsBlocked": blocked,
+        "Waiting": evaluation["Waiting"] if evaluation else {},
         "Deployment": next((item for item in deployments if item["JobVersion"] == version), None),
         "Allocations": allocations,
         "Failures": failures if blocked else {},
@@ -152,7 +155,7 @@ def _look(api: Client, submitted: dict[str, Any], evaluation_id: str) -> dict[st
 
 def _summary(seen: dict[str, Any]) -> str:
     job = seen["Job"]
-    wanted = 0 if job.get("Stop") else sum(group["Count"] for group in job["TaskGroups"])
+    wanted = _wanted(seen)
     running = sum(item["ClientStatus"] in {"running", "complete"} for item in seen["Allocations"])
     parts = [f"{paint(job['ID'], 'bold')} v{seen['Version']}"]
     deployment = seen["Deployment"]
@@ -173,6 +176,15 @@ def _summary(seen: dict[str, Any]) -> str:
             parts.append(f"{short(item['ID'])} failed on {item['NodeName']}: {_doing(item)}")
             break
     return " · ".join(parts)
+
+
+def _wanted(seen: dict[str, Any]) -> int:
+    job = seen["Job"]
+    if job.get("Stop"):
+        return 0
+    if job["Type"] in PER_NODE_TYPES:
+        return len(seen["Allocations"])
+    return sum(group["Count"] for group in job["TaskGroups"])
 
 
 def _doing(allocation: dict[str, Any]) -> str:
@@ -207,7 +219,10 @@ def _end(seen: dict[str, Any]) -> tuple[bool, str] | None:
         return None
     if seen["IsOpen"]:
         return None
-    wanted = sum(group["Count"] for group in seen["Job"]["TaskGroups"])
+    wanted = _wanted(seen)
+    if not wanted and seen["Job"]["Type"] in PER_NODE_TYPES:
+        waiting = [f" · {group} waits: {why}" for group, why in seen["Waiting"].items()]
+        return False, "".join(waiting) or " · no node takes it now"
     running = sum(item["ClientStatus"] in {"running", "complete"} for item in seen["Allocations"])
     if running >= wanted:
         return True, ""

@@ -14,9 +14,10 @@ from tests.agents.cluster import Cli, Node, raw_exec_job, wait_until
 FAILING = 'restart {\n attempts = 0\n mode = "fail"\n }\n reschedule {\n attempts = 0\n unlimited = false\n }'
 
 
-def _job(version: int, index: int, *, stop: bool = False) -> dict[str, Any]:
+def _job(version: int, index: int, *, stop: bool = False, kind: str = "service") -> dict[str, Any]:
     return {
         "ID": "web",
+        "Type": kind,
         "Version": version,
         "JobModifyIndex": index,
         "Stop": stop,
@@ -39,20 +40,28 @@ class _Answers(Client):
 
     def __init__(self, versions: list[dict[str, Any]], deployments: list[dict[str, Any]]) -> None:
         super().__init__(address="http://127.0.0.1:1")
+        #: The allocations that are seen later.
+        self.looks: list[list[dict[str, Any]]] = []
         self.answers: dict[str, Any] = {
             "/v1/job/web": versions[0],
             "/v1/job/web/versions": {"Versions": versions},
             "/v1/job/web/deployments": deployments,
             "/v1/job/web/allocations": [],
             "/v1/job/web/evaluations": [],
+            "/v1/evaluation/e1": {"Status": "complete", "CreateIndex": 1, "Waiting": {}},
         }
+
+    def get_indexed(self, path: str, query: object = None, **_: object) -> tuple[Any, int]:
+        """What is seen next time has changed: to wait twice for the same would be to wait for ever."""
+        self.answers[path] = self.looks.pop(0)
+        return self.answers[path], 1
 
     def get(self, path: str, query: object = None, **_: object) -> Any:
         return self.answers[path]
 
 
 def _watched(api: Client, index: int, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    code = watch_rollout(api, "default", "web", {"JobModifyIndex": index, "EvalID": ""})
+    code = watch_rollout(api, "default", "web", {"JobModifyIndex": index, "EvalID": "e1"})
     return code, capsys.readouterr().out
 
 
@@ -86,6 +95,36 @@ def test_a_job_that_was_stopped_meanwhile_is_said_to_be(capsys: pytest.CaptureFi
     api = _Answers([_job(1, 30, stop=True)], [_deployment(1, "running")])
     code, said = _watched(api, 20, capsys)
     assert (code, "stopped by somebody else" in said) == (2, True)
+
+
+def _allocation(name: str, status: str) -> dict[str, Any]:
+    return {
+        "ID": name,
+        "NodeName": name,
+        "JobVersion": 0,
+        "DesiredStatus": "run",
+        "ClientStatus": status,
+        "ClientDescription": "",
+        "TaskStates": {},
+    }
+
+
+def test_a_system_job_is_watched_on_every_node_that_takes_it(capsys: pytest.CaptureFixture[str]) -> None:
+    api = _Answers([_job(0, 20, kind="system")], [])
+    api.answers["/v1/job/web/allocations"] = [_allocation("n1", "running"), _allocation("n2", "pending")]
+    api.looks = [[_allocation("n1", "running"), _allocation("n2", "running")]]
+    code, said = _watched(api, 20, capsys)
+    assert code == 0
+    assert "web v0 · 1/2 running" in said
+    assert said.splitlines()[-1].startswith("web v0 · 2/2 running")
+
+
+def test_a_system_job_that_no_node_may_take_is_not_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+    api = _Answers([_job(0, 20, kind="system")], [])
+    api.answers["/v1/evaluation/e1"]["Waiting"] = {"g": "no node may take it: that constraint (nodes: 3)"}
+    code, said = _watched(api, 20, capsys)
+    assert code == 2
+    assert "web v0 · 0/0 running · g waits: no node may take it: that constraint (nodes: 3)" in said
 
 
 @pytest.mark.slow
