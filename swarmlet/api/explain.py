@@ -48,6 +48,10 @@ def explain_job(job: Job, view: View) -> dict[str, Any]:
                     "Reason": evaluation.status_description,
                 }
             )
+    if job.type.is_per_node and not job.is_stopped:
+        # `count` says nothing there: every node that may take the group has it once.
+        for name, group in groups.items():
+            group["Count"] = len(group["Allocations"]) + waiting.get(name, {}).get("Queued", 0)
     return {
         "ID": job.id,
         "Namespace": job.namespace,

@@ -30,7 +30,7 @@ async def create(request: web.Request) -> web.Response:
     ttl = body.get("TTL", TTL_DEFAULT_NS)
     uses = body.get("Uses", -1)
     if type(ttl) is not int or not 0 < ttl <= TTL_MAX_NS:
-        raise InvalidInput(f"TTL is {ttl!r}; expected nanoseconds above 0, up to a year")
+        raise InvalidInput(f"TTL is {ttl!r}; expected nanoseconds above 0, up to a year (8760h)")
     if type(uses) is not int or (uses < 1 and uses != -1):
         raise InvalidInput(f"Uses is {uses!r}; expected a number above 0, or -1 for any number")
     text, record = context.make_join_token(ttl, uses, str(body.get("Description") or ""))

@@ -20,15 +20,19 @@ MIB = 1024 * 1024
 @click.argument("identifier", metavar="ID")
 @click.argument("task", required=False)
 @click.option("-s", "--signal", "name", default="SIGKILL", show_default=True, help="Such as SIGHUP or HUP.")
+@json_option
 @click.pass_context
-def signal(ctx: click.Context, identifier: str, task: str | None, name: str) -> int:
+def signal(ctx: click.Context, identifier: str, task: str | None, name: str, as_json: bool) -> int:
     """Send a signal to an allocation's tasks (or one).
 
     \b
     Example:  swarmlet alloc signal -s SIGHUP 8f3a12cd server
     """
     body = {"Signal": name.upper(), "TaskName": task or ""}
-    client(ctx).put(f"/v1/client/allocation/{identifier}/signal", body)
+    answered = client(ctx).put(f"/v1/client/allocation/{identifier}/signal", body)
+    if as_json:
+        say_json(answered)
+        return 0
     say(f"{name.upper()} was sent to {task or 'every task'} of {identifier}")
     return 0
 

@@ -32,6 +32,8 @@ READY_SECONDS = 30.0
 POLL_SECONDS = 0.05
 #: Leaving waits for consensus to forget the node, then for its tasks to end; each has 15 s.
 LEAVE_SECONDS = 45.0
+#: From its last answer to its end an agent takes well under a second, on a busy machine a few.
+STOP_SECONDS = 15.0
 #: The kernel's limit (sun_path in unix(7)), less its final zero.
 SOCKET_PATH_BYTES_MAX = 107
 DAY_NS = 86_400 * 10**9
@@ -412,13 +414,33 @@ def leave(ctx: click.Context, as_json: bool, data_dir: str) -> int:
     from swarmlet.cli import systemd
 
     ctx.find_root().obj["data_dir"] = data_dir
-    answered = client(ctx).put("/v1/agent/leave", timeout=LEAVE_SECONDS)
+    api = client(ctx)
+    answered = api.put("/v1/agent/leave", timeout=LEAVE_SECONDS)
     systemd.disable(os.path.abspath(data_dir or default_data_dir()))
+    # Its last connections are closed and its files let go of after the answer; `join` may be the next command here.
+    folder = os.path.dirname(api.address.removeprefix("unix://"))
+    has_ended = api.address.startswith("unix://") and _wait_ended(os.path.join(folder, "lock"))
     if as_json:
         say_json(answered)
     else:
-        say("left the cluster; the agent has stopped")
+        say("left the cluster; the agent has stopped" if has_ended else "left the cluster; the agent stops")
     return 0
+
+
+def _wait_ended(lock_path: str) -> bool:
+    """Wait until no process holds a data directory's lock; False where that cannot be seen, or takes too long."""
+    import fcntl
+
+    deadline = time.monotonic() + STOP_SECONDS
+    with contextlib.suppress(OSError), open(lock_path, "rb") as lock:
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(POLL_SECONDS)
+            else:
+                return True
+    return False
 
 
 # Starting.
@@ -532,9 +554,7 @@ def _announce(config: NodeConfig, token: str, *, as_json: bool, joined_at: float
 def _detached(config: NodeConfig, *, as_json: bool, joined_at: float | None) -> int:
     """Start the agent in a session of its own and wait until it answers."""
     log_path = os.path.join(config.data_dir, LOG_FILE)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(os.path.join(config.data_dir, "join.token"))
-    is_new = os.path.exists(os.path.join(config.data_dir, "founding"))
+    is_new = _is_new(config)
     with open(log_path, "ab") as output:
         process = subprocess.Popen(
             [*program.command(), "agent", "--data-dir", config.data_dir],
@@ -549,12 +569,8 @@ def _detached(config: NodeConfig, *, as_json: bool, joined_at: float | None) -> 
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise Unavailable(f"the agent ended with code {process.returncode}: {_last_line(log_path)}")
-        if _answers(config, process.pid) and (
-            not is_new or os.path.exists(os.path.join(config.data_dir, "join.token"))
-        ):
-            token = ""
-            with contextlib.suppress(FileNotFoundError):
-                token = Path(config.data_dir, "join.token").read_text(encoding="utf-8")
+        token = _first_token(config) if is_new else ""
+        if _answers(config, process.pid) and (token or not is_new):
             _announce(config, token, as_json=as_json, joined_at=joined_at)
             if not as_json:
                 say(f"the agent runs in the background (pid {process.pid}), log in {log_path}")
@@ -563,6 +579,22 @@ def _detached(config: NodeConfig, *, as_json: bool, joined_at: float | None) -> 
     raise Unavailable(
         f"the agent (pid {process.pid}) did not answer within {READY_SECONDS:g} s; see {log_path}"
     )
+
+
+def _is_new(config: NodeConfig) -> bool:
+    """Whether the agent that is about to start makes the cluster; a token of an earlier one's is removed then."""
+    if not os.path.exists(os.path.join(config.data_dir, "founding")):
+        return False
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(config.data_dir, "join.token"))
+    return True
+
+
+def _first_token(config: NodeConfig) -> str:
+    """What a new cluster's agent wrote down for other machines; empty before it did."""
+    with contextlib.suppress(FileNotFoundError):
+        return Path(config.data_dir, "join.token").read_text(encoding="utf-8")
+    return ""
 
 
 def _answers(config: NodeConfig, pid: int = 0) -> bool:
@@ -591,19 +623,18 @@ def _as_unit(config: NodeConfig, *, as_json: bool, joined_at: float | None) -> i
     """Install and start a unit, then wait until the agent answers."""
     from swarmlet.cli import systemd
 
+    is_new = _is_new(config)
     systemd.start(config.data_dir)
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline and not _answers(config):
         time.sleep(POLL_SECONDS)
     if not _answers(config):
         raise Unavailable("the unit swarmlet.service does not answer; see: journalctl -u swarmlet")
-    token = ""
     while time.monotonic() < deadline:
         if not os.path.exists(os.path.join(config.data_dir, "founding")):
             break
         time.sleep(POLL_SECONDS)
-    with contextlib.suppress(FileNotFoundError):
-        token = Path(config.data_dir, "join.token").read_text(encoding="utf-8")
+    token = _first_token(config) if is_new else ""
     _announce(config, token, as_json=as_json, joined_at=joined_at)
     if not as_json:
         say("the agent runs as the unit swarmlet.service")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -11,6 +12,10 @@ from swarmlet.errors import SwarmletError
 
 def ended(command: Callable[[], int]) -> int:
     """Run `command`; the exit code: its own, 1 refused or failed, 130 interrupted."""
+    # A terminal that cannot show a character gets its number, not an error in the middle of an answer.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = _ended(command)
         # Here, where a closed pipe can still be told from a failure.
@@ -43,6 +48,10 @@ def _ended(command: Callable[[], int]) -> int:
     except OSError as error:
         # The user's machine: a full disk, a missing right.
         sys.stderr.write(f"error: {error.filename or 'this machine'}: {error.strerror or error}\n")
+        return 1
+    except UnicodeEncodeError as error:
+        # Bytes of the command line that are not UTF-8 come as lone surrogates, which nothing can send.
+        sys.stderr.write(f"error: not UTF-8 text: {error.object!r}\n")
         return 1
     except Exception as error:
         if os.environ.get("SWARMLET_TRACEBACK"):

@@ -244,7 +244,7 @@ def run(
         else:
             say(f"{parsed.job.id} submitted; evaluation {short(answered['EvalID'])}")
         return 0
-    return watch_rollout(api, parsed.job.namespace, parsed.job.id, answered["EvalID"], as_json=as_json)
+    return watch_rollout(api, parsed.job.namespace, parsed.job.id, answered, as_json=as_json)
 
 
 @job.command()
@@ -427,8 +427,9 @@ def _show_job(
 @click.argument("name")
 @click.option("--hcl", is_flag=True, help="The text that it was submitted as.")
 @click.option("--version", "job_version", type=int, default=None, help="A kept version.")
+@json_option
 @click.pass_context
-def inspect(ctx: click.Context, name: str, hcl: bool, job_version: int | None) -> int:
+def inspect(ctx: click.Context, name: str, hcl: bool, job_version: int | None, as_json: bool) -> int:
     """Show a job's definition in JSON.
 
     \b

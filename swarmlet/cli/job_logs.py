@@ -69,7 +69,10 @@ def job_logs(
     except NotFound:
         if group or task:
             raise
-        return _one_allocation(ctx, name, follow=follow, kind=kind, tail=tail)
+        try:
+            return _one_allocation(ctx, name, follow=follow, kind=kind, tail=tail)
+        except NotFound:
+            raise NotFound(f"no job '{name}', and no allocation whose id begins with that") from None
     query = {
         "follow": "true" if follow else "",
         "tail": "" if tail is None else tail,

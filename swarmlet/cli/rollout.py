@@ -12,6 +12,8 @@ from swarmlet.cli.output import is_terminal, paint, say_json, say_now, short
 
 #: A rollout without a deployment (batch, or nothing to place) is over when nothing is pending.
 WAIT_SECONDS = "5s"
+#: One on every node that may take them: how many that is, the scheduler says.
+PER_NODE_TYPES = frozenset({"system", "sysbatch"})
 #: Seconds between repaints of the terminal's line.
 REPAINT_SECONDS = 0.5
 EXIT_FAILED = 2
@@ -51,14 +53,19 @@ class _Line:
 
 
 def watch_rollout(
-    api: Client, namespace: str, job_id: str, evaluation_id: str, *, as_json: bool = False
+    api: Client, namespace: str, job_id: str, answered: dict[str, Any], *, as_json: bool = False
 ) -> int:
-    """Watch until the new version is healthy (0), cannot be placed or fails (2). Ctrl-C detaches (0)."""
+    """Watch until the version that was submitted is healthy (0), cannot be placed or fails (2). Ctrl-C detaches (0).
+
+    `answered`: what the API said to the submission. Versions that follow (the one that a failed rollout goes back
+    to, or what somebody else submits) are not this version's success.
+    """
     line = _Line(as_json)
     api.namespace = namespace
     started = time.monotonic()
     try:
-        outcome = _watch(api, job_id, evaluation_id, line, started)
+        submitted = _submitted(api, job_id, answered["JobModifyIndex"])
+        outcome = _watch(api, submitted, answered["EvalID"], line, started)
     except KeyboardInterrupt:
         line.close()
         say_now(f"detached; {job_id} goes on. See: swarmlet job status {job_id}")
@@ -69,11 +76,23 @@ def watch_rollout(
     return 0 if outcome["Healthy"] else EXIT_FAILED
 
 
-def _watch(api: Client, job_id: str, evaluation_id: str, line: _Line, started: float) -> dict[str, Any]:
+def _submitted(api: Client, job_id: str, index: int) -> dict[str, Any]:
+    """The version of the job that a submission made (or found unchanged)."""
+    current: dict[str, Any] = api.get(f"/v1/job/{job_id}")
+    if current["JobModifyIndex"] == index:
+        return current
+    kept: list[dict[str, Any]] = api.get(f"/v1/job/{job_id}/versions")["Versions"]
+    return next((version for version in kept if version["JobModifyIndex"] == index), current)
+
+
+def _watch(
+    api: Client, submitted: dict[str, Any], evaluation_id: str, line: _Line, started: float
+) -> dict[str, Any]:
     index = 0
+    job_id = submitted["ID"]
     shown_failures: set[tuple[str, ...]] = set()
     while True:
-        seen = _look(api, job_id, evaluation_id)
+        seen = _look(api, submitted, evaluation_id)
         seconds = time.monotonic() - started
         text = _summary(seen)
         line.show(text, f" · {seconds:.0f} s")
@@ -100,16 +119,16 @@ def _watch(api: Client, job_id: str, evaluation_id: str, line: _Line, started: f
         )
 
 
-def _look(api: Client, job_id: str, evaluation_id: str) -> dict[str, Any]:
-    job = api.get(f"/v1/job/{job_id}")
+def _look(api: Client, submitted: dict[str, Any], evaluation_id: str) -> dict[str, Any]:
+    job_id, version = submitted["ID"], submitted["Version"]
+    # The job before its deployments: whoever replaces a version ends its deployment in the same step or later.
+    current = api.get(f"/v1/job/{job_id}")
     evaluation = api.get(f"/v1/evaluation/{evaluation_id}") if evaluation_id else None
-    deployment = api.get(f"/v1/job/{job_id}/deployment")
-    if deployment and deployment["JobVersion"] != job["Version"]:
-        deployment = None
+    deployments = api.get(f"/v1/job/{job_id}/deployments")
     allocations = [
         item
         for item in api.get(f"/v1/job/{job_id}/allocations")
-        if item["JobVersion"] == job["Version"] and item["DesiredStatus"] == "run"
+        if item["JobVersion"] == version and item["DesiredStatus"] == "run"
     ]
     # What an earlier version waited for says nothing about this one.
     since = evaluation["CreateIndex"] if evaluation else 0
@@ -121,12 +140,14 @@ def _look(api: Client, job_id: str, evaluation_id: str) -> dict[str, Any]:
                 failures.setdefault(group, failure)
     blocked = any(item["Status"] == "blocked" for item in evaluations)
     return {
-        "Job": job,
-        "Version": job["Version"],
+        "Job": current if current["Version"] == version else submitted,
+        "Version": version,
+        "CurrentVersion": current["Version"],
         "Evaluation": evaluation,
         "IsOpen": any(item["Status"] == "pending" for item in evaluations),
         "IsBlocked": blocked,
-        "Deployment": deployment,
+        "Waiting": evaluation["Waiting"] if evaluation else {},
+        "Deployment": next((item for item in deployments if item["JobVersion"] == version), None),
         "Allocations": allocations,
         "Failures": failures if blocked else {},
     }
@@ -134,7 +155,7 @@ def _look(api: Client, job_id: str, evaluation_id: str) -> dict[str, Any]:
 
 def _summary(seen: dict[str, Any]) -> str:
     job = seen["Job"]
-    wanted = 0 if job.get("Stop") else sum(group["Count"] for group in job["TaskGroups"])
+    wanted = _wanted(seen)
     running = sum(item["ClientStatus"] in {"running", "complete"} for item in seen["Allocations"])
     parts = [f"{paint(job['ID'], 'bold')} v{seen['Version']}"]
     deployment = seen["Deployment"]
@@ -157,6 +178,15 @@ def _summary(seen: dict[str, Any]) -> str:
     return " · ".join(parts)
 
 
+def _wanted(seen: dict[str, Any]) -> int:
+    job = seen["Job"]
+    if job.get("Stop"):
+        return 0
+    if job["Type"] in PER_NODE_TYPES:
+        return len(seen["Allocations"])
+    return sum(group["Count"] for group in job["TaskGroups"])
+
+
 def _doing(allocation: dict[str, Any]) -> str:
     for state in allocation["TaskStates"].values():
         if state["Events"]:
@@ -170,7 +200,8 @@ def _end(seen: dict[str, Any]) -> tuple[bool, str] | None:
     deployment = seen["Deployment"]
     if seen["Job"].get("Stop"):
         return False, " · stopped by somebody else"
-    if seen["IsBlocked"] and not seen["IsOpen"]:
+    is_replaced = seen["CurrentVersion"] != seen["Version"]
+    if seen["IsBlocked"] and not seen["IsOpen"] and not is_replaced:
         placed_pending = any(item["ClientStatus"] == "pending" for item in seen["Allocations"])
         if not placed_pending:
             return False, " · waits for capacity"
@@ -179,13 +210,19 @@ def _end(seen: dict[str, Any]) -> tuple[bool, str] | None:
             return True, ""
         if deployment["Status"] in {"failed", "cancelled"}:
             return False, f" · {deployment['StatusDescription']}"
+    if is_replaced:
+        return False, f" · replaced by version {seen['CurrentVersion']}"
+    if deployment:
         return None
     evaluation = seen["Evaluation"]
     if evaluation and evaluation["Status"] not in {"complete", "failed", "canceled"}:
         return None
     if seen["IsOpen"]:
         return None
-    wanted = sum(group["Count"] for group in seen["Job"]["TaskGroups"])
+    wanted = _wanted(seen)
+    if not wanted and seen["Job"]["Type"] in PER_NODE_TYPES:
+        waiting = [f" · {group} waits: {why}" for group, why in seen["Waiting"].items()]
+        return False, "".join(waiting) or " · no node takes it now"
     running = sum(item["ClientStatus"] in {"running", "complete"} for item in seen["Allocations"])
     if running >= wanted:
         return True, ""

@@ -8,9 +8,11 @@ import click
 
 from swarmlet.cli.connection import client, json_option, wide_option
 from swarmlet.cli.output import say_json, short, table
+from swarmlet.errors import InvalidInput
 
 _PATH = "/v1/operator/scheduler/configuration"
 _TYPES = ("service", "batch", "system", "sysbatch")
+_ALGORITHMS = ("binpack", "spread")
 _NOTHING = "Nothing would be better off elsewhere."
 _SWITCHES = {
     "service": "ServiceSchedulerEnabled",
@@ -60,9 +62,7 @@ def _show(configuration: dict[str, Any]) -> None:
 
 
 @scheduler.command(name="set-config")
-@click.option(
-    "--scheduler-algorithm", type=click.Choice(["binpack", "spread"]), help="For jobs that name none."
-)
+@click.option("--scheduler-algorithm", type=click.Choice(_ALGORITHMS), help="For jobs that name none.")
 @click.option("--pool", "pools", multiple=True, metavar="POOL=ALGORITHM", help="For jobs of a node pool.")
 @click.option("--preempt", multiple=True, type=click.Choice(_TYPES), help="Jobs that may end lesser work.")
 @click.option("--no-preempt", multiple=True, type=click.Choice(_TYPES), help="Jobs that may not.")
@@ -71,6 +71,7 @@ def _show(configuration: dict[str, Any]) -> None:
 )
 @click.option("--rebalance-moves", type=int, metavar="N", help="Moves of one rebalancing at most.")
 @click.option("--rebalance-minutes", type=int, metavar="N", help="Between two automatic ones.")
+@json_option
 @click.pass_context
 def set_config(
     ctx: click.Context,
@@ -81,6 +82,7 @@ def set_config(
     rebalance_minutes: int | None,
     preempt: tuple[str, ...],
     no_preempt: tuple[str, ...],
+    as_json: bool,
 ) -> int:
     """Change how the scheduler decides; what is not named stays.
 
@@ -97,6 +99,8 @@ def set_config(
         known = dict(connection.get(_PATH)["SchedulerConfig"]["PoolAlgorithms"])
         for each in pools:
             pool, _, algorithm = each.partition("=")
+            if not pool or algorithm not in _ALGORITHMS:
+                raise InvalidInput(f"--pool {each}: expected POOL={' or POOL='.join(_ALGORITHMS)}")
             known[pool] = algorithm
         body["PoolAlgorithms"] = known
     switches = {_SWITCHES[kind]: kind in preempt for kind in (*no_preempt, *preempt)}
@@ -109,7 +113,11 @@ def set_config(
     if rebalance_minutes is not None:
         body["RebalanceInterval"] = rebalance_minutes * 60_000_000_000
     connection.put(_PATH, body)
-    _show(connection.get(_PATH)["SchedulerConfig"])
+    seen = connection.get(_PATH)
+    if as_json:
+        say_json(seen)
+    else:
+        _show(seen["SchedulerConfig"])
     return 0
 
 
@@ -155,9 +163,10 @@ def _show_moves(moves: list[dict[str, Any]], *, wide: bool) -> None:
 
 @rebalance.command(name="apply")
 @click.option("--moves", type=int, metavar="N", help="At most so many moves.")
+@json_option
 @wide_option
 @click.pass_context
-def apply_moves(ctx: click.Context, moves: int | None, wide: bool) -> int:
+def apply_moves(ctx: click.Context, moves: int | None, as_json: bool, wide: bool) -> int:
     """Begin moving, a few at a time, each replacement before its original.
 
     \b
@@ -165,6 +174,9 @@ def apply_moves(ctx: click.Context, moves: int | None, wide: bool) -> int:
     """
     query = {"moves": str(moves)} if moves else {}
     found = client(ctx).put("/v1/operator/rebalance", {"Action": "apply"}, query=query)
+    if as_json:
+        say_json(found)
+        return 0
     if not found["Moves"]:
         click.echo(_NOTHING)
         return 0
@@ -173,15 +185,19 @@ def apply_moves(ctx: click.Context, moves: int | None, wide: bool) -> int:
 
 
 @rebalance.command(name="undo")
+@json_option
 @wide_option
 @click.pass_context
-def undo_moves(ctx: click.Context, wide: bool) -> int:
+def undo_moves(ctx: click.Context, as_json: bool, wide: bool) -> int:
     """Move what was moved last back to where it was.
 
     \b
     Example:  swarmlet operator rebalance undo
     """
     found = client(ctx).put("/v1/operator/rebalance", {"Action": "undo"})
+    if as_json:
+        say_json(found)
+        return 0
     if not found["Moves"]:
         click.echo("There is nothing to take back.")
         return 0
@@ -190,13 +206,17 @@ def undo_moves(ctx: click.Context, wide: bool) -> int:
 
 
 @rebalance.command(name="cancel")
+@json_option
 @click.pass_context
-def cancel_moves(ctx: click.Context) -> int:
+def cancel_moves(ctx: click.Context, as_json: bool) -> int:
     """Begin no further moves; those that have begun come to their end.
 
     \b
     Example:  swarmlet operator rebalance cancel
     """
-    client(ctx).put("/v1/operator/rebalance", {"Action": "cancel"})
-    click.echo("Nothing more is moved.")
+    found = client(ctx).put("/v1/operator/rebalance", {"Action": "cancel"})
+    if as_json:
+        say_json(found)
+    else:
+        click.echo("Nothing more is moved.")
     return 0

@@ -16,6 +16,8 @@ from swarmlet.scheduler.health import is_running_well
 from swarmlet.scheduler.request import PlaceRequest, Reconciliation
 from swarmlet.state.view import View
 
+#: Reasons that are named where no node may take a group; more would not be read.
+REASONS_MAX = 3
 #: While a rollout goes on: look again after this.
 LOOK_AGAIN_NS = 2 * SECOND_NS
 
@@ -32,6 +34,9 @@ class PerNode:
         self._differences: dict[int, Difference] = {}
         self._indexes: set[int] = set()
         self._next_index = 0
+        #: Nodes that have not left and are not down, and how many of them may never take it, by reason.
+        self._nodes = 0
+        self._refused: dict[str, int] = {}
         #: New allocations that are not up yet: they count against `max_parallel`.
         self._unsettled = 0
 
@@ -54,6 +59,14 @@ class PerNode:
         self._roll_out(outdated)
         if self.requests:
             self.result.requests[self.group.name] = self.requests
+        if self._refused and sum(self._refused.values()) == self._nodes:
+            self._say_that_no_node_may()
+
+    def _say_that_no_node_may(self) -> None:
+        """Nothing is queued then, so that nothing else would tell why a job without mistakes does not run."""
+        often = sorted(self._refused.items(), key=lambda item: (-item[1], item[0]))[:REASONS_MAX]
+        reasons = "; ".join(f"{reason} (nodes: {count})" for reason, count in often)
+        self.result.wait(self.group.name, f"no node may take it: {reasons}")
 
     def _look_at(self, node: Node, here: list[Allocation]) -> Allocation | None:
         """The allocation that is to be replaced by the job's version, if there is one."""
@@ -70,6 +83,9 @@ class PerNode:
         for extra in live[1:]:
             self.result.stop(extra, "a second one on this node")
         never = self.ask.never_here(node)
+        self._nodes += 1
+        if never:
+            self._refused[never] = self._refused.get(never, 0) + 1
         if live:
             return self._keep(live[0], node, never)
         leaving = [each for each in here if each.is_server_terminal() and not each.is_client_terminal()]

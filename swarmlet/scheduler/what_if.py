@@ -144,7 +144,9 @@ class WhatIf:
             if job.is_stopped:
                 continue
             latest = _latest(view, job)
-            rows = [each for each in view.allocations_of_job(job.namespace, job.id) if not _is_over(each)]
+            rows = [
+                each for each in view.allocations_of_job(job.namespace, job.id) if not _is_over(each, job)
+            ]
             for group in job.groups:
                 places = tuple(
                     sorted(
@@ -281,8 +283,9 @@ def _latest(view: View, job: Job) -> Evaluation | None:
     return (blocked or waiting or evaluations)[-1] if evaluations else None
 
 
-def _is_over(allocation: Allocation) -> bool:
-    """Ended well counts as having its place: batch work is done."""
-    return allocation.is_server_terminal() or (
-        allocation.is_client_terminal() and allocation.client_status is not ClientStatus.COMPLETE
-    )
+def _is_over(allocation: Allocation, job: Job) -> bool:
+    """Batch work that has ended well counts as having its place; a service that has ended is replaced."""
+    if allocation.is_server_terminal():
+        return True
+    is_done = allocation.client_status is ClientStatus.COMPLETE and job.type.is_finite
+    return allocation.is_client_terminal() and not is_done

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from swarmlet.errors import InvalidInput, NotFound, Unauthorized
 from swarmlet.ids import NodeId
-from swarmlet.model.job import Affinity
+from swarmlet.model.job import Affinity, JobType
 from swarmlet.model.node import Eligibility
 from swarmlet.scheduler.what_if import WhatIf
 from swarmlet.state.command import UpdateNodeEligibility
@@ -131,3 +131,13 @@ def test_a_plan_on_the_command_line_explains_before_anything_is_submitted(
     assert "away: not eligible" in said.out
     assert "RANK" in said.out
     assert [job.id for job in world.trial.view.jobs()] == ["shop"]
+
+
+def test_a_system_job_wants_one_on_every_node_that_takes_it_not_its_count(tmp_path: Path) -> None:
+    nodes = [a_node("n1"), a_node("n2"), a_node("small", memory=100)]
+    trial = WhatIf.invented(nodes, (), NOW)
+    trial.submit([a_job(a_group(memory=200), kind=JobType.SYSTEM)])
+    trial.settle()
+    with served(trial, tmp_path) as made:
+        group = made.api.get("/v1/job/shop/explain")["Groups"]["web"]
+    assert (len(group["Allocations"]), group["Count"]) == (2, 3)

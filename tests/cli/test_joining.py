@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from swarmlet.cli import cluster as commands
+from swarmlet.joining.identity import DataDirectory
 from tests.agents.cluster import (
     Cli,
     LocalCluster,
@@ -250,13 +251,30 @@ def test_a_machine_joins_from_standard_input_takes_work_and_leaves(tmp_path: Pat
         used: Said = process("join", target, *cluster.new_node("n3").flags())
         assert (used.code, "as often as it allows" in used.err) == (1, True)
         left = process("leave", "--data-dir", str(second.data))
-        assert left.code == 0, left.err
+        assert (left.code, left.out) == (0, "left the cluster; the agent has stopped\n"), left.err
+        # It has: nothing holds its directory any more.
+        with DataDirectory(second.data):
+            pass
         wait_until(lambda: not Path(f"/proc/{second.pid}").exists())
         status = process("status", "--json", SWARMLET_DATA_DIR=str(first.data)).json()
         assert [item["Name"] for item in status["Nodes"]] == ["n1"]
         again = process("agent", "--data-dir", str(second.data))
         assert (again.code, "holds no node" in again.err) == (1, True)
         second.pid = 0
+
+
+def test_the_first_token_stays_where_init_wrote_it_when_the_agent_is_started_again(tmp_path: Path) -> None:
+    """The tutorial reads it from there, for as long as it is valid."""
+    with local_cluster() as cluster:
+        first = cluster.nodes[0]
+        token = (first.data / "join.token").read_text()
+        first.kill()
+        said = process("agent", "--data-dir", str(first.data), "--detach")
+        assert said.code == 0, said.err
+        first.pid = first.api.get("/v1/agent/self")["stats"]["pid"]
+        assert "n1 ready" in said.out
+        assert "add a machine" not in said.out
+        assert (first.data / "join.token").read_text() == token
 
 
 def test_init_on_a_path_too_long_for_a_socket_says_so(cli: Cli, tmp_path: Path) -> None:

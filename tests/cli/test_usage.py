@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import click
@@ -20,7 +22,7 @@ from swarmlet.cli.main import (
     run,
     single_dash_to_double,
 )
-from tests.agents.cluster import Cli
+from tests.agents.cluster import Cli, clean_environment
 
 #: Nobody listens here.
 NOBODY = "http://127.0.0.1:1"
@@ -211,3 +213,21 @@ def test_a_defect_is_a_sentence_too(cli: Cli, monkeypatch: pytest.MonkeyPatch) -
     said = cli("status")
     assert said.code == 1
     assert said.err.startswith("error: internal error (ZeroDivisionError: division by zero)")
+
+
+def test_a_terminal_that_lacks_a_character_gets_its_number() -> None:
+    """Latin-1 has letters of many names, and no arrow: `job plan` says `web:1.2 → web:1.3`."""
+    code = "from swarmlet.cli import ending, output; ending.ended(lambda: output.say('grüße → n1') or 0)"
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        env=clean_environment(PYTHONIOENCODING="latin-1"),
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert (said.stdout, said.stderr) == ("grüße \\u2192 n1\n".encode("latin-1"), b"")
+
+
+def test_words_that_are_not_utf_8_are_refused_by_a_sentence(cli: Cli) -> None:
+    said = cli("--address", NOBODY, "job", "status", "caf\udce9")
+    assert (said.code, said.err) == (1, "error: not UTF-8 text: '/v1/job/caf\\udce9'\n")

@@ -72,3 +72,21 @@ def test_a_new_version_replaces_as_many_at_a_time_as_the_strategy_allows() -> No
     view.settle(job)
     assert {version for _, _, version in view.places()} == {1}
     assert nodes_of(view) == ["n1", "n2", "n3"]
+
+
+def test_a_system_job_that_no_node_may_take_says_why() -> None:
+    view = three_nodes()
+    view.change_node("n3", status=NodeStatus.DOWN)
+    job = a_job(
+        a_group(constraints=(Constraint(left="${attr.kernel.name}", right="plan9"),)), kind=JobType.SYSTEM
+    )
+    plan = view.evaluate(view.register(job))
+    assert list(plan.waiting) == ["web"]
+    assert plan.waiting["web"].startswith("no node may take it: constraint ${attr.kernel.name} = plan9")
+    assert plan.waiting["web"].endswith("(nodes: 2)")
+
+
+def test_a_system_job_that_some_node_takes_waits_for_nothing() -> None:
+    view = a_cluster(a_node("n1", meta={"kind": "a"}), a_node("n2", meta={"kind": "b"}))
+    job = a_job(a_group(constraints=(Constraint(left="${meta.kind}", right="a"),)), kind=JobType.SYSTEM)
+    assert view.evaluate(view.register(job)).waiting == {}

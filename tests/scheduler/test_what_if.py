@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from swarmlet.ids import JobId, Namespace, NodeId
+from swarmlet.model.allocation import ClientStatus
 from swarmlet.model.job import Job, JobType, Spread
 from swarmlet.model.node import Node
 from swarmlet.scheduler.what_if import Standing, WhatIf, explained
+from swarmlet.state.command import AllocationReport, UpdateAllocations
 from tests.scheduler.builders import a_group, a_job, a_node
 
 NOW = 1_000_000 * 10**9
@@ -79,3 +81,13 @@ def test_an_allocation_is_explained_as_if_it_were_not_there() -> None:
     (row,) = view.allocations()
     assert explained(view, job, "web")[0].reason == "memory short by 800 MiB"
     assert explained(view, job, "web", row)[0].rank == 1
+
+
+def test_a_service_that_ended_has_no_place_and_batch_work_that_ended_well_keeps_its_own() -> None:
+    for kind, places in ((JobType.SERVICE, 1), (JobType.BATCH, 2)):
+        what_if = trial(zones("a", "b"), a_job(a_group(count=2), kind=kind))
+        ended = next(iter(what_if.view.allocations()))
+        report = AllocationReport(id=ended.id, client_status=ClientStatus.COMPLETE)
+        body = UpdateAllocations(node_id=ended.node_id, reports=(report,))
+        what_if._submit(body, f"node:{ended.node_id}")
+        assert len(standing(what_if).places) == places

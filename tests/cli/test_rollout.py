@@ -1,0 +1,145 @@
+"""A rollout that is watched: the verdict is about the version that was submitted, whatever comes after it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swarmlet.api.client import Client
+from swarmlet.cli.rollout import watch_rollout
+from tests.agents.cluster import Cli, Node, raw_exec_job, wait_until
+
+FAILING = 'restart {\n attempts = 0\n mode = "fail"\n }\n reschedule {\n attempts = 0\n unlimited = false\n }'
+
+
+def _job(version: int, index: int, *, stop: bool = False, kind: str = "service") -> dict[str, Any]:
+    return {
+        "ID": "web",
+        "Type": kind,
+        "Version": version,
+        "JobModifyIndex": index,
+        "Stop": stop,
+        "TaskGroups": [{"Count": 1}],
+    }
+
+
+def _deployment(version: int, status: str, description: str = "") -> dict[str, Any]:
+    return {
+        "ID": f"d{version}",
+        "JobVersion": version,
+        "Status": status,
+        "StatusDescription": description,
+        "TaskGroups": {"g": {"HealthyAllocs": int(status == "successful")}},
+    }
+
+
+class _Answers(Client):
+    """An API that says the same whenever it is asked."""
+
+    def __init__(self, versions: list[dict[str, Any]], deployments: list[dict[str, Any]]) -> None:
+        super().__init__(address="http://127.0.0.1:1")
+        #: The allocations that are seen later.
+        self.looks: list[list[dict[str, Any]]] = []
+        self.answers: dict[str, Any] = {
+            "/v1/job/web": versions[0],
+            "/v1/job/web/versions": {"Versions": versions},
+            "/v1/job/web/deployments": deployments,
+            "/v1/job/web/allocations": [],
+            "/v1/job/web/evaluations": [],
+            "/v1/evaluation/e1": {"Status": "complete", "CreateIndex": 1, "Waiting": {}},
+        }
+
+    def get_indexed(self, path: str, query: object = None, **_: object) -> tuple[Any, int]:
+        """What is seen next time has changed: to wait twice for the same would be to wait for ever."""
+        self.answers[path] = self.looks.pop(0)
+        return self.answers[path], 1
+
+    def get(self, path: str, query: object = None, **_: object) -> Any:
+        return self.answers[path]
+
+
+def _watched(api: Client, index: int, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    code = watch_rollout(api, "default", "web", {"JobModifyIndex": index, "EvalID": "e1"})
+    return code, capsys.readouterr().out
+
+
+def test_a_version_that_was_rolled_back_has_failed_though_what_followed_is_healthy(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    why = "allocation web.g[0] is unhealthy; reverting to version 0"
+    api = _Answers([_job(2, 30), _job(1, 20)], [_deployment(2, "successful"), _deployment(1, "failed", why)])
+    code, said = _watched(api, 20, capsys)
+    assert code == 2
+    assert "web v1" in said
+    assert why in said
+
+
+def test_a_version_that_somebody_replaced_while_it_rolled_out_has_not_succeeded(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    api = _Answers([_job(2, 30), _job(1, 20)], [_deployment(2, "successful"), _deployment(1, "running")])
+    code, said = _watched(api, 20, capsys)
+    assert (code, "replaced by version 2" in said) == (2, True)
+
+
+def test_a_version_that_was_healthy_before_it_was_replaced_has_succeeded(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    api = _Answers([_job(2, 30), _job(1, 20)], [_deployment(2, "running"), _deployment(1, "successful")])
+    assert _watched(api, 20, capsys)[0] == 0
+
+
+def test_a_job_that_was_stopped_meanwhile_is_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
+    api = _Answers([_job(1, 30, stop=True)], [_deployment(1, "running")])
+    code, said = _watched(api, 20, capsys)
+    assert (code, "stopped by somebody else" in said) == (2, True)
+
+
+def _allocation(name: str, status: str) -> dict[str, Any]:
+    return {
+        "ID": name,
+        "NodeName": name,
+        "JobVersion": 0,
+        "DesiredStatus": "run",
+        "ClientStatus": status,
+        "ClientDescription": "",
+        "TaskStates": {},
+    }
+
+
+def test_a_system_job_is_watched_on_every_node_that_takes_it(capsys: pytest.CaptureFixture[str]) -> None:
+    api = _Answers([_job(0, 20, kind="system")], [])
+    api.answers["/v1/job/web/allocations"] = [_allocation("n1", "running"), _allocation("n2", "pending")]
+    api.looks = [[_allocation("n1", "running"), _allocation("n2", "running")]]
+    code, said = _watched(api, 20, capsys)
+    assert code == 0
+    assert "web v0 · 1/2 running" in said
+    assert said.splitlines()[-1].startswith("web v0 · 2/2 running")
+
+
+def test_a_system_job_that_no_node_may_take_is_not_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+    api = _Answers([_job(0, 20, kind="system")], [])
+    api.answers["/v1/evaluation/e1"]["Waiting"] = {"g": "no node may take it: that constraint (nodes: 3)"}
+    code, said = _watched(api, 20, capsys)
+    assert code == 2
+    assert "web v0 · 0/0 running · g waits: no node may take it: that constraint (nodes: 3)" in said
+
+
+@pytest.mark.slow
+def test_a_run_that_is_rolled_back_says_so_and_ends_with_exit_code_2(
+    ask: Cli, node: Node, tmp_path: Path
+) -> None:
+    path = tmp_path / "back.hcl"
+    path.write_text(raw_exec_job("back", more=FAILING))
+    assert ask("job", "run", str(path)).code == 0
+    wait_until(lambda: node.api.get("/v1/job/back")["Stable"])
+    path.write_text(raw_exec_job("back", "exit 3", more=FAILING).replace('"0s"', '"1s"'))
+    said = ask("job", "run", str(path))
+    assert said.code == 2, said
+    assert "back v1" in said.out.splitlines()[-1]
+    assert "reverting to version 0" in said.out.splitlines()[-1]
+    outcome = ask("job", "run", "--json", str(path))
+    assert (outcome.code, outcome.json()["Healthy"], outcome.json()["Version"]) == (2, False, 3)
+    ask("job", "stop", "--purge", "back")
