@@ -92,8 +92,7 @@ class ArrayView:
     def take(self, cluster: Cluster, slot: int, count: int, demand: Demand) -> None:
         """`count` allocations were placed on `slot`."""
         self._stale.add(slot)
-        for dimension, each in enumerate(demand):
-            self.columns.free[dimension, slot] -= count * each
+        self.columns.take(slot, demand, count)
         self.dynamic_free[slot] = dynamic_ports_free(cluster.ports[slot]) - cluster.ports_promised[slot]
 
     def take_runs(self, runs: Sequence[tuple[int, int]], demand: Demand) -> None:
@@ -102,8 +101,7 @@ class ArrayView:
             return
         self._stale.update(slot for slot, _ in runs)
         slots, counts = np.array(runs, dtype=np.int64).T
-        for dimension, each in enumerate(demand):
-            self.columns.free[dimension, slots] -= counts * each
+        self.columns.take(slots, demand, counts)
 
     def best(self, cluster: Cluster, ask: Ask) -> int:
         """The fullest node that takes one of `ask`, to within one bucket of fullness; -1: none does.
@@ -379,7 +377,7 @@ def _one_by_one(
         for rule in rules:
             rule.used[rule.branch[slot]] += 1
         demand = columns.demand_at(request.demand, slot)
-        columns.free[:, slot] -= demand
+        columns.take(slot, demand)
         fits[slot] = bool((columns.free[:, slot] >= demand).all())
         if bound is not None:
             bound[slot] -= 1

@@ -18,18 +18,26 @@ from enum import Enum
 
 import numpy as np
 
-from swarmlet.placement.columns import Columns, Demand, Ints, Mask
+from swarmlet.placement.columns import SLOT_BITS, SLOT_MASK, Columns, Demand, Ints, Mask
 from swarmlet.placement.score import EMPTINESS_MAX
 
-#: Slots are the low bits of a sort key, so that one sort orders by cost and breaks ties by slot.
-SLOT_BITS = 18
-SLOT_MASK = (1 << SLOT_BITS) - 1
 #: Sorts behind everything.
 LAST = np.iinfo(np.int64).max
+#: In the sort key of a node that does not fit: behind all that do.
+NO_FIT_BIT = 62
 #: Nodes looked at first; four times as many whenever they do not suffice.
-FIRST_NODES = 64
+FIRST_NODES = 256
+#: Few nodes take more: where this many each would not do, the first look is at all nodes.
+ROOM_MAX = 1000
 #: Allocations per node looked at first, in the same way.
 FIRST_DEPTH = 16
+#: Costs looked at ahead at once where the nodes are that deep: cheaper than to look again.
+FIRST_COSTS = 8192
+#: Nodes whose room is summed up at once.
+BLOCK = 128
+#: For sorting by slot: the count is in the low bits.
+COUNT_BITS = 40
+COUNT_MASK = (1 << COUNT_BITS) - 1
 #: The highest price per allocation of the group on a node: ten allocations outweigh any fullness.
 COLLISION_MAX = EMPTINESS_MAX // 10
 
@@ -96,9 +104,14 @@ def place_group(columns: Columns, request: Request) -> tuple[Ints, Ints]:
 
 def _sorted(slots: Ints, counts: Ints) -> tuple[Ints, Ints]:
     taken = counts > 0
-    slots, counts = slots[taken], counts[taken]
-    order = np.argsort(slots)
-    return slots[order], counts[order]
+    if not taken.all():
+        slots, counts = slots[taken], counts[taken]
+    if (slots[1:] > slots[:-1]).all():
+        return slots, counts
+    # One sort of both together: to sort positions and to gather takes five times as long.
+    both = slots << COUNT_BITS | counts
+    both.sort()
+    return both >> COUNT_BITS, both & COUNT_MASK
 
 
 def _place(columns: Columns, request: Request, fits: Mask, count: int) -> tuple[Ints, Ints]:
@@ -113,22 +126,19 @@ def _place(columns: Columns, request: Request, fits: Mask, count: int) -> tuple[
 
 def room_of(columns: Columns, request: Request) -> Ints:
     """How many each node takes; 0 where it does not fit."""
-    room = columns.room(request.demand)
-    if request.bound is not None:
-        np.minimum(room, request.bound, out=room)
-    return room * request.fits
+    return _bounded(columns.room(request.demand), request.bound) * request.fits
 
 
 def sort_keys(columns: Columns, request: Request, fits: Mask) -> Ints:
-    """(cost of one more, slot) of every node in one integer; `LAST` where it does not fit."""
-    keys = columns.emptiness(request.demand)
-    if request.order.is_emptiest:
-        np.subtract(EMPTINESS_MAX, keys, out=keys)
+    """(cost of one more, slot) of every node in one integer; behind all others (`NO_FIT_BIT`) where it does not fit."""
+    keys = columns.sort_keys(request.demand, is_emptiest=request.order.is_emptiest)
     if request.held is not None and request.order.collision:
-        keys += request.held * request.order.collision
-    keys <<= SLOT_BITS
-    keys |= columns.slots
-    return np.where(fits, keys, LAST)
+        keys += request.held * (request.order.collision << SLOT_BITS)
+    if not fits.all():
+        # Arithmetic, as a choice per node would be mispredicted for most; and different keys, as equal ones make a
+        # partition slow.
+        keys += np.left_shift(~fits, NO_FIT_BIT, dtype=np.int64)
+    return keys
 
 
 def _smallest(keys: Ints, number: int) -> Ints:
@@ -142,19 +152,51 @@ def _place_packed(columns: Columns, request: Request, fits: Mask, count: int) ->
     """Fill nodes one after the other, by first cost."""
     keys = sort_keys(columns, request, fits)
     available = int(np.count_nonzero(fits))
-    looked_at = min(FIRST_NODES, count, available)
-    while True:
+    looked_at = min(FIRST_NODES, count, available) if count <= FIRST_NODES * ROOM_MAX else available
+    while looked_at < len(keys) // 4:
         slots = _smallest(keys, looked_at) & SLOT_MASK
-        room = columns.room(request.demand, slots)
-        if request.bound is not None:
-            np.minimum(room, request.bound[slots], out=room)
+        room = _bounded(columns.room(request.demand, slots), request.bound, slots)
         filled = np.cumsum(room)
         total = int(filled[-1]) if len(filled) else 0
         if total >= count or looked_at == available:
-            break
+            if total > count:
+                # The last node is filled in part, those behind it not at all.
+                last = int(np.searchsorted(filled, count))
+                slots, room = slots[: last + 1], room[: last + 1]
+                room[last] -= filled[last] - count
+            return slots, room
         wanted = max(4 * looked_at, looked_at * count // max(total, 1) * 5 // 4)
         looked_at = min(wanted, available)
-    return slots, np.clip(count - (filled - room), 0, room)
+    return _place_packed_widely(columns, request, keys, available, count)
+
+
+def _place_packed_widely(
+    columns: Columns, request: Request, keys: Ints, available: int, count: int
+) -> tuple[Ints, Ints]:
+    """The same where many nodes are filled: found in order of cost, taken in order of slots."""
+    room = _bounded(columns.room(request.demand), request.bound)
+    order = np.sort(keys)[:available]
+    taken = room.take(order & SLOT_MASK)
+    # A running sum is a chain of additions; sums of blocks are not, and only one block needs more.
+    filled = np.cumsum(np.add.reduceat(taken, np.arange(0, available, BLOCK))) if available else taken
+    if not available or int(filled[-1]) <= count:
+        slots = np.sort(order & SLOT_MASK)
+        return slots, room[slots]
+    block = int(np.searchsorted(filled, count))
+    before = int(filled[block - 1]) if block else 0
+    inside = before + np.cumsum(taken[block * BLOCK : (block + 1) * BLOCK])
+    nth = int(np.searchsorted(inside, count))
+    last = order[block * BLOCK + nth]
+    slots = np.flatnonzero(keys <= last)
+    taken = room[slots]
+    taken[np.searchsorted(slots, last & SLOT_MASK)] -= inside[nth] - count
+    return slots, taken
+
+
+def _bounded(room: Ints, bound: Ints | None, rows: Ints | None = None) -> Ints:
+    if bound is not None:
+        np.minimum(room, bound if rows is None else bound[rows], out=room)
+    return room
 
 
 def _place_apart(columns: Columns, request: Request, fits: Mask, count: int) -> tuple[Ints, Ints]:
@@ -197,36 +239,34 @@ def _place_priced(columns: Columns, request: Request, fits: Mask, count: int) ->
     Looks at the nodes of least first cost, and some allocations ahead on each; at more of either until nothing
     that was left out could be among them.
     """
-    price = request.order.collision
     keys = sort_keys(columns, request, fits)
     available = min(count, int(np.count_nonzero(fits)))
-    depth = FIRST_DEPTH
-    # Enough to hold `count` twice.
-    width = min(available, max(FIRST_NODES, count * 2 // depth))
+    depth, width = FIRST_DEPTH, min(available, FIRST_NODES)
+    # To begin with, some more than would be filled if the price were nothing; more still where they do not suffice.
+    first = _smallest(keys, width) & SLOT_MASK
+    filled = np.cumsum(_bounded(columns.room(request.demand, first), request.bound, first))
+    if width and int(filled[-1]) >= count:
+        width = min(width, 5 * (int(np.searchsorted(filled, count)) + 1) // 4 + 1)
+    else:
+        width = min(available, max(width, count * 2 // depth))
     while True:
         best = _smallest(keys, width + 1)
         # The cost of the first node that is left out.
         limit = int(best[width]) >> SLOT_BITS if width < available else LAST
         rows = np.sort(best[:width] & SLOT_MASK)
-        room = columns.room(request.demand, rows)
-        if request.bound is not None:
-            np.minimum(room, request.bound[rows], out=room)
-        cost = columns.emptiness_ahead(request.demand, rows, depth)
-        nth = np.arange(depth)[:, None]
-        cost += nth * price
-        if request.held is not None:
-            cost += request.held[rows] * price
-        np.maximum.accumulate(cost, axis=0, out=cost)
-        cost = np.where(nth < room, cost, LAST)
+        room = _bounded(columns.room(request.demand, rows), request.bound, rows)
+        deepest = int(room.max(initial=0))
+        depth = min(max(depth, FIRST_COSTS // max(width, 1)), max(deepest, 1))
+        cost = _costs_ahead(columns, request, rows, room, depth)
         threshold = LAST - 1
         if cost.size >= count:
             threshold = min(threshold, int(np.partition(cost.ravel(), count - 1)[count - 1]))
-        is_shallow = bool(np.any((cost[-1] <= min(threshold, limit)) & (room > depth)))
+        is_shallow = deepest > depth and bool(np.any((cost[-1] <= min(threshold, limit)) & (room > depth)))
         is_narrow = threshold >= limit and width < available
         if not is_shallow and not is_narrow:
             break
         if is_shallow:
-            depth = min(4 * depth, int(room.max()))
+            depth = min(4 * depth, deepest)
         elif threshold < LAST - 1:
             # As deep as the nodes looked at go; others may go deeper, which shows.
             depth = min(depth, 1 + int((cost <= threshold).sum(axis=0).max()))
@@ -236,6 +276,20 @@ def _place_priced(columns: Columns, request: Request, fits: Mask, count: int) ->
         elif is_narrow:
             width = min(4 * width, available)
     taken = (cost < threshold).sum(axis=0)
-    tied = (cost == threshold).sum(axis=0)
+    tied = (cost <= threshold).sum(axis=0) - taken
     rest = count - int(taken.sum())
     return rows, taken + np.clip(rest - (np.cumsum(tied) - tied), 0, tied)
+
+
+def _costs_ahead(columns: Columns, request: Request, rows: Ints, room: Ints, depth: int) -> Ints:
+    """Running maxima of the cost of one more, two more, ... (a line each) on each of `rows`; `LAST` beyond `room`."""
+    price = request.order.collision
+    cost = columns.emptiness_ahead(request.demand, rows, depth)
+    cost += np.arange(0, depth * price, price)[:, None]
+    if request.held is not None:
+        cost += request.held[rows] * price
+    # Running maxima carry it on to all that is beyond.
+    ends = np.flatnonzero(room < depth)
+    cost[room[ends], ends] = LAST
+    np.maximum.accumulate(cost, axis=0, out=cost)
+    return cost

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from swarmlet.placement.columns import Columns, Ints
-from swarmlet.placement.group import SLOT_BITS, SLOT_MASK, Policy, Request, place_group, room_of, sort_keys
+from swarmlet.placement.columns import SLOT_BITS, SLOT_MASK, Columns, Ints
+from swarmlet.placement.group import Policy, Request, place_group, room_of, sort_keys
 from swarmlet.placement.score import EMPTINESS_MAX
 
 #: What one allocation weighs in a branch of weight 1 and in one of weight `WEIGHT_MAX`.
@@ -127,8 +127,8 @@ def _place_flat(columns: Columns, request: Request, level: Level) -> tuple[Ints,
     if is_apart and request.held is not None:
         return None
     keys = sort_keys(columns, request, request.fits)
-    # Emptiness takes 25 bits, slots 18: 20 are left for the branch.
-    keys += np.where(request.fits, level.branch << BRANCH_SHIFT, 0)
+    # Emptiness takes 25 bits, slots 18 and so do branches: who does not fit (`group.NO_FIT`) is still last.
+    keys += level.branch << BRANCH_SHIFT
     keys.sort()
     starts = np.searchsorted(keys, np.arange(len(level.step) + 1) << BRANCH_SHIFT)
     slots = keys[: starts[-1]] & SLOT_MASK

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from swarmlet.placement import group
 from swarmlet.placement.columns import Columns, CoreColumns, Demand
 from swarmlet.placement.group import COLLISION_MAX, Order, Policy, Request, place_group
+from swarmlet.placement.score import emptiness
 from swarmlet.placement.spread import STEP, Level, place_spread, share_out
 from tests.placement.greedy import World, greedy
 
@@ -86,6 +89,50 @@ def test_the_group_engine_chooses_what_the_sequential_greedy_chooses(
     slots, taken = place_group(*arrays(world, demand, count, order))
     assert dict(zip(slots.tolist(), taken.tolist(), strict=True)) == greedy(world, demand, count, order)
     assert slots.tolist() == sorted(slots.tolist())
+
+
+@pytest.fixture
+def _looks_at_little_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"FIRST_NODES": 1, "FIRST_DEPTH": 2, "FIRST_COSTS": 4, "BLOCK": 2}.items():
+        monkeypatch.setattr(group, name, value)
+
+
+@pytest.mark.usefixtures("_looks_at_little_first")
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(worlds(), demands, counts, orders)
+def test_what_is_looked_at_first_changes_no_choice(
+    world: World, demand: Demand, count: int, order: Order
+) -> None:
+    slots, taken = place_group(*arrays(world, demand, count, order))
+    assert dict(zip(slots.tolist(), taken.tolist(), strict=True)) == greedy(world, demand, count, order)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 2**34), st.integers(0, 2**34), st.integers(0, 2**34)), min_size=1),
+    st.integers(1, 4),
+)
+def test_shares_kept_ahead_have_the_floor_of_exact_ones(rows: list[tuple[int, int, int]], nth: int) -> None:
+    for size, free, asked in rows:
+        left, each = min(free, size), min(free, size, asked) // nth
+        columns = Columns([[size], [0], [0]], [[left], [0], [0]])
+        exact = emptiness(left - nth * each, 0, size, 0)
+        assert columns.emptiness_at((each, 0, 0), np.array([nth]), np.array([0])).tolist() == [exact]
+        ahead = columns.emptiness_ahead((each, 0, 0), np.array([0]), nth)
+        assert ahead[-1].tolist() == [exact]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3), st.integers(0, 9)), max_size=20))
+def test_keys_follow_what_is_taken_and_replaced(changes: list[tuple[int, int, int]]) -> None:
+    columns = Columns([[90] * 6] * 3, [[90] * 6] * 3)
+    for slot, count, each in changes:
+        if count:
+            columns.take(slot, (each, 2 * each, 1), count)
+        else:
+            columns.set(slot, (70 + each, 90, 90), (60, 50, 40))
+    fresh = Columns(columns.capacity, columns.free)
+    assert columns.sort_keys((3, 4, 5)).tolist() == fresh.sort_keys((3, 4, 5)).tolist()
 
 
 @settings(max_examples=300, deadline=None)
