@@ -6,7 +6,7 @@ only spares the log repeated commands.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 
 from swarmlet.ids import AllocationId, DeploymentId
@@ -18,8 +18,10 @@ from swarmlet.scheduler.reconcile import joined_in_place, update_strategy
 from swarmlet.state.command import Body, EvaluateJob, SetAllocationHealth, UpdateDeployment
 from swarmlet.state.view import View, job_scope
 
-#: Deployments that changed and are looked at in one go: some milliseconds where their jobs are small or in blocks.
+#: Deployments that changed and are looked at in one look: some milliseconds where their jobs are small or in blocks.
 LOOK_MAX = 100
+#: And in one part of it: one or two milliseconds.
+PART_MAX = 32
 #: The same where each allocation is looked at: some ten milliseconds, or one deployment.
 LOOK_ALLOCATIONS_MAX = 2_000
 
@@ -40,6 +42,8 @@ class DeploymentWatch:
         self._progress: dict[DeploymentId, tuple[AllocationId, ...] | None] = {}
         #: Job's scope -> a deployment of which nothing is to be done before then (wall ns) unless something changes.
         self._quiet: dict[str, tuple[Deployment, int]] = {}
+        #: Scopes of which something changed since the look began that is under way: it sees what was before.
+        self._changed: dict[str, None] = {}
         #: Which of the active deployments is the first one to look at.
         self._first = 0
 
@@ -47,9 +51,21 @@ class DeploymentWatch:
         """Something of these scopes changed, beside the deployment's own row."""
         for scope in scopes:
             self._quiet.pop(scope, None)
+            self._changed[scope] = None
 
     def look(self, view: View, now_ns: int) -> Outcome:
         """What is to be done about every active deployment."""
+        looking = self.looking(view, now_ns)
+        while True:
+            try:
+                next(looking)
+            except StopIteration as end:
+                outcome: Outcome = end.value
+                return outcome
+
+    def looking(self, view: View, now_ns: int) -> Generator[None, None, Outcome]:
+        """As `look`, in parts: changes may come between them."""
+        self._changed.clear()
         commands: list[Body] = []
         wakes: list[int] = []
         progress: dict[DeploymentId, tuple[AllocationId, ...] | None] = {}
@@ -61,7 +77,7 @@ class DeploymentWatch:
             deployment = deployments[place]
             scope = job_scope(deployment.namespace, deployment.job_id)
             known = quiet.get(scope)
-            if known is not None and known[0] is deployment and now_ns < known[1]:
+            if known is not None and known[0] is deployment and now_ns < known[1] and scope not in self._changed:
                 self._quiet[scope] = known
                 wakes.append(known[1])
                 continue
@@ -76,6 +92,8 @@ class DeploymentWatch:
             if job is None or deployment.status is not DeploymentStatus.RUNNING:
                 continue
             looked_at += 1
+            if looked_at % PART_MAX == 0:
+                yield
             watched: _Watched | _WatchedBlocks | None = _watched_blocks(view, deployment, job, now_ns)
             if watched is None:
                 watched = _Watched(view, deployment, job, now_ns)
@@ -83,7 +101,7 @@ class DeploymentWatch:
             commands += watched.look()
             wakes += watched.wakes
             progress[deployment.id] = watched.healthy_ids
-            if isinstance(watched, _WatchedBlocks) and not watched.is_over:
+            if isinstance(watched, _WatchedBlocks) and not watched.is_over and scope not in self._changed:
                 self._quiet[scope] = (deployment, min(watched.wakes))
             if watched.is_over:
                 continue

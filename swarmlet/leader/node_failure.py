@@ -16,7 +16,7 @@ from swarmlet.leader.deployment_watch import Outcome
 from swarmlet.model.job import SECOND_NS
 from swarmlet.model.node import SILENT, Eligibility, Node, NodeStatus
 from swarmlet.state.command import Body, UpdateNodeEligibility, UpdateNodeStatus
-from swarmlet.state.view import View
+from swarmlet.state.view import Table, View
 
 #: More than max(1, this share) of the nodes dead within the window: something else than the nodes is broken.
 MASS_SHARE_PERCENT = 20
@@ -72,9 +72,14 @@ class NodeFailures:
         #: Were all that are suspected now dead too, too many would have died at once.
         self._is_verdict_awaited = False
         self.pause: Pause | None = None
+        #: The nodes' index and the members of the last look, where it found every node alive and ready.
+        self._untroubled: tuple[int, Mapping[NodeId, Seen]] | None = None
 
     def look(self, view: View, members: Mapping[NodeId, Seen], now_ns: int) -> Outcome:
         """Commands that bring the nodes' status in line with gossip, as far as the guards allow."""
+        index = view.table_index(Table.NODES)
+        if self._untroubled == (index, members):
+            return Outcome()
         nodes = list(view.nodes())
         troubled: list[Node] = []
         for node in nodes:
@@ -97,6 +102,8 @@ class NodeFailures:
         for node in troubled:
             commands += self._look_at(node, members.get(node.id), now_ns, wakes)
             commands += _eligibility(node, now_ns, wakes)
+        is_calm = not (troubled or self._dead_since or self._recent or self.pause)
+        self._untroubled = (index, dict(members)) if is_calm else None
         return Outcome(tuple(commands), min(wakes, default=None))
 
     def _note_alive(self, node_id: NodeId) -> None:

@@ -357,22 +357,24 @@ class LeaderService:
             begun = self._clock.boot_seconds()
             view, now = self._replica.view, self._clock.wall_ns()
             paused = failures.pause
-            looks: list[partial[Outcome]] = [
-                partial(deployments.look, view, now),
-                partial(drain_nodes, view, now, self._nodes_of(view).draining),
-            ]
+            looks: list[partial[Outcome]] = [partial(drain_nodes, view, now, self._nodes_of(view).draining)]
             outcomes: list[Outcome] = []
             members = self._members()
             if self._are_nodes_changed or now >= nodes_due:
                 self._are_nodes_changed = False
-                found = _outcome_of(partial(failures.look, view, self._seen(members), now))
+                # With thousands of nodes and jobs each look takes its time: others may run between them.
+                await asyncio.sleep(0)
+                seen = self._seen(members)
+                await asyncio.sleep(0)
+                found = _outcome_of(partial(failures.look, view, seen, now))
                 outcomes += [found] if found is not None else []
                 nodes_due = now + int(LOOK_SECONDS_MAX * NS)
                 if found is not None and found.wake_ns is not None:
                     nodes_due = min(nodes_due, found.wake_ns)
                 looks.append(partial(_collected, garbage, view, now))
+            watched = await _looked(deployments, view, now)
+            outcomes += [watched] if watched is not None else []
             for look in looks:
-                # With thousands of nodes and jobs each look takes its time: others may run between them.
                 await asyncio.sleep(0)
                 outcome = _outcome_of(look)
                 outcomes += [outcome] if outcome is not None else []
@@ -389,7 +391,8 @@ class LeaderService:
             await asyncio.sleep(0)
             if commands:
                 members = self._members()  # agreeing on them may have taken a while
-            states = {member.id: member.state for member in members}
+            peers = {node.id for node in self._nodes_of(self._replica.view).peers}
+            states = {member.id: member.state for member in members if member.id in peers}
             self._steer(autopilot, states)
             self._step_aside(reach, states)
             await asyncio.sleep(max(LOOK_SECONDS_MIN, taken * LOOK_REST))
@@ -537,6 +540,21 @@ def _outcome_of(look: partial[Outcome]) -> Outcome | None:
         return look()
     except Exception:
         log.exception("leader.core_failed", core=look.func.__qualname__)
+        return None
+
+
+async def _looked(deployments: DeploymentWatch, view: View, now: int) -> Outcome | None:
+    """The same for the look at the deployments; between its parts others may run."""
+    parts = deployments.looking(view, now)
+    try:
+        while True:
+            await asyncio.sleep(0)
+            next(parts)
+    except StopIteration as end:
+        outcome: Outcome = end.value
+        return outcome
+    except Exception:
+        log.exception("leader.core_failed", core="DeploymentWatch.looking")
         return None
 
 

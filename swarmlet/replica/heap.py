@@ -19,12 +19,12 @@ FREEZE_SECONDS = 1.0
 #: that went, so that where state is replaced it would look at many of them at once, for tens of milliseconds.
 LONG_SECONDS = 0.001
 BUSY_SECONDS = 0.1
-#: New containers after which the interpreter looks at them by itself: some two milliseconds. Records hold no cycles and
-#: are not even looked at, so what is collected is little; Python's default, a collection every 700 objects, costs a leader
-#: under load a twentieth of its time.
-YOUNG_OBJECTS = 5_000
+#: New containers after which the interpreter looks at them by itself: one or two milliseconds, since each is new to the
+#: processor's caches and names others that are. Records hold no cycles and are not even looked at, so what is collected
+#: is little; Python's default, a collection every 700 objects, costs a leader under load a twentieth of its time.
+YOUNG_OBJECTS = 2_000
 #: What was looked at once since it was last set aside is looked at again, unless it is more than this: then it is state.
-SURVIVED_OBJECTS_MAX = 10_000
+SURVIVED_OBJECTS_MAX = 2_000
 #: Everything is looked at this often, while that takes some ten milliseconds: cycles are few and small.
 FULL_SECONDS = 600.0
 FULL_OBJECTS_MAX = 200_000

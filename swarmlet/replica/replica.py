@@ -60,7 +60,7 @@ from swarmlet.replica.submission import (
     submission_codec,
 )
 from swarmlet.replica.watch import Watches
-from swarmlet.state.apply import StateMachine, decode_entry
+from swarmlet.state.apply import Applying, StateMachine, decode_entry
 from swarmlet.state.command import (
     ENVELOPE_VERSION,
     Applied,
@@ -136,6 +136,14 @@ class _Slice:
     answers: list[tuple[Applied, list[Answer]]] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class _Applying:
+    """An entry of which parts have been applied: nobody sees any of it before all of it is."""
+
+    request_id: RequestId
+    parts: Applying
+
+
 class Replica:
     """The replicated state on this node. `run()` must be running for anything else to progress."""
 
@@ -187,6 +195,8 @@ class Replica:
         self._applied_waiters: list[tuple[int, int, asyncio.Future[None]]] = []
         self._waiter_numbers = itertools.count()
         self._apply_queue: deque[Entry | Snapshot] = deque()
+        #: The first of the queue, as far as it has been applied.
+        self._applying: _Applying | None = None
         self._apply_wake = asyncio.Event()
         self._is_looking_for_room = False
         self._on_failure = on_failure
@@ -556,27 +566,44 @@ class Replica:
                 if not queue or (count and clock() > until):
                     break
                 entry = queue[0]
-                if isinstance(entry, Snapshot):
+                if isinstance(entry, Snapshot) or not self._apply_entry(entry, done, until):
                     break
                 queue.popleft()
-                self._apply_entry(entry, done)
                 done.last = entry
         finally:
             # Also what came before an entry that cannot be applied.
             if done.last is not None:
                 self._publish(done, done.last)
 
-    def _apply_entry(self, entry: Entry, done: _Slice) -> None:
-        self._snapshots.count(len(entry.data))
-        if entry.kind is not EntryKind.NORMAL:
-            self._config = self.consensus.core.apply_config_change(decode_config_change(entry), entry.index)
-        elif entry.data:
+    def _apply_entry(self, entry: Entry, done: _Slice, until: float) -> bool:
+        """Apply an entry, or go on with it; whether that ended before `until` (on the loop's clock)."""
+        applying = self._applying
+        if applying is None:
+            self._snapshots.count(len(entry.data))
+            if entry.kind is not EntryKind.NORMAL:
+                self._config = self.consensus.core.apply_config_change(
+                    decode_config_change(entry), entry.index
+                )
+                return True
+            if not entry.data:
+                return True
             command = decode_entry(entry.index, entry.data)
-            applied, changes = self._machine.apply(entry.index, command)
-            done.changes += changes
-            answers = self._proposals.pop(command.request_id, None)
-            if answers is not None:
-                done.answers.append((applied, answers))
+            applying = _Applying(command.request_id, self._machine.applying(entry.index, command))
+            self._applying = applying
+        clock = asyncio.get_running_loop().time
+        try:
+            while True:
+                next(applying.parts)
+                if clock() > until:
+                    return False
+        except StopIteration as end:
+            applied, changes = end.value
+        self._applying = None
+        done.changes += changes
+        answers = self._proposals.pop(applying.request_id, None)
+        if answers is not None:
+            done.answers.append((applied, answers))
+        return True
 
     def _publish(self, done: _Slice, last: Entry) -> None:
         """Entries up to `last` are applied: show the state, then wake who waits for it."""

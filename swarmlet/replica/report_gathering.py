@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from swarmlet.errors import Overloaded, SwarmletError
 from swarmlet.ids import NodeId
 from swarmlet.replica.node_message import NodeSays, pattern_codec
+from swarmlet.replica.turns import Turns
 from swarmlet.state.command import Applied, NodeReport, ReportAllocations, ReportPattern
 
 #: Reports that come within this time travel together: a fifth of what starting a container takes.
@@ -26,8 +27,8 @@ ENTRY_RUNS_MAX = 500
 ENTRIES_MAX = 6
 #: Patterns of one entry are no longer than this and those of one report (2 MiB): an entry has 4 MiB.
 ENTRY_BYTES_MAX = 1024 * 1024
-#: Answers that leave in the same turn of the loop, so that it stays short.
-ANSWERS_AT_ONCE = 8
+#: Answers that leave in the same turn of the loop, whichever entries they are of: some three milliseconds.
+ANSWERS_AT_ONCE = 16
 #: Reports that wait: two of every node of the largest cluster, should it all be connected here.
 WAITING_MAX = 20_000
 
@@ -51,6 +52,7 @@ class ReportGathering:
         self._number = 0
         self._wake = asyncio.Event()
         self._places = asyncio.Semaphore(ENTRIES_MAX)
+        self._turns = Turns(ANSWERS_AT_ONCE)
         #: Loop time at which an entry was last applied.
         self.applied_at = 0.0
 
@@ -127,11 +129,10 @@ class ReportGathering:
                     each.answer.exception()
         else:
             self.applied_at = asyncio.get_running_loop().time()
-            for number, each in enumerate(taken, 1):
+            for each in taken:
+                await self._turns.wait_turn()
                 if not each.answer.done():
                     each.answer.set_result(applied.index)
-                if number % ANSWERS_AT_ONCE == 0:
-                    await asyncio.sleep(0)
 
 
 def gathered(waiting: list[_Waiting]) -> ReportAllocations:

@@ -69,7 +69,7 @@ class AllocationBlock(Record):
 
     def count(self) -> int:
         """How many there are."""
-        return sum(piece.count for piece in self.pieces)
+        return sum([piece.count for piece in self.pieces])
 
 
 def mark_of(name: int) -> bytes:

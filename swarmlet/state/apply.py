@@ -8,7 +8,7 @@ kind raises: skipping it would let replicas drift apart.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, get_args
 
 from swarmlet.errors import InvalidInput, JoinRefused, StorageError, SwarmletError, WireError
@@ -34,6 +34,9 @@ from swarmlet.state.snapshot import Snapshot
 from swarmlet.state.step import Step
 from swarmlet.state.store import Store
 from swarmlet.state.view import Change
+
+#: A command being applied; each step is one part of it.
+Applying = Generator[None, None, tuple[Applied, tuple[Change, ...]]]
 
 
 def decode_entry(index: int, data: bytes) -> Command:
@@ -79,8 +82,21 @@ class StateMachine:
         A request id that was applied already gives its first answer again. Raises StorageError for a kind of
         command that this build does not know.
         """
-        assert index > self._store.index, f"entry {index} after entry {self._store.index}"
-        first = self._store.outcome(command.request_id)
+        steps = self.applying(index, command)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                applied, changes = end.value
+                return applied, changes
+
+    def applying(self, index: int, command: Command) -> Applying:
+        """As `apply`, in parts of a few milliseconds at most: others may read between them, and see the state as it was
+        before. Nothing else is applied until this has ended; what is not carried on has changed nothing.
+        """
+        before = self._store
+        assert index > before.index, f"entry {index} after entry {before.index}"
+        first = before.outcome(command.request_id)
         if first is not None:
             self._store = self._begin(index, command.wall_time_ns)
             return first, ()
@@ -89,7 +105,9 @@ class StateMachine:
         try:
             if not command.request_id:
                 raise InvalidInput("a command needs a request id")
-            _HANDLERS[type(command.body)](step, command.body)
+            parts = _HANDLERS[type(command.body)](step, command.body)
+            if parts is not None:
+                yield from parts
         except StorageError:
             raise
         except SwarmletError as error:
@@ -103,6 +121,7 @@ class StateMachine:
             work.remember(command.request_id, applied)
         changes = tuple(work.changes)
         work.changes = []
+        assert self._store is before, f"something was applied while entry {index} was"
         self._store = work
         return applied, changes
 
@@ -144,16 +163,17 @@ def _error_name(error: SwarmletError) -> str:
     return f"{name}:{error.code}" if isinstance(error, JoinRefused) else name
 
 
-def _plan(step: Step, body: commands.ApplyPlan) -> None:
-    apply_plan.apply_plan(step, body.plan)
+def _plan(step: Step, body: commands.ApplyPlan) -> Iterator[None]:
+    return apply_plan.apply_plan(step, body.plan)
 
 
 def _nothing(step: Step, body: commands.Noop) -> None:
     """A command that only moves state time on."""
 
 
-#: The handler of each kind of command. A table, because a command in the last of many `case`s waits for them all.
-_HANDLERS: dict[type, Callable[[Step, Any], None]] = {
+#: The handler of each kind of command: what takes long comes in parts. A table, because a command in the last of many
+#: `case`s waits for them all.
+_HANDLERS: dict[type, Callable[[Step, Any], Iterator[None] | None]] = {
     commands.InitializeCluster: apply_cluster.initialize,
     commands.RegisterJob: apply_jobs.register,
     commands.DeregisterJob: apply_jobs.deregister,

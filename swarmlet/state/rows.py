@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 import immutables
@@ -33,6 +33,10 @@ class Rows(Generic[K, V]):
     def get(self, key: K) -> V | None:
         """The row, or None."""
         return self._map.get(key)
+
+    def finder(self) -> Callable[[K], V | None]:
+        """`get` of this table, a third as long: for thousands of rows."""
+        return self._map.get
 
     def __getitem__(self, key: K) -> V:
         return self._map[key]

@@ -142,6 +142,10 @@ class Snapshot:
         """A node by id."""
         return self._nodes.get(node_id)
 
+    def node_finder(self) -> Callable[[NodeId], Node | None]:
+        """`node`, as the state is now: for many of them."""
+        return self._nodes.finder()
+
     def node_by_name(self, name: str) -> Node | None:
         """A node by name."""
         node_id = self._node_names.get(name)
@@ -158,6 +162,10 @@ class Snapshot:
     def used(self, node_id: NodeId) -> Quantity:
         """What the allocations on a node hold. O(1)."""
         return self._allocations.quantity_on(node_id)
+
+    def holding_finder(self) -> Callable[[NodeId], NodeUsage | None]:
+        """`holding`, as the state is now, for many nodes; None: nothing."""
+        return self._allocations.holding_finder()
 
     def holding(self, node_id: NodeId) -> NodeUsage:
         """What the allocations on a node hold. O(1), and nothing is copied."""

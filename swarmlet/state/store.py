@@ -7,7 +7,7 @@ times). A store belongs to one command; it is thrown away when the command is re
 # ruff: noqa: SLF001 -- a copy is filled in by the class that it is of
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import msgspec
@@ -261,13 +261,13 @@ class Store(Snapshot):
         """Whether a block of that name is there already."""
         return self._allocations.has_block(block)
 
-    def insert_blocks(self, blocks: list[Reader]) -> None:
-        """Add new allocations as blocks. One change stands for all of a block."""
+    def insert_blocks(self, blocks: list[Reader]) -> Iterator[None]:
+        """Add new allocations as blocks, in parts. One change stands for all of a block."""
         for reader in blocks:
-            self._allocations.insert_block(reader)
+            yield from self._allocations.inserting(reader)
             row = reader.block.template
             self._touched_jobs[(row.namespace, row.job_id)] = None
-            nodes = tuple(dict.fromkeys(piece.node_id for piece in reader.block.pieces))
+            nodes = tuple(dict.fromkeys([piece.node_id for piece in reader.block.pieces]))
             self._changed(
                 Table.ALLOCATIONS, reader.block.mark.hex(), job_scope(row.namespace, row.job_id), nodes=nodes
             )

@@ -214,7 +214,7 @@ def test_an_entry_that_cannot_be_applied_stops_the_node_with_its_index(
             def broken(*_: object) -> None:
                 raise ZeroDivisionError
 
-            monkeypatch.setattr(leader._machine, "apply", broken)
+            monkeypatch.setattr(leader._machine, "applying", broken)
             with pytest.raises(UnknownOutcome):
                 await leader.lead(UpsertNamespace(name=Namespace("a")))
             failure = cluster.hosts[NodeId("n1")].failure
