@@ -77,7 +77,12 @@ class DeploymentWatch:
             deployment = deployments[place]
             scope = job_scope(deployment.namespace, deployment.job_id)
             known = quiet.get(scope)
-            if known is not None and known[0] is deployment and now_ns < known[1] and scope not in self._changed:
+            if (
+                known is not None
+                and known[0] is deployment
+                and now_ns < known[1]
+                and scope not in self._changed
+            ):
                 self._quiet[scope] = known
                 wakes.append(known[1])
                 continue

@@ -15,16 +15,16 @@ import time
 
 #: Young objects are looked at this often at least, and what survived is set aside.
 FREEZE_SECONDS = 1.0
-#: A collection that takes longer is followed by the next one sooner: the interpreter counts new containers less those
-#: that went, so that where state is replaced it would look at many of them at once, for tens of milliseconds.
-LONG_SECONDS = 0.001
-BUSY_SECONDS = 0.1
-#: New containers after which the interpreter looks at them by itself: one or two milliseconds, since each is new to the
-#: processor's caches and names others that are. Records hold no cycles and are not even looked at, so what is collected
-#: is little; Python's default, a collection every 700 objects, costs a leader under load a twentieth of its time.
-YOUNG_OBJECTS = 2_000
-#: What was looked at once since it was last set aside is looked at again, unless it is more than this: then it is state.
-SURVIVED_OBJECTS_MAX = 2_000
+#: What a collection should take at most. The next one comes sooner where it took longer: under load thousands of new
+#: containers, each new to the processor's caches too, survive a tenth of a second.
+AIM_SECONDS = 0.002
+BUSY_SECONDS_MIN = 0.01
+#: New containers after which the interpreter looks at them by itself. It counts those that went against them, the old
+#: ones as well: where state is replaced, many more may have come by then. So this is for what does not come from the loop.
+#: Python's default, a collection every 700 objects, costs a leader under load a twentieth of its time.
+YOUNG_OBJECTS = 5_000
+#: Collections by the interpreter itself whose survivors are little enough to be looked at again.
+SURVIVED_COLLECTIONS_MAX = 2
 #: Everything is looked at this often, while that takes some ten milliseconds: cycles are few and small.
 FULL_SECONDS = 600.0
 FULL_OBJECTS_MAX = 200_000
@@ -44,11 +44,11 @@ async def keep_collections_short() -> None:
     try:
         while True:
             await asyncio.sleep(pause)
-            survived = gc.get_count()[1] * YOUNG_OBJECTS
             begun = time.thread_time()
-            gc.collect(1 if survived <= SURVIVED_OBJECTS_MAX else 0)
-            pause = FREEZE_SECONDS if time.thread_time() - begun < LONG_SECONDS else BUSY_SECONDS
+            # What was looked at once since it was last set aside is looked at again, unless it is much: then it is state.
+            gc.collect(1 if pause == FREEZE_SECONDS and gc.get_count()[1] <= SURVIVED_COLLECTIONS_MAX else 0)
             gc.freeze()
+            pause = _pause(pause, time.thread_time() - begun)
             if loop.time() >= full_at:
                 full_at = loop.time() + FULL_SECONDS
                 if sys.getallocatedblocks() <= FULL_BLOCKS_MAX and gc.get_freeze_count() <= FULL_OBJECTS_MAX:
@@ -57,3 +57,10 @@ async def keep_collections_short() -> None:
                     gc.freeze()
     finally:
         gc.set_threshold(*before)
+
+
+def _pause(before: float, took: float) -> float:
+    """Seconds until the next collection, after one that came `before` seconds after another and took `took`."""
+    fitting = before * AIM_SECONDS / took if took > 0.0 else FREEZE_SECONDS
+    # A burst comes at once and goes slowly.
+    return min(FREEZE_SECONDS, max(BUSY_SECONDS_MIN, min(2 * before, fitting)))

@@ -22,15 +22,15 @@ from swarmlet.ids import AllocationId, JobId, Namespace, NodeId
 from swarmlet.model.allocation import AllocatedCores, AllocatedDevice, Allocation, ClientStatus
 from swarmlet.model.fit import Usage
 from swarmlet.model.node import Node
-from swarmlet.model.resources import AllocatedPort, Quantity, times
+from swarmlet.model.resources import AllocatedPort, Quantity
 from swarmlet.state.allocation_block import BLOCK_MASK, AllocationBlock, Piece, Reader, number_of
 from swarmlet.state.block_report import (
     NOTHING_TOLD,
     Stamp,
-    Telling,
     Told,
     ToldChunk,
     read,
+    retold,
     stamp_of,
     statuses_of,
     written,
@@ -457,13 +457,15 @@ class AllocationTable:
         gone = {row.id for row in reader.by_index()}
         self._gone = Ordered(key for key in self._gone if key not in gone)
 
-    def tell(self, reader: Reader, spans: Iterable[tuple[int, int, Stamp]]) -> int:
-        """Stamp (first index, how many, stamp) of a block without rows of its own (`is_whole`); how many verdicts
-        on health are new.
+    def tell(self, blocks: Iterable[tuple[Reader, Iterable[tuple[int, int, Stamp]]]]) -> list[int]:
+        """Stamp (first index, how many, stamp) of blocks without rows of their own (`is_whole`); how many verdicts on
+        health are new in each.
         """
-        telling = Telling(self._told.get(reader.name, NOTHING_TOLD))
-        judged = sum(telling.put(start, count, stamp) for start, count, stamp in spans)
-        self._told = self._told.set(reader.name, telling.finish())
+        told, judged = self._told.mutate(), list[int]()
+        for reader, spans in blocks:
+            told[reader.name], number = retold(told.get(reader.name, NOTHING_TOLD), spans)
+            judged.append(number)
+        self._told = told.finish()
         return judged
 
     def stamp(self, reader: Reader, index: int) -> Stamp | None:
@@ -530,7 +532,9 @@ def _add_pieces(
         before = find(node_id, NOTHING)
         held = before.quantity
         usages[node_id] = NodeUsage(
-            Quantity(cpu=held.cpu + count * cpu, memory=held.memory + count * memory, disk=held.disk + count * disk),
+            Quantity(
+                cpu=held.cpu + count * cpu, memory=held.memory + count * memory, disk=held.disk + count * disk
+            ),
             before.holders,
             before.count + count,
             before.devices,

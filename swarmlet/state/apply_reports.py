@@ -106,10 +106,10 @@ class _Reports:
 
     def finish(self) -> None:
         """Put what was gathered on the blocks, and count it for their deployments."""
-        for reader, spans in self.spans.values():
+        told = self.store.tell(self.spans.values())
+        for (reader, _), judged in zip(self.spans.values(), told, strict=True):
             template = reader.block.template
             self.jobs[(template.namespace, template.job_id)] = None
-            judged = self.store.tell(reader, spans)
             if judged and template.deployment_id is not None:
                 key = (template.deployment_id, template.group)
                 self.healthy[key] = self.healthy.get(key, 0) + judged

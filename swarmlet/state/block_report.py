@@ -7,7 +7,7 @@ index; a change copies the chunks that it touches.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
 import msgspec
@@ -16,8 +16,10 @@ from swarmlet.model.allocation import Allocation, ClientStatus, DeploymentHealth
 from swarmlet.state.command import ReportPattern
 from swarmlet.wire import Codec, Record
 
-#: Indexes per chunk: a report of a single allocation copies this many references, and one for each chunk of its block.
-CHUNK = 64
+#: Indexes per chunk: a report of a single allocation copies this many references, and one for each chunk of its block. The
+#: least for a block of a thousand, of which a command reports one or two: the garbage collector goes through what is copied
+#: as well.
+CHUNK = 32
 #: Indexes per chunk in snapshots: a whole number of the chunks above.
 WRITTEN_CHUNK = 256
 #: What is kept this way: an allocation that waits, or runs. Whatever else is said of it gets a row.
@@ -88,44 +90,39 @@ def statuses_of(told: Told) -> dict[ClientStatus, int]:
     return counts
 
 
-class Telling:
-    """A change of what is told of one block: each chunk that is touched is copied once."""
-
-    def __init__(self, told: Told) -> None:
-        """Begin with `told`, which stays as it is."""
-        self._chunks = list(told)
-        self._open: dict[int, list[Stamp | None]] = {}
-
-    def put(self, start: int, count: int, stamp: Stamp) -> int:
-        """Stamp indexes, each of which keeps a verdict that it had; how many have a first or another one now."""
-        judged = 0
+def retold(told: Told, spans: Iterable[tuple[int, int, Stamp]]) -> tuple[Told, int]:
+    """`told` with stamps (first index, how many, stamp) put on it; and how many indexes have a first or another verdict
+    now. Each keeps a verdict that it had. A chunk that is touched is copied once.
+    """
+    chunks: list[Sequence[Stamp | None]] = list(told)
+    opened: dict[int, list[Stamp | None]] = {}
+    judged = 0
+    for start, count, stamp in spans:
+        verdict = stamp.health
         for index in range(start, start + count):
-            number, place = index // CHUNK, index % CHUNK
-            chunk = self._open.get(number)
+            number = index // CHUNK
+            chunk = opened.get(number)
             if chunk is None:
-                while len(self._chunks) <= number:
-                    self._chunks.append(_EMPTY)
-                chunk = self._open[number] = list(self._chunks[number])
+                while len(chunks) <= number:
+                    chunks.append(_EMPTY)
+                chunk = opened[number] = list(chunks[number])
+            place = index % CHUNK
             before = chunk[place]
             if before is None:
                 chunk[place] = stamp
-                judged += stamp.health is not None
+                judged += verdict is not None
             elif before.at_ns != stamp.at_ns or before.pattern != stamp.pattern:
                 kept = before.health
                 if kept is None:
                     chunk[place] = stamp
-                    judged += stamp.health is not None
+                    judged += verdict is not None
                     continue
-                is_kept = stamp.health is None or stamp.health.is_healthy == kept.is_healthy
+                is_kept = verdict is None or verdict.is_healthy == kept.is_healthy
                 chunk[place] = msgspec.structs.replace(stamp, health=kept) if is_kept else stamp
-                judged += stamp.health is not None and not is_kept
-        return judged
-
-    def finish(self) -> Told:
-        """What is told from now on."""
-        for number, chunk in self._open.items():
-            self._chunks[number] = tuple(chunk)
-        return tuple(self._chunks)
+                judged += verdict is not None and not is_kept
+    for number, chunk in opened.items():
+        chunks[number] = tuple(chunk)
+    return tuple(chunks), judged  # type: ignore[arg-type]  # every list among them was replaced
 
 
 class ToldChunk(Record):

@@ -272,9 +272,9 @@ class Store(Snapshot):
                 Table.ALLOCATIONS, reader.block.mark.hex(), job_scope(row.namespace, row.job_id), nodes=nodes
             )
 
-    def tell(self, reader: Reader, spans: list[tuple[int, int, Stamp]]) -> int:
-        """Keep what was reported of a block; how many verdicts are new. `told` notes the change."""
-        return self._allocations.tell(reader, spans)
+    def tell(self, blocks: Iterable[tuple[Reader, list[tuple[int, int, Stamp]]]]) -> list[int]:
+        """Keep what was reported of blocks; how many verdicts are new in each. `told` notes the change."""
+        return self._allocations.tell(blocks)
 
     def told(self, jobs: Iterable[tuple[Namespace, JobId]], nodes: tuple[NodeId, ...]) -> None:
         """Nodes reported what changes neither what is wanted nor what is held."""

@@ -9,8 +9,8 @@ from swarmlet.ids import DeploymentId, NodeId
 from swarmlet.leader import deployment_watch
 from swarmlet.leader.batch import schedule_batch
 from swarmlet.leader.deployment_watch import DeploymentWatch
-from swarmlet.model.deployment import DeploymentStatus
-from swarmlet.model.job import JobType, UpdateStrategy
+from swarmlet.model.deployment import Deployment, DeploymentStatus
+from swarmlet.model.job import Job, JobType, UpdateStrategy
 from swarmlet.model.node import DriverInfo
 from swarmlet.model.resources import Port
 from swarmlet.placement.cluster import Fleet
@@ -23,6 +23,7 @@ from swarmlet.state.command import (
     SetAllocationHealth,
     UpdateDeployment,
 )
+from swarmlet.state.view import View
 from tests.state.replica import DEFAULT, Replica, deployment_of, group, job, node
 from tests.state.test_apply_reports import VOTER, said, with_job
 
@@ -123,13 +124,20 @@ def test_a_plan_that_has_to_be_tried_sees_what_the_plain_ones_before_it_take() -
     assert placed == [(8, 0), (4, 0), (8, 0)]
 
 
-def five_deployments() -> Replica:
-    """Of two healthy allocations each."""
+def waiting_deployments() -> Replica:
+    """Five, of two allocations each."""
     replica = Replica("a")
     for number in range(5):
         evaluation = replica.register(job(f"j{number}", group(count=2, memory=1)))
         wanted = deployment_of(replica.job(f"j{number}"))
         replica.place(evaluation, ("a", 2), deployment=wanted)
+    return replica
+
+
+def five_deployments() -> Replica:
+    """Of two healthy allocations each."""
+    replica = waiting_deployments()
+    for number in range(5):
         replica.ok(said(replica.allocations(f"j{number}"), 1, 1000), actor=VOTER)
     return replica
 
@@ -158,3 +166,31 @@ def test_deployments_of_many_allocations_take_more_turns(monkeypatch: pytest.Mon
     looked_at = [[each.job_id for each in turn.commands if isinstance(each, EvaluateJob)] for turn in turns]
     assert looked_at == [["j0", "j1"], ["j2", "j3"], ["j4"]]
     assert turns[0].wake_ns == turns[1].wake_ns == replica.now_ns
+
+
+def test_what_changes_while_a_look_is_under_way_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look has read the state before the change, whether its deployment had its turn already or not."""
+    monkeypatch.setattr(deployment_watch, "PART_MAX", 2)
+    replica, watch = waiting_deployments(), DeploymentWatch()
+    looked_at: list[str] = []
+    blocks_of = deployment_watch._watched_blocks
+
+    def noted(
+        view: View, deployment: Deployment, wanted: Job, now_ns: int
+    ) -> deployment_watch._WatchedBlocks | None:
+        looked_at.append(deployment.job_id)
+        return blocks_of(view, deployment, wanted, now_ns)
+
+    monkeypatch.setattr(deployment_watch, "_watched_blocks", noted)
+    looking = watch.looking(replica.state, replica.now_ns)
+    next(looking)
+    assert looked_at == ["j0"], "the second one is of the next part"
+    for name in ("j0", "j3"):
+        watch.on_change([f"job:default/{name}"])
+    assert len(list(looking)) == 1, "the part that ends with the fourth"
+    assert looked_at == ["j0", "j1", "j2", "j3", "j4"]
+    looked_at.clear()
+    for again in (["j0", "j3"], []):
+        assert watch.look(replica.state, replica.now_ns).commands == ()
+        assert looked_at == again
+        looked_at.clear()

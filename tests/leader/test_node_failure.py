@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
+
 from swarmlet.gossip.effect import MemberState
 from swarmlet.ids import NodeId
+from swarmlet.leader.deployment_watch import Outcome
 from swarmlet.leader.node_failure import VERDICT_WAIT_NS, NodeFailures, Seen
-from swarmlet.model.node import SILENT, Eligibility, NodeStatus
+from swarmlet.model.node import SILENT, Eligibility, Node, NodeStatus
 from swarmlet.state.command import Body, UpdateNodeEligibility, UpdateNodeStatus
 from tests.scheduler.builders import a_cluster, a_node
 from tests.scheduler.fake_view import SECOND, FakeView
@@ -30,6 +35,31 @@ def test_a_dead_node_of_three_is_down_at_once() -> None:
     outcome = failures.look(view, seen(view, n2=MemberState.DEAD), 2)
     assert statuses(outcome.commands) == {"n2": NodeStatus.DOWN}
     assert failures.pause is None
+
+
+def test_nodes_are_gone_through_again_only_once_something_about_them_has_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    view, failures, gone_through = nodes(3), NodeFailures(0), 0
+    every = view.nodes
+
+    def counted(prefix: str = "") -> Iterator[Node]:
+        nonlocal gone_through
+        gone_through += 1
+        return every(prefix)
+
+    members = seen(view)
+    monkeypatch.setattr(view, "nodes", counted)
+    for now in (1, 2, 3):
+        assert failures.look(view, dict(members), now) == Outcome()
+    assert gone_through == 1
+    view.change_node("n2", status=NodeStatus.DISCONNECTED)
+    assert statuses(failures.look(view, members, 4).commands) == {"n2": NodeStatus.READY}
+    view.change_node("n2", status=NodeStatus.READY)
+    assert failures.look(view, members, 5).commands == ()
+    members[NodeId("n3")] = Seen(MemberState.DEAD)
+    assert statuses(failures.look(view, members, 6).commands) == {"n3": NodeStatus.DOWN}
+    assert gone_through == 4
 
 
 def test_an_agent_that_is_down_disconnects_its_node_and_back_is_back() -> None:

@@ -28,12 +28,12 @@ async def test_objects_that_stay_are_set_aside_and_the_interpreter_gets_its_ways
     assert gc.get_threshold() == before
 
 
-@pytest.mark.parametrize(("survived_max", "generation"), [(heap.SURVIVED_OBJECTS_MAX, 1), (-1, 0)])
+@pytest.mark.parametrize(("survived_max", "generation"), [(heap.SURVIVED_COLLECTIONS_MAX, 1), (-1, 0)])
 async def test_what_survived_is_looked_at_again_only_while_it_is_little(
     survived_max: int, generation: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heap, "FREEZE_SECONDS", 0.0)
-    monkeypatch.setattr(heap, "SURVIVED_OBJECTS_MAX", survived_max)
+    monkeypatch.setattr(heap, "SURVIVED_COLLECTIONS_MAX", survived_max)
     seen: list[int] = []
 
     def note(phase: str, about: dict[str, int]) -> None:
@@ -53,11 +53,11 @@ async def test_what_survived_is_looked_at_again_only_while_it_is_little(
     assert max(seen) == generation
 
 
-@pytest.mark.parametrize(("long_seconds", "is_soon"), [(-1.0, True), (1000.0, False)])
+@pytest.mark.parametrize(("aim_seconds", "is_soon"), [(0.0, True), (1000.0, False)])
 async def test_after_a_long_collection_the_next_one_comes_sooner(
-    long_seconds: float, is_soon: bool, monkeypatch: pytest.MonkeyPatch
+    aim_seconds: float, is_soon: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heap, "LONG_SECONDS", long_seconds)
+    monkeypatch.setattr(heap, "AIM_SECONDS", aim_seconds)
     pauses: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -71,5 +71,15 @@ async def test_after_a_long_collection_the_next_one_comes_sooner(
             await heap.keep_collections_short()
     finally:
         gc.unfreeze()
-    later = heap.BUSY_SECONDS if is_soon else heap.FREEZE_SECONDS
+    later = heap.BUSY_SECONDS_MIN if is_soon else heap.FREEZE_SECONDS
     assert pauses == [heap.FREEZE_SECONDS, later, later]
+
+
+def test_a_pause_is_as_long_as_makes_collections_short_and_grows_step_by_step() -> None:
+    aim = heap.AIM_SECONDS
+    assert heap._pause(0.1, 2 * aim) == pytest.approx(0.05)
+    assert heap._pause(0.1, aim) == pytest.approx(0.1)
+    assert heap._pause(0.1, aim / 100) == pytest.approx(0.2)
+    assert heap._pause(0.1, 0.0) == pytest.approx(0.2)
+    assert heap._pause(heap.FREEZE_SECONDS, 0.0) == heap.FREEZE_SECONDS
+    assert heap._pause(heap.BUSY_SECONDS_MIN, 1.0) == heap.BUSY_SECONDS_MIN

@@ -16,12 +16,13 @@ from swarmlet.raft.memory_log import MemoryLog
 from swarmlet.raft.message import ConfigState, Entry, HardState, Message, MessageKind, SnapshotMeta
 from swarmlet.replica import consensus as consensus_module
 from swarmlet.replica import own_snapshots
+from swarmlet.replica import replica as replica_module
 from swarmlet.replica import snapshots as snapshots_module
 from swarmlet.replica.consensus import PACKET_BYTES_MAX, _batches
 from swarmlet.replica.memory_writer import MemoryWriter
 from swarmlet.replica.replica import Replica
-from swarmlet.state.apply import StateMachine
-from swarmlet.state.command import UpsertNamespace
+from swarmlet.state.apply import Applying, StateMachine
+from swarmlet.state.command import Command, UpsertNamespace
 from tests.replica.cluster import Cluster
 from tests.replica.virtual_time import run
 
@@ -222,6 +223,39 @@ def test_an_entry_that_cannot_be_applied_stops_the_node_with_its_index(
             assert "can't be applied" in str(failure)
             assert leader.view.index == index
             assert leader.consensus.is_stopped
+
+    run(main())
+
+
+def test_an_entry_that_takes_long_is_applied_over_several_turns_of_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Meanwhile everybody sees the state as it was before; what waits behind it comes after it."""
+    monkeypatch.setattr(replica_module, "APPLY_SLICE_SECONDS", -1.0)
+
+    async def main() -> None:
+        async with Cluster(1).running() as cluster:
+            leader = await cluster.leader()
+            machine, begun_at, seen = leader._machine, leader.view.index, list[int]()
+            at_once = machine.applying
+
+            def in_parts(index: int, command: Command) -> Applying:
+                for _ in range(3):
+                    yield
+                return (yield from at_once(index, command))
+
+            async def look() -> None:
+                while len(list(leader.view.namespaces())) < 4:
+                    seen.append(leader.view.index - begun_at)
+                    await asyncio.sleep(0)
+
+            monkeypatch.setattr(machine, "applying", in_parts)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(look())
+                applied = await leader.lead_all([UpsertNamespace(name=Namespace(name)) for name in "abc"])
+            assert [each.index - begun_at for each in applied] == [1, 2, 3]
+            assert min(seen.count(number) for number in (1, 2)) >= 3
+            assert set(seen) == {0, 1, 2}
 
     run(main())
 

@@ -92,7 +92,7 @@ def say(table: AllocationTable, target: Allocation, number: int) -> Allocation |
     known = table.get(target.id)
     assert known is not None
     kept = verdict if known.health is None else known.health
-    table.tell(reader, [(target.index, 1, stamp)])
+    table.tell([(reader, [(target.index, 1, stamp)])])
     if known.client_status is ClientStatus.RUNNING and known.task_states == states_at(SAID, number * 10):
         return known  # said before
     return msgspec.structs.replace(stamp.on(target), health=kept)

@@ -5,18 +5,27 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from swarmlet.ids import AllocationId, DeploymentId, EvaluationId, JobId, NodeId, derive
+from swarmlet.ids import (
+    AllocationId,
+    DeploymentId,
+    EvaluationId,
+    JobId,
+    NodeId,
+    RequestId,
+    derive,
+)
 from swarmlet.model.allocation import AllocatedCores, ClientStatus, DesiredStatus, RescheduleEvent
 from swarmlet.model.deployment import Deployment, DeploymentGroup, DeploymentStatus
 from swarmlet.model.evaluation import Evaluation, EvaluationStatus, PlacementFailure, Trigger
 from swarmlet.model.job import SECOND_NS, EphemeralDisk, JobType
 from swarmlet.model.node import Eligibility, NodeStatus
-from swarmlet.model.plan import InPlaceUpdate, Mark, Replacement, Stop
+from swarmlet.model.plan import IndexRange, InPlaceUpdate, Mark, Plan, Replacement, Run, Stop
 from swarmlet.model.resources import DYNAMIC_PORT_MIN, Port
-from swarmlet.state import allocation_block, apply_plan
+from swarmlet.state import allocation_block, allocation_table, apply_plan
 from swarmlet.state.apply import StateMachine
 from swarmlet.state.command import (
     ApplyPlan,
+    Command,
     DeregisterJob,
     RegisterNode,
     UnblockEvaluations,
@@ -404,3 +413,87 @@ def test_an_update_in_place_keeps_the_cores_and_refuses_another_number_of_them()
         assert replica.place(evaluation, updates=(update,)).dropped == dropped
     kept = replica.allocation(row.id)
     assert (kept.cores, kept.resources.cpu, kept.job_version) == (row.cores, 500, 1)
+
+
+def in_parts(replica: Replica, plan: Plan) -> tuple[int, Command]:
+    """The entry with which the replica's log goes on."""
+    command = Command(
+        version=1,
+        request_id=RequestId("in-parts"),
+        actor="leader:l",
+        wall_time_ns=replica.now_ns,
+        body=ApplyPlan(plan=plan),
+    )
+    return replica.index + 1, command
+
+
+@pytest.fixture
+def four_nodes(monkeypatch: pytest.MonkeyPatch) -> tuple[Replica, Plan]:
+    """A plan of a block of two on each, which is applied one node after the other."""
+    monkeypatch.setattr(allocation_block, "BLOCK_MIN", 2)
+    monkeypatch.setattr(apply_plan, "RUNS_AT_ONCE", 1)
+    monkeypatch.setattr(allocation_table, "PIECES_AT_ONCE", 3)
+    replica = Replica("a", "b", "c", "d")
+    evaluation = replica.register(job("shop", group(count=8)))
+    return replica, replica.plan(evaluation, ("a", 2), ("b", 2), ("c", 2), ("d", 2))
+
+
+def test_nothing_of_a_plan_is_seen_before_all_of_it_is_applied(four_nodes: tuple[Replica, Plan]) -> None:
+    replica, plan = four_nodes
+    machine, before = replica.machine, replica.machine.digest()
+    together = machine.fork()
+    applying = machine.applying(*in_parts(replica, plan))
+    for parts in range(1, 7):
+        next(applying)
+        assert machine.digest() == before, f"after {parts} parts"
+        assert machine.fork().digest() == before
+    with pytest.raises(StopIteration) as ended:
+        next(applying)
+    assert ended.value.value == together.apply(*in_parts(replica, plan))
+    assert machine.digest() == together.digest() != before
+    assert [row.node_id for row in replica.allocations()] == [
+        f"id-{name}" for name in "abcd" for _ in range(2)
+    ]
+
+
+def test_into_how_many_parts_a_plan_is_cut_changes_nothing_about_it(
+    four_nodes: tuple[Replica, Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last node has no room for what it should get: replicas agree on what is left out too."""
+    replica, plan = four_nodes
+    replica.place(replica.register(job("other", group(memory=900))), ("d", 1))
+    digests = set()
+    for size in (1, 2, 3, 1000):
+        monkeypatch.setattr(apply_plan, "RUNS_AT_ONCE", size)
+        monkeypatch.setattr(allocation_table, "PIECES_AT_ONCE", size)
+        machine = replica.machine.fork()
+        applied, _ = machine.apply(*in_parts(replica, plan))
+        assert (applied.placed, applied.dropped) == (7, 1)
+        digests.add(machine.digest())
+    assert len(digests) == 1
+
+
+def test_a_plan_that_is_not_carried_on_has_changed_nothing(four_nodes: tuple[Replica, Plan]) -> None:
+    replica, plan = four_nodes
+    before = replica.machine.digest()
+    applying = replica.machine.applying(*in_parts(replica, plan))
+    next(applying)
+    applying.close()
+    assert replica.machine.digest() == before
+    assert replica.ok(ApplyPlan(plan=plan)).placed == 8
+
+
+def test_a_plan_that_is_refused_in_its_last_part_leaves_nothing_behind(
+    four_nodes: tuple[Replica, Plan],
+) -> None:
+    replica, plan = four_nodes
+    (placement,) = plan.placements
+    twice = msgspec.structs.replace(placement, ranges=(*placement.ranges, IndexRange(start=0, count=2)))
+    twice = msgspec.structs.replace(
+        twice, runs=(*placement.runs, Run(group="web", node_id=NodeId("id-a"), count=2))
+    )
+    applied = replica.do(ApplyPlan(plan=msgspec.structs.replace(plan, placements=(twice,))))
+    assert applied.error == "InvalidInput"
+    assert replica.allocations() == []
+    assert replica.state.held_on(NodeId("id-a")) == 0
+    assert replica.ok(ApplyPlan(plan=plan)).placed == 8
