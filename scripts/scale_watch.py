@@ -51,7 +51,7 @@ PARTS = {
     ("report_gathering.py", "run"): "gather reports",
     ("report_gathering.py", "_submit_some"): "gather reports",
     ("node_failure.py", "look"): "leader: failures",
-    ("deployment_watch.py", "look"): "leader: deployments",
+    ("deployment_watch.py", "looking"): "leader: deployments",
     ("autopilot.py", "look"): "leader: autopilot",
     ("drain.py", "drain_nodes"): "leader: drains",
     ("service.py", "_look_loop"): "leader: looks",

@@ -19,6 +19,9 @@ FREEZE_SECONDS = 1.0
 #: containers, each new to the processor's caches too, survive a tenth of a second.
 AIM_SECONDS = 0.002
 BUSY_SECONDS_MIN = 0.01
+#: By so much a pause may exceed the one before it: load comes at once and in waves. From the least to the greatest in ten
+#: seconds.
+PAUSE_GROWTH = 1.1
 #: New containers after which the interpreter looks at them by itself. It counts those that went against them, the old
 #: ones as well: where state is replaced, many more may have come by then. So this is for what does not come from the loop.
 #: Python's default, a collection every 700 objects, costs a leader under load a twentieth of its time.
@@ -62,5 +65,4 @@ async def keep_collections_short() -> None:
 def _pause(before: float, took: float) -> float:
     """Seconds until the next collection, after one that came `before` seconds after another and took `took`."""
     fitting = before * AIM_SECONDS / took if took > 0.0 else FREEZE_SECONDS
-    # A burst comes at once and goes slowly.
-    return min(FREEZE_SECONDS, max(BUSY_SECONDS_MIN, min(2 * before, fitting)))
+    return min(FREEZE_SECONDS, max(BUSY_SECONDS_MIN, min(PAUSE_GROWTH * before, fitting)))

@@ -79,7 +79,7 @@ def test_a_pause_is_as_long_as_makes_collections_short_and_grows_step_by_step() 
     aim = heap.AIM_SECONDS
     assert heap._pause(0.1, 2 * aim) == pytest.approx(0.05)
     assert heap._pause(0.1, aim) == pytest.approx(0.1)
-    assert heap._pause(0.1, aim / 100) == pytest.approx(0.2)
-    assert heap._pause(0.1, 0.0) == pytest.approx(0.2)
+    assert heap._pause(0.1, aim / 100) == pytest.approx(0.1 * heap.PAUSE_GROWTH)
+    assert heap._pause(0.1, 0.0) == pytest.approx(0.1 * heap.PAUSE_GROWTH)
     assert heap._pause(heap.FREEZE_SECONDS, 0.0) == heap.FREEZE_SECONDS
     assert heap._pause(heap.BUSY_SECONDS_MIN, 1.0) == heap.BUSY_SECONDS_MIN
