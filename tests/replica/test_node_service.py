@@ -386,6 +386,33 @@ def test_so_many_entries_are_under_way_and_a_failed_one_is_told_to_its_nodes(
     run(main())
 
 
+async def test_answers_of_all_entries_share_the_turns_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a task that goes on, an encryption and a write: entries that end together must not add theirs up."""
+    monkeypatch.setattr(report_gathering, "ENTRY_RUNS_MAX", 4)
+    monkeypatch.setattr(report_gathering, "ANSWERS_AT_ONCE", 3)
+    monkeypatch.setattr(report_gathering, "GATHER_SECONDS", 0.0)
+    may_end = asyncio.Event()
+
+    async def submit(command: ReportAllocations) -> Applied:
+        await may_end.wait()
+        return Applied(index=9)
+
+    gathering = ReportGathering(submit)
+    one = NodeSays(version=VERSION, at_ns=1, patterns=(RUNNING,), said=((0, ((b"m", 0, 1),)),))
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(gathering.run())
+        answers = [group.create_task(gathering.report(NodeId(f"n{number}"), one)) for number in range(20)]
+        for _ in range(20):
+            await asyncio.sleep(0)
+        may_end.set()
+        ended = [0]
+        while ended[-1] < len(answers):
+            await asyncio.sleep(0)
+            ended.append(sum(answer.done() for answer in answers))
+        running.cancel()
+    assert max(later - earlier for earlier, later in itertools.pairwise(ended)) == 3
+
+
 def test_a_replica_that_has_too_much_to_do_keeps_its_nodes() -> None:
     """Nodes that go elsewhere because it is slow ask for handshakes and whole streams of those that are as slow."""
 
