@@ -17,7 +17,7 @@ import time
 FREEZE_SECONDS = 1.0
 #: What a collection should take at most. The next one comes sooner where it took longer: under load thousands of new
 #: containers, each new to the processor's caches too, survive a tenth of a second.
-AIM_SECONDS = 0.002
+AIM_SECONDS = 0.003
 BUSY_SECONDS_MIN = 0.01
 #: By so much a pause may exceed the one before it: load comes at once and in waves. From the least to the greatest in ten
 #: seconds.
