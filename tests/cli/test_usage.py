@@ -22,7 +22,7 @@ from swarmlet.cli.main import (
     run,
     single_dash_to_double,
 )
-from tests.agents.cluster import Cli, clean_environment
+from tests.agents.cluster import PROGRAM, Cli, clean_environment
 
 #: Nobody listens here.
 NOBODY = "http://127.0.0.1:1"
@@ -226,6 +226,23 @@ def test_a_terminal_that_lacks_a_character_gets_its_number() -> None:
         timeout=60,
     )
     assert (said.stdout, said.stderr) == ("grüße \\u2192 n1\n".encode("latin-1"), b"")
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&-", ">&- <&-"])
+@pytest.mark.parametrize("arguments", ["version", "status", "job validate -"])
+def test_a_stream_that_was_closed_is_no_error(closed: str, arguments: str) -> None:
+    """As some supervisors start what they run. What fails fails for its own reason."""
+    said = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *PROGRAM, *arguments.split()],
+        env=clean_environment(SWARMLET_ADDR=NOBODY),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert said.returncode == (0 if arguments == "version" else 1)
+    assert "Traceback" not in said.stderr
+    assert "internal error" not in said.stderr
 
 
 def test_words_that_are_not_utf_8_are_refused_by_a_sentence(cli: Cli) -> None:
