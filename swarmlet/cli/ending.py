@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from swarmlet.errors import SwarmletError
+from swarmlet.errors import NoLeader, SwarmletError
 
 #: Standard error, the last of a process's three streams.
 STREAM_NUMBER_MAX = 2
@@ -58,6 +58,10 @@ def _ended(command: Callable[[], int]) -> int:
         return command()
     except KeyboardInterrupt:
         return 130
+    except NoLeader as error:
+        # The command that answers without a leader says who is missing.
+        sys.stderr.write(f"error: {error}; is a majority of the voters up? See: swarmlet status\n")
+        return error.exit_code
     except SwarmletError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from swarmlet.cli.alloc_exec import execute
 from swarmlet.cli.catalogue import overview
+from swarmlet.cli.ending import ended
 from swarmlet.cli.main import (
     OPTIONS_WITH_VALUE,
     foreign_command_apart,
@@ -22,6 +23,7 @@ from swarmlet.cli.main import (
     run,
     single_dash_to_double,
 )
+from swarmlet.errors import NoLeader
 from tests.agents.cluster import PROGRAM, Cli, clean_environment
 
 #: Nobody listens here.
@@ -243,6 +245,17 @@ def test_a_stream_that_was_closed_is_no_error(closed: str, arguments: str) -> No
     assert said.returncode == (0 if arguments == "version" else 1)
     assert "Traceback" not in said.stderr
     assert "internal error" not in said.stderr
+
+
+def test_without_a_leader_the_way_on_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> int:
+        raise NoLeader("no leader confirmed in time that this node's copy is current")
+
+    assert ended(command) == 1
+    assert capsys.readouterr().err == (
+        "error: no leader confirmed in time that this node's copy is current; is a majority of the voters up? "
+        "See: swarmlet status\n"
+    )
 
 
 def test_words_that_are_not_utf_8_are_refused_by_a_sentence(cli: Cli) -> None:
