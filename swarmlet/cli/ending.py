@@ -7,11 +7,15 @@ import os
 import sys
 from collections.abc import Callable
 
-from swarmlet.errors import SwarmletError
+from swarmlet.errors import NoLeader, SwarmletError
+
+#: Standard error, the last of a process's three streams.
+STREAM_NUMBER_MAX = 2
 
 
 def ended(command: Callable[[], int]) -> int:
     """Run `command`; the exit code: its own, 1 refused or failed, 130 interrupted."""
+    _open_closed_streams()
     # A terminal that cannot show a character gets its number, not an error in the middle of an answer.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
@@ -31,6 +35,20 @@ def ended(command: Callable[[], int]) -> int:
     return code
 
 
+def _open_closed_streams() -> None:
+    """`swarmlet … >&-`: nothing is read or shown there, and no file of ours takes the number of such a stream."""
+    # The lowest free number is given first: the loop ends with the first that no stream has.
+    while (number := os.open(os.devnull, os.O_RDWR)) <= STREAM_NUMBER_MAX:
+        pass
+    os.close(number)
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(0)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w")
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w")
+
+
 def _discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -40,6 +58,10 @@ def _ended(command: Callable[[], int]) -> int:
         return command()
     except KeyboardInterrupt:
         return 130
+    except NoLeader as error:
+        # The command that answers without a leader says who is missing.
+        sys.stderr.write(f"error: {error}; is a majority of the voters up? See: swarmlet status\n")
+        return error.exit_code
     except SwarmletError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code

@@ -183,7 +183,8 @@ def _wanted(seen: dict[str, Any]) -> int:
     if job.get("Stop"):
         return 0
     if job["Type"] in PER_NODE_TYPES:
-        return len(seen["Allocations"])
+        # Those of nodes that are down keep their place; nobody can wait for them.
+        return sum(item["ClientStatus"] != "unknown" for item in seen["Allocations"])
     return sum(group["Count"] for group in job["TaskGroups"])
 
 

@@ -119,6 +119,13 @@ def test_a_system_job_is_watched_on_every_node_that_takes_it(capsys: pytest.Capt
     assert said.splitlines()[-1].startswith("web v0 · 2/2 running")
 
 
+def test_a_system_job_is_not_waited_for_where_its_node_is_down(capsys: pytest.CaptureFixture[str]) -> None:
+    api = _Answers([_job(0, 20, kind="system")], [])
+    api.answers["/v1/job/web/allocations"] = [_allocation("n1", "running"), _allocation("n2", "unknown")]
+    code, said = _watched(api, 20, capsys)
+    assert (code, said.startswith("web v0 · 1/1 running")) == (0, True)
+
+
 def test_a_system_job_that_no_node_may_take_is_not_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
     api = _Answers([_job(0, 20, kind="system")], [])
     api.answers["/v1/evaluation/e1"]["Waiting"] = {"g": "no node may take it: that constraint (nodes: 3)"}

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from swarmlet.cli.alloc_exec import execute
 from swarmlet.cli.catalogue import overview
+from swarmlet.cli.ending import ended
 from swarmlet.cli.main import (
     OPTIONS_WITH_VALUE,
     foreign_command_apart,
@@ -22,7 +23,8 @@ from swarmlet.cli.main import (
     run,
     single_dash_to_double,
 )
-from tests.agents.cluster import Cli, clean_environment
+from swarmlet.errors import NoLeader
+from tests.agents.cluster import PROGRAM, Cli, clean_environment
 
 #: Nobody listens here.
 NOBODY = "http://127.0.0.1:1"
@@ -226,6 +228,34 @@ def test_a_terminal_that_lacks_a_character_gets_its_number() -> None:
         timeout=60,
     )
     assert (said.stdout, said.stderr) == ("grüße \\u2192 n1\n".encode("latin-1"), b"")
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&-", ">&- <&-"])
+@pytest.mark.parametrize("arguments", ["version", "status", "job validate -"])
+def test_a_stream_that_was_closed_is_no_error(closed: str, arguments: str) -> None:
+    """As some supervisors start what they run. What fails fails for its own reason."""
+    said = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *PROGRAM, *arguments.split()],
+        env=clean_environment(SWARMLET_ADDR=NOBODY),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert said.returncode == (0 if arguments == "version" else 1)
+    assert "Traceback" not in said.stderr
+    assert "internal error" not in said.stderr
+
+
+def test_without_a_leader_the_way_on_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> int:
+        raise NoLeader("no leader confirmed in time that this node's copy is current")
+
+    assert ended(command) == 1
+    assert capsys.readouterr().err == (
+        "error: no leader confirmed in time that this node's copy is current; is a majority of the voters up? "
+        "See: swarmlet status\n"
+    )
 
 
 def test_words_that_are_not_utf_8_are_refused_by_a_sentence(cli: Cli) -> None:
