@@ -13,7 +13,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -31,6 +31,7 @@ from swarmlet.model.resources import AllocatedPort, TaskResources
 from swarmlet.model.usage import AllocationUsage
 from swarmlet.runtime import file_tree
 from swarmlet.runtime.allocation_runner import AllocationRunner, Site
+from swarmlet.runtime.core_keeper import CoreKeeper
 from swarmlet.runtime.disk import Disks, LocalDisks, forget_arriving, kept_parts
 from swarmlet.runtime.drivers.driver import Driver, FollowsRestarts, LogStream, Presence, TaskHandle
 from swarmlet.runtime.drivers.execution import Execution
@@ -117,13 +118,18 @@ class Agent:
         rng: random.Random | None = None,
         disks: Callable[[Path, Callable[[AllocationId], Awaitable[None]]], Disks] | None = None,
         made_volumes: Callable[[], Mapping[str, HostVolumeInfo]] = dict,
+        cores: Iterable[int] | None = None,
     ) -> None:
         """`node`: this node as it is now. `boot`: this boot's id (the kernel's by default). `templates`: where they
         look things up; `secrets`: makes directories of secrets (on the disk by default). `disks`: where successors get
-        their disks, made from the allocations' directory and what waits until one of them has ended.
+        their disks, made from the allocations' directory and what waits until one of them has ended. `cores`: those
+        that tasks may use (this process' by default).
         """
         self._runners: dict[AllocationId, AllocationRunner] = {}
         self._runs: dict[AllocationId, asyncio.Task[None]] = {}
+        self._state = LocalState(data_directory / "client")
+        usable = os.sched_getaffinity(0) if cores is None else cores
+        self._core_keeper = CoreKeeper(self._runners, self._state, usable)
         make_disks = disks or (lambda root, wait_ended: LocalDisks(root, wait_ended=wait_ended))
         self._site = Site(
             node=node,
@@ -137,6 +143,7 @@ class Agent:
             secrets=secrets or PlainSecrets(),
             rng=rng or random.Random(0),  # noqa: S311 (timing only)
             made_volumes=made_volumes,
+            shared_cores=self._core_keeper.start,
             disks=make_disks(data_directory / "alloc", self._wait_ended),
         )
         #: Copies of its disk that are under way, and disks that are on another node now.
@@ -145,7 +152,6 @@ class Agent:
         self._site.allocations.mkdir(parents=True, exist_ok=True, mode=0o755)
         self._source = source
         self._reports = Reports(reporter)
-        self._state = LocalState(data_directory / "client")
         self._boot_seconds = boot_seconds
         # An agent that restarts while its node is cut off may not begin to count anew.
         self._contact_at = self._state.load_contact(self._site.boot_id) or boot_seconds()
@@ -187,6 +193,7 @@ class Agent:
                 group.create_task(driver.run())
             self._restore(group)
             group.create_task(self._reports.run())
+            group.create_task(self._core_keeper.run())
             group.create_task(self._follow(group))
             group.create_task(self._keep_confirmed())
             group.create_task(self._watch_contact())
@@ -491,6 +498,7 @@ class Agent:
         except StorageError as error:
             # The tasks run on; without the file the next agent finds them by their labels.
             log.exception("allocation.not_kept", allocation_id=runner.allocation.id, reason=str(error))
+        self._core_keeper.changed(runner)
         if runner.is_known():
             self._reports.add(runner.allocation.id, runner.report)
 

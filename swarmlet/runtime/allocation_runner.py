@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from swarmlet.errors import DriverError
-from swarmlet.ids import ClusterId
+from swarmlet.ids import AllocationId, ClusterId
 from swarmlet.model.allocation import Allocation, ClientStatus, TaskState
 from swarmlet.model.check import Check, CheckResult
 from swarmlet.model.job import (
@@ -61,6 +61,11 @@ SHARED_MODE = 0o1777
 FETCH_DIRECTORY = ".fetch"
 
 
+def any_core(allocation: AllocationId, task: str) -> tuple[int, ...]:
+    """Where nobody has reserved a core."""
+    return ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Site:
     """What every runner of this node shares."""
@@ -86,6 +91,8 @@ class Site:
     made_volumes: Callable[[], Mapping[str, HostVolumeInfo]] = dict
     #: Where a successor's disk comes from; None: from this node's own allocations.
     disks: Disks | None = None
+    #: On which cores a task without its own shall start now; empty: on any.
+    shared_cores: Callable[[AllocationId, str], tuple[int, ...]] = any_core
     #: For the directories and values of tasks that are about to start.
     turns: asyncio.Lock = field(default_factory=asyncio.Lock)
     artifacts: Artifacts = field(init=False)
@@ -559,6 +566,7 @@ class AllocationRunner:
             was_started=self.tasks[name].machine.record.handle is not None,
             image_digest=task.image_digest,
             cores=cores.ids if cores else (),
+            shared_cores=() if cores else self.site.shared_cores(allocation.id, name),
             core_mhz=node.resources.cpu // max(1, int(node.attributes.get("cpu.numcores", "0") or 0)),
         )
 

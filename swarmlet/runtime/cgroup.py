@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
 PARENT = "swarmlet"
+#: The file of both versions that holds the cores.
+CPUS = "cpuset.cpus"
+PROCESSES = "cgroup.procs"
 MIB = 1024 * 1024
 #: cgroup v1 shares and v2 weights have different ranges; this is the kernel's own mapping (runc does the same).
 SHARES_MIN, SHARES_MAX = 2, 262_144
@@ -15,6 +19,8 @@ WEIGHT_MAX = 10_000
 #: Processes and threads of one task: more than servers need, and an eighth of the 32,768 pids of a small machine,
 #: so that a fork bomb hurts only itself.
 PIDS_MAX = 4_096
+#: Looks at who is still outside of a cgroup. Who is moved forks inside of it, so that two or three are enough.
+MOVES_MAX = 10
 UNIFIED_CONTROLLERS = ("memory", "cpu", "cpuset", "pids")
 
 
@@ -38,6 +44,15 @@ def _memories(cpuset: Path) -> str:
     with contextlib.suppress(OSError):
         return (cpuset / "cpuset.effective_mems").read_text(encoding="ascii").strip()
     return "0"
+
+
+def processes_in(directories: Sequence[str]) -> list[int]:
+    """The processes in any of these cgroups."""
+    found: set[int] = set()
+    for directory in directories:
+        with contextlib.suppress(OSError):
+            found.update(map(int, (Path(directory) / PROCESSES).read_text(encoding="ascii").split()))
+    return sorted(found)
 
 
 def weight_of(shares: int) -> int:
@@ -112,14 +127,41 @@ class Cgroups:
             made.append(str(directory))
             limits = self._limits(controller, cpu_shares, memory_mib, memory_max_mib)
             if cores and self._is_unified:
-                limits.append(("cpuset.cpus", cores))
+                limits.append((CPUS, cores))
             elif cores and controller == "cpuset":
                 # Version 1 takes nobody in before both are set.
-                limits += [("cpuset.mems", _memories(parent)), ("cpuset.cpus", cores)]
+                limits += [("cpuset.mems", _memories(parent)), (CPUS, cores)]
             for file, value in limits:
                 with contextlib.suppress(OSError):
                     (directory / file).write_text(value, encoding="ascii")
         return made
+
+    def cpuset_of(self, directories: Sequence[str]) -> Path | None:
+        """Which directory keeps, or can keep, the task with these cgroups to its cores; None where none can."""
+        for directory in map(Path, directories):
+            if (directory / CPUS).exists():
+                return directory
+        parent = self._parents.get("cpuset")
+        return parent / Path(directories[0]).name if parent is not None and directories else None
+
+    def keep_to(self, cpuset: Path, directories: Sequence[str], cores: str) -> None:
+        """Keep the task with the cgroups `directories` to these cores, by `cpuset_of` them. Raises OSError.
+
+        Version 1 has a hierarchy of its own for that, in which a task that had no cores to keep to is not yet.
+        """
+        if not self._is_unified:
+            cpuset.mkdir(exist_ok=True)
+            (cpuset / "cpuset.mems").write_text(_memories(cpuset.parent), encoding="ascii")
+        (cpuset / CPUS).write_text(cores, encoding="ascii")
+        for _ in range(MOVES_MAX):
+            inside = set(processes_in([str(cpuset)]))
+            outside = [process for process in processes_in(directories) if process not in inside]
+            if not outside:
+                return
+            for process in outside:
+                # It may have ended.
+                with contextlib.suppress(ProcessLookupError):
+                    (cpuset / PROCESSES).write_text(str(process), encoding="ascii")
 
     def _limits(
         self, controller: str, cpu_shares: int, memory_mib: int, memory_max_mib: int

@@ -86,6 +86,21 @@ class LocalState:
         except (OSError, ValueError):
             return None
 
+    def save_shared_cores(self, shared: str) -> None:
+        """Remember that tasks are kept to these cores; empty: that none is any more. Raises StorageError."""
+        path = self._directory / "shared-cores"
+        try:
+            if shared:
+                path.write_text(shared, encoding="ascii")
+            else:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot keep in {path} which cores tasks share: {error}") from error
+
+    def are_cores_shared(self) -> bool:
+        """Whether an earlier agent may have kept tasks to some cores."""
+        return (self._directory / "shared-cores").exists()
+
     def remove(self, allocation: AllocationId) -> None:
         """Forget it."""
         self._path(allocation).unlink(missing_ok=True)

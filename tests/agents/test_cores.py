@@ -43,3 +43,25 @@ def test_a_process_has_its_cores_alone_and_the_next_waits_for_them() -> None:
                 item for item in api.get("/v1/job/late/allocations") if item["ClientStatus"] == "running"
             ]
         )
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores, to leave one of them")
+def test_a_process_without_cores_makes_way_and_gets_them_back() -> None:
+    """What runs already, and what starts meanwhile."""
+    mine = sorted(os.sched_getaffinity(0))
+    with local_cluster() as cluster:
+        api = cluster.nodes[0].api
+
+        def allowed(allocation: str) -> list[int]:
+            query = {"task": "t", "type": "stdout", "plain": "true"}
+            said = b"".join(api.stream(f"/v1/client/fs/logs/{allocation}", query)).split()
+            return sorted(os.sched_getaffinity(int(said[0]))) if said else []
+
+        [plain] = cluster.run("plain", raw_exec_job("plain", "echo $$; exec sleep 1000"))
+        wait_until(lambda: allowed(plain["ID"]) == mine)
+        cluster.run("holder", with_cores("holder", 1))
+        wait_until(lambda: allowed(plain["ID"]) == mine[1:])
+        [late] = cluster.run("late", raw_exec_job("late", "echo $$; exec sleep 1000"))
+        wait_until(lambda: allowed(late["ID"]) == mine[1:])
+        api.delete("/v1/job/holder")
+        wait_until(lambda: (allowed(plain["ID"]), allowed(late["ID"])) == (mine, mine))

@@ -53,6 +53,29 @@ def test_cores_are_written_where_each_version_has_them(unified: Path, tmp_path: 
     assert limits(made) == {"cpuset.cpus": "2", "cpuset.mems": "0-1"}
 
 
+def test_a_running_task_is_kept_to_cores_where_each_version_has_them(unified: Path, tmp_path: Path) -> None:
+    """Version 1 keeps them in a hierarchy of their own: the task is moved into it."""
+    groups = Cgroups.of_this_machine(unified)
+    [made] = groups.make("task", 500, 64)
+    assert groups.cpuset_of([made]) is None
+    (Path(made) / "cpuset.cpus").write_text("")
+    assert groups.cpuset_of([made]) == Path(made)
+    groups.keep_to(Path(made), [made], "1-3")
+    assert limits(made)["cpuset.cpus"] == "1-3"
+    sets, memory = tmp_path / "cpuset", tmp_path / "memory"
+    (memory / "swarmlet-task").mkdir(parents=True)
+    (memory / "swarmlet-task" / "cgroup.procs").write_text("4711\n")
+    sets.mkdir()
+    (sets / "cpuset.effective_mems").write_text("0\n")
+    groups = Cgroups({"memory": memory, "cpuset": sets}, is_unified=False)
+    directories = [str(memory / "swarmlet-task")]
+    cpuset = groups.cpuset_of(directories)
+    assert cpuset == sets / "swarmlet-task"
+    groups.keep_to(cpuset, directories, "2")
+    assert limits(str(cpuset)) == {"cgroup.procs": "4711", "cpuset.cpus": "2", "cpuset.mems": "0"}
+    assert Cgroups({}, is_unified=False).cpuset_of(directories) is None
+
+
 def test_version_2_without_a_higher_limit_protects_nothing(unified: Path) -> None:
     [made] = Cgroups.of_this_machine(unified).make("task", 500, 64)
     assert limits(made)["memory.max"] == str(64 * MIB)

@@ -26,8 +26,8 @@ from swarmlet.ids import AllocationId, ClusterId, NodeId
 from swarmlet.model.execution import TerminalSize
 from swarmlet.model.file import FileInfo
 from swarmlet.model.node import DriverInfo
-from swarmlet.model.resources import Network
-from swarmlet.runtime.drivers import docker_config, docker_keys
+from swarmlet.model.resources import Network, cpu_list
+from swarmlet.runtime.drivers import docker_config, docker_cores, docker_keys
 from swarmlet.runtime.drivers.command import OUTPUT_BYTES_MAX, CommandResult
 from swarmlet.runtime.drivers.docker_config import LABEL
 from swarmlet.runtime.drivers.docker_credentials import CredentialSource
@@ -246,11 +246,13 @@ class Docker:
         if found is not None and not self._is_same(found, spec):
             owner = found["Config"]["Labels"].get(LABEL + "allocation_name", "a container that is not ours")
             raise DriverError(f"docker: the name {name} is taken by {owner}; remove it")
+        if found is not None:
+            await docker_cores.settle(self._engine, found, body)
         if found is not None and found["State"]["Running"]:
             return self._handle(found)
         if found is None:
             try:
-                identifier = await self._engine.create(name, body)
+                identifier = await docker_cores.create(self._engine, name, body, spec)
             except ConflictError:
                 found = await self._inspect(name)
                 if found is None:
@@ -263,7 +265,7 @@ class Docker:
         ):
             await self._remove(found["Id"])
             body["Image"] = await self.images.find(wanted) or wanted
-            identifier = await self._engine.create(name, body)
+            identifier = await docker_cores.create(self._engine, name, body, spec)
         else:
             identifier = str(found["Id"])
         try:
@@ -563,6 +565,14 @@ class Docker:
         if found is None or not found["State"]["Running"]:
             raise DriverError(f"task {handle.task} does not run")
         await self._engine.kill(handle.identifier, number)
+
+    def chooses_cores(self, config: dict[str, Any]) -> bool:
+        """By a key of the engine's."""
+        return bool(config.get("cpuset_cpus"))
+
+    async def keep_to_cores(self, handle: TaskHandle, cores: tuple[int, ...]) -> None:
+        """By the engine, which keeps them with the container."""
+        await self._engine.update(handle.identifier, {docker_cores.CPUS: cpu_list(cores)})
 
     async def first_pid(self, handle: TaskHandle) -> int | None:
         """As the engine's machine counts."""

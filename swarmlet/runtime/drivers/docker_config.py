@@ -317,7 +317,9 @@ def _limits(spec: TaskSpec) -> dict[str, Any]:
         "MemoryReservation": spec.memory * MIB if hard_limit else 0,
         "CpuShares": max(2, spec.cpu) if spec.cpu else 0,
     }
-    found |= {"CpusetCpus": cpu_list(spec.cores)} if spec.cores else {}
+    # A `cpuset_cpus` of the task's own replaces those that it would share.
+    if cores := spec.cores or spec.shared_cores:
+        found["CpusetCpus"] = cpu_list(cores)
     period = int(config.get("cpu_cfs_period") or CPU_PERIOD)
     if config.get("cpu_cfs_period") or is_true(config.get("cpu_hard_limit", False)):
         found["CpuPeriod"] = period

@@ -111,6 +111,10 @@ class Engine:
         """Send a signal to its first process."""
         await self._call("POST", f"/containers/{quote(container)}/kill", {"signal": str(number)})
 
+    async def update(self, container: str, resources: dict[str, Any]) -> None:
+        """Change what it may use, whether it runs or not; an empty value changes nothing. Raises MissingError."""
+        await self._call("POST", f"/containers/{quote(container)}/update", body=resources)
+
     async def remove(self, container: str) -> None:
         """Remove it with its anonymous volumes, running or not. Raises MissingError."""
         await self._call("DELETE", f"/containers/{quote(container)}", {"v": "1", "force": "1"})

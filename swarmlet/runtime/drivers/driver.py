@@ -87,6 +87,8 @@ class TaskSpec(Record):
     image_digest: str = ""
     #: The cores that it has for itself, and runs on alone; empty: it runs on any.
     cores: tuple[int, ...] = ()
+    #: Where it has none for itself: those that nobody else has for himself. Empty: any.
+    shared_cores: tuple[int, ...] = ()
 
 
 class TaskHandle(Record):
@@ -213,6 +215,17 @@ class StartsInLine(Protocol):
 
         The driver gives the place to the next as soon as the start has begun, or waits for more than its turn.
         """
+
+
+@runtime_checkable
+class KeepsToCores(Protocol):
+    """A driver that can confine a task which runs already."""
+
+    def chooses_cores(self, config: dict[str, Any]) -> bool:
+        """Whether the task's config itself says on which cores it runs."""
+
+    async def keep_to_cores(self, handle: TaskHandle, cores: tuple[int, ...]) -> None:
+        """Let the task run on these cores alone, until it is told others or ends. Raises DriverError."""
 
 
 @runtime_checkable

@@ -23,10 +23,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-    from swarmlet.runtime.drivers import isolation
+    from swarmlet.runtime.drivers import isolation, shim
 else:
     sys.path.append(os.path.dirname(os.path.abspath(__file__)))
     import isolation
+    import shim
 
 NO_TERMINAL = "-"
 
@@ -44,6 +45,7 @@ def enter(directory: str) -> tuple[dict[str, Any], list[int]]:
     Raises OSError.
     """
     request, state = read_json(directory + "/request.json"), read_json(directory + "/state.json")
+    request = shim.as_confined(directory, request)
     # Out of sight from inside. A command that is over its limits is the task's trouble, this process is not.
     lists = [
         os.open(cgroup + "/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
@@ -73,8 +75,8 @@ def become(request: dict[str, Any], lists: list[int], terminal: int, command: li
     plan = request["isolation"]
     for descriptor in lists:
         os.write(descriptor, b"0")
-    if request.get("cores"):
-        os.sched_setaffinity(0, request["cores"])
+    if cores := request.get("cores") or request.get("shared_cores"):
+        os.sched_setaffinity(0, cores)
     if terminal >= 0:
         os.setsid()
         if plan["uid"] is not None:

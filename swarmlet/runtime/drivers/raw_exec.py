@@ -28,6 +28,8 @@ from swarmlet.model.resources import Network, cpu_list
 from swarmlet.runtime.cgroup import Cgroups
 from swarmlet.runtime.drivers import shim
 from swarmlet.runtime.drivers.command import CommandResult, run_command
+from swarmlet.runtime.drivers.confinement import FILE as CONFINED_FILE
+from swarmlet.runtime.drivers.confinement import confine
 from swarmlet.runtime.drivers.driver import (
     Directories,
     LogStream,
@@ -175,7 +177,7 @@ class RawExec:
         await self._offer_volumes(spec)
         request = self._request(spec)
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for name in ("exit.json", "state.json"):
+        for name in ("exit.json", "state.json", CONFINED_FILE):
             (directory / name).unlink(missing_ok=True)
         if spec.secret_env:
             shim.write_json(request["secret_env_file"], spec.secret_env)
@@ -332,6 +334,7 @@ class RawExec:
         request = read_json(Path(handle.state_directory) / "request.json")
         if request is None or await self.recover(handle) is not Presence.RUNNING:
             raise DriverError(f"task {handle.task} does not run")
+        request = shim.as_confined(handle.state_directory, request)
         try:
             env = shim.environment(request)
         except (OSError, ValueError) as error:
@@ -342,13 +345,21 @@ class RawExec:
             "uid": request["uid"],
             "gid": request["gid"],
             "cgroups": [str(path) for path in request["cgroups"]],
-            "cores": [int(core) for core in request.get("cores", ())],
+            "cores": [int(core) for core in request.get("cores") or request.get("shared_cores") or ()],
         }
 
     async def signal(self, handle: TaskHandle, signal: str) -> None:
         """To the whole process group."""
         if not self._signal_task(handle, signal_number(signal)):
             raise DriverError(f"task {handle.task} does not run")
+
+    def chooses_cores(self, config: dict[str, Any]) -> bool:
+        """No: there is no key for it."""
+        return False
+
+    async def keep_to_cores(self, handle: TaskHandle, cores: tuple[int, ...]) -> None:
+        """The process, and all that it has started."""
+        await asyncio.to_thread(confine, Path(handle.state_directory), self._cgroups, cores)
 
     async def first_pid(self, handle: TaskHandle) -> int | None:
         """The process itself, not its shim."""
@@ -379,6 +390,8 @@ class RawExec:
         uid, gid = self._identity(spec)
         logs = Path(spec.directories.shared) / "logs"
         name = f"{spec.allocation_id[:8]}-{spec.task}"
+        cores = cpu_list(spec.cores or spec.shared_cores)
+        cgroups = self._cgroups.make(name, spec.cpu, spec.memory, spec.memory_max, cores)
         return {
             "command": command_of(spec),
             "directory": str(spec.config.get("work_dir") or Path(spec.directories.local).parent),
@@ -391,8 +404,9 @@ class RawExec:
             "gid": gid,
             "boot_id": boot_id(),
             "oom_score_adj": int(spec.config.get("oom_score_adj", 0)),
-            "cgroups": self._cgroups.make(name, spec.cpu, spec.memory, spec.memory_max, cpu_list(spec.cores)),
+            "cgroups": cgroups,
             "cores": list(spec.cores),
+            "shared_cores": [] if self._cgroups.cpuset_of(cgroups) else list(spec.shared_cores),
             "logs": {
                 "stdout": str(logs / f"{spec.task}.stdout"),
                 "stderr": str(logs / f"{spec.task}.stderr"),
@@ -446,7 +460,7 @@ def command_of(spec: TaskSpec) -> list[str]:
 
 def _end_cgroups_of(directory: Path) -> None:
     """End what a task's cgroups still hold, and remove them. Blocking, briefly."""
-    request = read_json(directory / "request.json") or {}
+    request = shim.as_confined(str(directory), read_json(directory / "request.json") or {"cgroups": []})
     shim.end_cgroups([str(path) for path in request.get("cgroups", [])])
 
 

@@ -6,6 +6,7 @@ the reason on standard error). It imports little: one such process lives beside 
 
     request.json   what to run (written by the driver)
     state.json     pids with their start times, once it runs
+    confined.json  where it runs since, if the driver has confined it to other cores meanwhile
     exit.json      how it ended; written before the shim ends
 
 It ends when its task has ended, and the kernel kills the task when the shim is killed. What isolates a task is in
@@ -71,6 +72,17 @@ def environment(request: dict[str, Any]) -> dict[str, str]:
         with open(descriptor, encoding="utf-8") as file:
             env.update(json.load(file))
     return env
+
+
+def as_confined(directory: str, request: dict[str, Any]) -> dict[str, Any]:
+    """The request with the cgroups and the shared cores of now."""
+    try:
+        with open(directory + "/confined.json", encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError):
+        return request
+    more = [path for path in found["cgroups"] if path not in request["cgroups"]]
+    return {**request, "cgroups": [*request["cgroups"], *more], "shared_cores": found["shared_cores"]}
 
 
 def load_isolation() -> Any:
@@ -165,6 +177,10 @@ def become(request: dict[str, Any], isolation: Any, holder: int) -> None:
             file.write("0")
     if request.get("cores"):
         keep_to(request["cores"])
+    elif request.get("shared_cores"):
+        # A task that runs among others is better than none.
+        with contextlib.suppress(OSError):
+            keep_to(request["shared_cores"])
     if request["oom_score_adj"]:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write(str(request["oom_score_adj"]))
@@ -345,7 +361,7 @@ def supervise(directory: str, request: dict[str, Any], tell: int) -> None:
     }
     if holder:
         isolation.end(holder)
-    kill_group(pid, request["cgroups"])
+    kill_group(pid, as_confined(directory, request)["cgroups"])
     write_json(directory + "/exit.json", ended)
 
 
