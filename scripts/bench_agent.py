@@ -6,11 +6,12 @@ Cases:
   exit_storm      containers that end at once and are started again at the engine's highest rate, for --storm seconds:
                   the agent's share of a core, its memory in the first quarter of the time, how much more it is in the
                   last, that for every 1,000 exits between the two, and the exits a second (metrics cpu_percent,
-                  rss_mib, rss_growth_mib, rss_growth_mib_per_1000_exits, exits_per_second). It begins after --warm-up
-                  seconds of storm: what is kept for a time (the newest entries of the log, 20 s) is full by then. What
-                  is kept for a number of entries is not, and every report is one: a quarter of a KiB each for the
-                  index of the log on disk (15,000 entries at most) and for what recent requests gave (32,768), so
-                  that hours of storm add 11 MiB at most
+                  rss_mib, rss_growth_mib, rss_growth_mib_per_1000_exits, exits_per_second). Every exit is reported
+                  through the log, and of every entry something is kept for a number of entries: its place on disk
+                  (the newest 5,000 to 15,000) and what its request gave (16,384 to 32,768), half a KiB together. So
+                  the agent of a young cluster grows for hours, and then no more. --writes entries before the storm
+                  make it one that has been in use, and --warm-up seconds of storm fill what is kept for a time: what
+                  grows afterwards would go on growing
   idle_200        --containers of them that sleep: the agent's memory and share of a core
                   (metrics rss_mib, cpu_percent)
   follow_200      the logs of all of them followed at once through the API, each writing a line a second
@@ -28,6 +29,7 @@ import statistics
 import sys
 import threading
 import time
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +138,24 @@ def container_exit(node: Node, options: argparse.Namespace) -> None:
         node.stop(name)
 
 
+def fill_log(node: Node, writes: int) -> None:
+    """Entries of the log as they come with use: the same variable, written again and again, one at a time."""
+    where, body = "/v1/var/bench/filling", json.dumps({"Items": {"value": "0"}})
+    connection = unix_http.UnixConnection(node.host.data / "api.sock", FORM_SECONDS_MAX)
+    try:
+        for _ in range(writes):
+            connection.request("PUT", where, body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            said = answer.read()
+            if answer.status >= HTTPStatus.BAD_REQUEST:
+                raise unix_http.Refused(f"a write was answered with {answer.status}: {said!r}", answer.status)
+    finally:
+        connection.close()
+
+
 def exit_storm(node: Node, options: argparse.Namespace) -> None:
-    """The engine's highest rate of exits."""
+    """The engine's highest rate of exits, at an agent that has been in use."""
+    fill_log(node, options.writes)
     text = service("storm", count=STORM_TASKS, script="exit 0", group=STORM_RESTART)
     with RunningWatch([node.host.engine], f"{JOB_LABEL}=storm") as watch:
         node.cluster.submit(node.host, text)
@@ -217,6 +235,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--case", action="append", choices=CASES, help="only this case (may be repeated)")
     parser.add_argument("--storm", type=float, default=300.0, help="seconds of exit_storm (300)")
     parser.add_argument("--warm-up", type=float, default=60.0, help="seconds of storm before that (60)")
+    parser.add_argument("--writes", type=int, default=50_000, help="entries of the log before that (50,000)")
     parser.add_argument(
         "--containers", type=int, default=200, help="containers of idle_200, follow_200 (200)"
     )
