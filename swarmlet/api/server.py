@@ -63,8 +63,9 @@ SOCKET_GROUP = "swarmlet"
 SHUTDOWN_SECONDS = 1.0
 #: Of an error in a header.
 MESSAGE_CHARS_MAX = 1000
-#: Connections that the kernel finished and we have not accepted.
-BACKLOG = 128
+#: Connections that the kernel finished and we have not accepted: all who follow something here begin again at once after
+#: a restart, and a client of the socket that finds it full is refused (EAGAIN), it does not wait.
+BACKLOG = 1024
 
 ROUTES: tuple[Route, ...] = (
     *planning.ROUTES,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import signal
+import socket
 
 import pytest
 
@@ -16,6 +20,9 @@ pytestmark = pytest.mark.slow
 
 #: What a stranger may ask: whether the agent is up, and who leads.
 PUBLIC = {"/v1/agent/health", "/v1/status/leader", "/v1/status/peers", "/v1/regions"}
+
+#: As many as follow something on one node at once, and begin together.
+CLIENTS = 500
 
 
 def _path(route: Route) -> str:
@@ -60,6 +67,18 @@ def test_the_socket_is_for_its_owner_and_group_alone(node: Node) -> None:
     assert (node.data / "api.sock").stat().st_mode & 0o777 == 0o660
     assert node.data.stat().st_mode & 0o777 == 0o700
     assert (node.data / "admin.token").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_busy_agent_keeps_hundreds_of_clients_waiting_and_refuses_none(node: Node) -> None:
+    assert node.pid
+    with contextlib.ExitStack() as stack:
+        os.kill(node.pid, signal.SIGSTOP)
+        stack.callback(os.kill, node.pid, signal.SIGCONT)
+        for _ in range(CLIENTS):
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            # With a full queue a client that has a time limit is refused at once.
+            client.setblocking(False)
+            client.connect(str(node.data / "api.sock"))
 
 
 @pytest.mark.parametrize(
