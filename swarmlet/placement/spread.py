@@ -127,7 +127,7 @@ def _place_flat(columns: Columns, request: Request, level: Level) -> tuple[Ints,
     if is_apart and request.held is not None:
         return None
     keys = sort_keys(columns, request, request.fits)
-    # Emptiness takes 25 bits, slots 18 and so do branches: who does not fit (`group.NO_FIT`) is still last.
+    # Emptiness takes 25 bits, slots 18 and so do branches: who does not fit (`group.NO_FIT_BIT`) is still last.
     keys += level.branch << BRANCH_SHIFT
     keys.sort()
     starts = np.searchsorted(keys, np.arange(len(level.step) + 1) << BRANCH_SHIFT)
