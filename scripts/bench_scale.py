@@ -36,6 +36,7 @@ import msgspec
 
 from scripts import benchmark
 from scripts.demo_node import free_mesh_port
+from scripts.stolen import stolen_seconds
 from swarmlet.api.client import Client
 from swarmlet.errors import SwarmletError
 from swarmlet.ids import ClusterId, NodeId
@@ -331,7 +332,7 @@ def measure(voters: list[Voter], fleet: Fleet, options: argparse.Namespace) -> d
     time.sleep(0.2)
     before = _cpu_of_all(voters, fleet)
     begun = time.monotonic()
-    load, stolen = os.getloadavg()[0], _stolen_seconds()
+    load, stolen = os.getloadavg()[0], stolen_seconds()
     submitting = threading.Thread(
         target=submit, args=(voters, options.jobs, options.allocations, options.type), daemon=True
     )
@@ -365,7 +366,7 @@ def measure(voters: list[Voter], fleet: Fleet, options: argparse.Namespace) -> d
         "facts": facts,
         "cpu": cpu,
         "load_before": load,
-        "stolen": _stolen_seconds() - stolen,
+        "stolen": stolen_seconds() - stolen,
     }
 
 
@@ -440,11 +441,6 @@ def _cpu_of_all(voters: list[Voter], fleet: Fleet) -> list[float]:
 def _cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _stolen_seconds() -> float:
-    """Time in which this machine was ready to run and another one had its processors."""
-    return int(Path("/proc/stat").read_text().split(maxsplit=9)[8]) / os.sysconf("SC_CLK_TCK")
 
 
 def arguments() -> argparse.Namespace:
