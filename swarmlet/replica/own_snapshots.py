@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import random
 import threading
 from collections.abc import Callable
 from typing import Protocol
@@ -19,9 +20,11 @@ from swarmlet.state.snapshot import Snapshot as SavedView
 
 log = structlog.get_logger(__name__)
 
-#: A snapshot is made after this many entries, or this many bytes of entries.
+#: A snapshot is made after this many entries, or this many bytes of entries, at the latest.
 SNAPSHOT_ENTRIES = 10_000
 SNAPSHOT_BYTES = 64 * 1024 * 1024
+#: All nodes apply the same log: each draws when, from this share of both on, so that they do not all encode at once.
+EARLIEST = 0.6
 #: After a piece of at least this size of a snapshot that is being encoded: half of the time that a full one takes.
 REST_BYTES = 128 * 1024
 REST_SECONDS = 0.002
@@ -55,8 +58,11 @@ class OwnSnapshots:
         log_store: SnapshotLog,
         state: Callable[[], tuple[SnapshotMeta, SavedView]],
         on_failure: Callable[[StorageError], None],
+        rng: random.Random,
     ) -> None:
-        """`state`: what is applied now, and up to where. `on_failure`: the disk has failed."""
+        """`state`: what is applied now, and up to where. `on_failure`: the disk has failed. `rng`: another on each node."""
+        self._rng = rng
+        self._share = self._draw()
         self._log, self._state, self._on_failure = log_store, state, on_failure
         #: Set while the replica runs.
         self.writer: Writer | None = None
@@ -78,7 +84,10 @@ class OwnSnapshots:
         self._entries = self._bytes = 0
 
     def _is_due(self) -> bool:
-        return self._entries >= SNAPSHOT_ENTRIES or self._bytes >= SNAPSHOT_BYTES
+        return self._entries >= SNAPSHOT_ENTRIES * self._share or self._bytes >= SNAPSHOT_BYTES * self._share
+
+    def _draw(self) -> float:
+        return self._rng.uniform(EARLIEST, 1.0)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -116,6 +125,7 @@ class OwnSnapshots:
             self._entries += entries
             self._bytes += size
             raise
+        self._share = self._draw()
         log.info("replica.snapshot_saved", index=meta.index, size=len(data))
         return meta.index
 

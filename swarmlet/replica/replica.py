@@ -11,6 +11,7 @@ import contextlib
 import functools
 import heapq
 import itertools
+import random
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -213,7 +214,8 @@ class Replica:
             on_failure=self._fail,
             on_offered=self._offers.on_offered,
         )
-        self._snapshots = OwnSnapshots(log_store, self._saved_state, self.consensus.fail)
+        timing = random.Random(f"snapshots:{node_id}")  # noqa: S311 (timing only)
+        self._snapshots = OwnSnapshots(log_store, self._saved_state, self.consensus.fail, timing)
         self._pulls = SnapshotPulls(mesh, directory, self._take_snapshot, self._has_room)
 
     # What others see.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -45,9 +46,14 @@ class AtOnce:
         action()
 
 
-def snapshots_of(log: Log, before: Callable[[OwnSnapshots], None] = lambda made: None) -> OwnSnapshots:
+def snapshots_of(
+    log: Log, before: Callable[[OwnSnapshots], None] = lambda made: None, seed: int = 1
+) -> OwnSnapshots:
     made = OwnSnapshots(
-        log, lambda: (SnapshotMeta(), StateMachine().snapshot()), on_failure=lambda error: None
+        log,
+        lambda: (SnapshotMeta(), StateMachine().snapshot()),
+        on_failure=lambda error: None,
+        rng=random.Random(seed),
     )
     writer: Any = AtOnce(lambda: before(made))
     made.writer = writer
@@ -57,6 +63,7 @@ def snapshots_of(log: Log, before: Callable[[OwnSnapshots], None] = lambda made:
 @pytest.fixture(autouse=True)
 def _every_third_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(own_snapshots, "SNAPSHOT_ENTRIES", 3)
+    monkeypatch.setattr(own_snapshots, "EARLIEST", 1.0)
 
 
 def is_due(snapshots: OwnSnapshots) -> bool:
@@ -109,3 +116,18 @@ async def test_it_is_made_when_it_is_due() -> None:
             await asyncio.sleep(0.001)
         run.cancel()
     assert len(log.saved) == 1
+
+
+def test_nodes_that_apply_the_same_log_do_not_all_encode_it_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_snapshots, "SNAPSHOT_ENTRIES", 1_000)
+    monkeypatch.setattr(own_snapshots, "EARLIEST", 0.6)
+    due_after = []
+    for node in range(5):
+        snapshots = snapshots_of(Log(), seed=node)
+        entries = 0
+        while not is_due(snapshots):
+            snapshots.count(1)
+            entries += 1
+        due_after.append(entries)
+    assert len(set(due_after)) == 5
+    assert all(600 <= entries <= 1_000 for entries in due_after)
