@@ -62,7 +62,7 @@ REGISTER_SECONDS_MAX = 600.0
 POLL_SECONDS = 0.1
 #: What the simulated nodes give up of the processor: they stand for machines of their own. With much less they would miss
 #: the voters' keepalive, and connect again.
-FLEET_NICE = 10
+FLEET_NICE = 5
 STALLS_SHOWN = 8
 
 
