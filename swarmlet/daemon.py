@@ -439,6 +439,7 @@ class Daemon:
             port=self.config.api_port,
             socket_path=socket_path,
             owner_of=owner_of,
+            socket_folder="" if self.config.api_socket else str(data),
         )
 
     async def _bind_images(self, job: Job, current: Job | None) -> tuple[Job, list[str]]:

@@ -1,11 +1,12 @@
 """The API's client for the command line: standard library only, and little of it, because a command must start fast.
 
-It finds the node by itself: `--address`/`SWARMLET_ADDR`/`NOMAD_ADDR`, else the Unix socket of the data
-directory, else loopback. Errors come back as the classes that the node raised.
+It finds the node by itself: `--address`, `--data-dir`, `SWARMLET_ADDR`/`NOMAD_ADDR`, `SWARMLET_DATA_DIR`, else the Unix socket
+of one of the usual data directories, else loopback. Errors come back as the classes that the node raised.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -31,9 +32,8 @@ class Client:
     def __init__(self, *, address: str = "", token: str = "", data_dir: str = "") -> None:
         """`address`: "http://host:port", "host:port" or "unix:///path"; empty: found as the module says."""
         self.token = token or os.environ.get("SWARMLET_TOKEN") or os.environ.get("NOMAD_TOKEN") or ""
-        self.address = (
-            address or os.environ.get("SWARMLET_ADDR") or os.environ.get("NOMAD_ADDR") or _find(data_dir)
-        )
+        from_environment = os.environ.get("SWARMLET_ADDR") or os.environ.get("NOMAD_ADDR") or ""
+        self.address = address or ("" if data_dir else from_environment) or _find(data_dir, self.token)
         self.namespace = os.environ.get("SWARMLET_NAMESPACE") or os.environ.get("NOMAD_NAMESPACE") or ""
 
     def get(self, path: str, query: Json | None = None, *, timeout: float = TIMEOUT_SECONDS) -> Any:
@@ -154,14 +154,45 @@ class Client:
         return exchange
 
 
-def _find(data_dir: str) -> str:
-    for folder in filter(
-        None, (data_dir, os.environ.get("SWARMLET_DATA_DIR"), DATA_DIR_DEFAULT, _user_dir())
-    ):
-        path = os.path.join(folder, "api.sock")
-        if os.path.exists(path):
+def _find(data_dir: str, token: str) -> str:
+    """The socket of the directory that was named, and no other; of none named, the first that there is.
+
+    A socket that this user may not reach is the answer too, so that the refusal names it; with a token loopback is.
+    """
+    named = data_dir or os.environ.get("SWARMLET_DATA_DIR")
+    closed = ""
+    for folder in [named] if named else [DATA_DIR_DEFAULT, _user_dir()]:
+        path = _socket_in(folder)
+        reached = _may_connect(path)
+        if reached:
             return f"unix://{path}"
+        if reached is False:
+            closed = closed or path
+    if closed and not token:
+        return f"unix://{closed}"
+    if named and not closed:
+        return f"unix://{_socket_in(named)}"
     return f"http://127.0.0.1:{_api_port()}"
+
+
+def _may_connect(path: str) -> bool | None:
+    """Whether this user may use the socket; None where there is none."""
+    try:
+        os.stat(path)
+    except PermissionError:
+        return False
+    except OSError:
+        return None
+    return os.access(path, os.W_OK)
+
+
+def _socket_in(folder: str) -> str:
+    """The socket of that data directory's agent, which `api_socket` may have put elsewhere."""
+    path = os.path.join(folder, "api.sock")
+    if not os.path.exists(path):
+        with contextlib.suppress(OSError, ValueError), open(os.path.join(folder, "node.json"), "rb") as file:
+            return str(json.load(file).get("api_socket") or path)
+    return path
 
 
 def _api_port() -> int:
@@ -202,7 +233,10 @@ def _unreachable(address: str, error: OSError) -> SwarmletError:
             f"or name another with --address"
         )
     if isinstance(error, PermissionError):
-        return Refused(f"{address}: permission denied; run as root or as a member of the group 'swarmlet'")
+        return Refused(
+            f"{address}: permission denied; run as root, as a member of the group 'swarmlet', "
+            f"or with a token (--token, SWARMLET_TOKEN)"
+        )
     if isinstance(error, MalformedAnswer):
         return Unavailable(f"{address}: {error}; see --address")
     return Unavailable(f"no answer from {address}: {error.strerror or error}")

@@ -227,6 +227,16 @@ def _host_name(authority: str) -> str:
     )
 
 
+def give_to_group(socket_path: str, folder: str, *, name: str = SOCKET_GROUP) -> None:
+    """Where this machine has the group, its members may connect, and pass through `folder` (if given) without listing it."""
+    with contextlib.suppress(KeyError, PermissionError):
+        group = grp.getgrnam(name).gr_gid
+        os.chown(socket_path, -1, group)
+        if folder:
+            os.chown(folder, -1, group)
+            os.chmod(folder, 0o710)
+
+
 class ApiServer:
     """Serves the application until cancelled."""
 
@@ -238,8 +248,13 @@ class ApiServer:
         port: int,
         socket_path: str,
         owner_of: Callable[[int], str],
+        socket_folder: str = "",
     ) -> None:
-        """`port` below zero: no TCP. `owner_of` names the process that holds a port."""
+        """`port` below zero: no TCP. `owner_of` names the process that holds a port.
+
+        `socket_folder`: the data directory, where the socket is in it.
+        """
+        self._socket_folder = socket_folder
         self._owner_of = owner_of
         self._bind = bind
         self._port = port
@@ -268,8 +283,7 @@ class ApiServer:
             )
         finally:
             os.umask(before)
-        with contextlib.suppress(KeyError, PermissionError):
-            os.chown(self._socket_path, -1, grp.getgrnam(SOCKET_GROUP).gr_gid)
+        give_to_group(self._socket_path, self._socket_folder)
         if self._port < 0:
             return
         try:

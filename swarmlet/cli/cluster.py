@@ -416,10 +416,13 @@ def leave(ctx: click.Context, as_json: bool, data_dir: str) -> int:
     ctx.find_root().obj["data_dir"] = data_dir
     api = client(ctx)
     answered = api.put("/v1/agent/leave", timeout=LEAVE_SECONDS)
-    systemd.disable(os.path.abspath(data_dir or default_data_dir()))
     # Its last connections are closed and its files let go of after the answer; `join` may be the next command here.
-    folder = os.path.dirname(api.address.removeprefix("unix://"))
-    has_ended = api.address.startswith("unix://") and _wait_ended(os.path.join(folder, "lock"))
+    has_ended = False
+    if api.address.startswith("unix://"):
+        folder, name = os.path.split(api.address.removeprefix("unix://"))
+        folder = os.path.abspath(folder if name == "api.sock" else data_dir or default_data_dir())
+        systemd.disable(folder)
+        has_ended = _wait_ended(os.path.join(folder, "lock"))
     if as_json:
         say_json(answered)
     else:
