@@ -29,7 +29,8 @@ def explain_job(job: Job, view: View) -> dict[str, Any]:
     delayed: list[dict[str, Any]] = []
     # The newest word about a group holds; open evaluations are newer than the ended ones they came from.
     evaluations = list(view.evaluations_of_job(job.namespace, job.id))
-    latest = evaluations[-1:] + [item for item in evaluations if not item.is_terminal()]
+    latest = [item for item in evaluations[-1:] if item.is_terminal()]
+    latest += [item for item in evaluations if not item.is_terminal()]
     for evaluation in latest:
         for name, sentence in evaluation.waiting.items():
             waiting.setdefault(name, {})["Waiting"] = sentence

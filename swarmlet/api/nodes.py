@@ -67,10 +67,14 @@ async def drain(request: web.Request) -> web.Response:
             ignore_system_jobs=bool(spec.get("IgnoreSystemJobs")),
             started_at_ns=now,
         )
-    applied = await context.replica.submit(
-        UpdateNodeDrain(node_id=node.id, drain=strategy, mark_eligible=bool(body.get("MarkEligible"))),
-        request["identity"].name,
-    )
+    mark_eligible = bool(body.get("MarkEligible"))
+    command: UpdateNodeDrain | UpdateNodeEligibility
+    if strategy is None and mark_eligible and node.drain is None:
+        # Its events say what was done: a drain that does not go on cannot end.
+        command = UpdateNodeEligibility(node_id=node.id, eligibility=Eligibility.ELIGIBLE)
+    else:
+        command = UpdateNodeDrain(node_id=node.id, drain=strategy, mark_eligible=mark_eligible)
+    applied = await context.replica.submit(command, request["identity"].name)
     return answer(
         {
             "NodeModifyIndex": applied.index,

@@ -6,10 +6,10 @@ import time
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from swarmlet.api.client import Client
 from swarmlet.cli.connection import client, json_option, wide_option
-from swarmlet.cli.output import age, mib, paint, say, say_json, say_now, short, table
+from swarmlet.cli.output import age, mib, paint, say, say_json, short, table
 
 
 @click.group()
@@ -135,14 +135,24 @@ def drain(
     \b
     Example:  swarmlet node drain --deadline 30m n2
     """
+    from swarmlet.cli.drain import watch
     from swarmlet.cli.duration import nanoseconds
 
+    given = ctx.get_parameter_source("deadline") is not ParameterSource.DEFAULT
+    if disable and (force or given):
+        raise click.UsageError("--disable ends the drain: it goes with neither --deadline nor --force")
+    if force and given:
+        raise click.UsageError("give either --deadline or --force, which waits for nothing")
+    if keep_ineligible and not disable:
+        raise click.UsageError(
+            "--keep-ineligible goes with --disable; a node that drains is ineligible anyway"
+        )
     api = client(ctx)
+    amount = -1 if force else nanoseconds(deadline)
     found = api.get(f"/v1/node/{name}")
     if disable:
         body: dict[str, Any] = {"DrainSpec": None, "MarkEligible": not keep_ineligible}
     else:
-        amount = -1 if force else nanoseconds(deadline)
         body = {"DrainSpec": {"Deadline": amount, "IgnoreSystemJobs": False}}
     answered = api.put(f"/v1/node/{found['ID']}/drain", body)
     if as_json:
@@ -154,29 +164,7 @@ def drain(
     if detach:
         say(f"{found['Name']} drains")
         return 0
-    return _watch_drain(api, found)
-
-
-def _watch_drain(api: Client, found: dict[str, Any]) -> int:
-    started = time.monotonic()
-    shown = -1
-    try:
-        while True:
-            now = api.get(f"/v1/node/{found['ID']}")
-            allocations, index = api.get_indexed(f"/v1/node/{found['ID']}/allocations", {"namespace": "*"})
-            left = sum(item["ClientStatus"] in {"running", "pending"} for item in allocations)
-            if left != shown:
-                say_now(
-                    f"{found['Name']} drains: {left} allocations left · {time.monotonic() - started:.0f} s"
-                )
-                shown = left
-            if not now["Drain"]:
-                say(f"{found['Name']} is drained")
-                return 0
-            api.get(f"/v1/node/{found['ID']}/allocations", {"namespace": "*", "index": index, "wait": "2s"})
-    except KeyboardInterrupt:
-        say_now("detached; the drain goes on")
-        return 0
+    return watch(api, found, amount)
 
 
 @node.command()

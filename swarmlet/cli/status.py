@@ -63,7 +63,8 @@ def explain(ctx: click.Context, name: str, as_json: bool) -> int:
                 say(f"{seen['ID']}.{group} pending: {refusal_text(failure)}")
     for item in seen["Delayed"]:
         left = max(0, item["UntilNs"] - time.time_ns())
-        say(f"evaluation {short(item['EvalID'])} in {span(left)}: {item['Reason']}")
+        reason = f": {item['Reason']}" if item["Reason"] else ""
+        say(f"looks for a place again in {span(left)} (evaluation {short(item['EvalID'])}){reason}")
     return 0
 
 

@@ -86,7 +86,7 @@ def test_a_directory_that_may_not_be_entered_is_told_as_that(
 
 def test_with_a_token_loopback_is_asked_instead(closed: Path) -> None:
     assert closed.is_dir()
-    assert Client(token="secret").address == "http://127.0.0.1:4646"  # noqa: S106 (not a secret)
+    assert Client(token="secret").address == "http://127.0.0.1:4646"
 
 
 def test_a_users_own_agent_is_asked_before_roots_that_is_closed(closed: Path) -> None:

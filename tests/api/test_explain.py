@@ -1,9 +1,14 @@
-"""What `explain` says of restarts."""
+"""What `explain` says of restarts, and of when a job is looked at again."""
 
 from __future__ import annotations
 
-from swarmlet.api.explain import restarts
+from msgspec.structs import replace
+
+from swarmlet.api.explain import explain_job, restarts
 from swarmlet.model.allocation import TaskEvent, TaskState
+from swarmlet.model.evaluation import EvaluationStatus
+from tests.scheduler.builders import a_group, a_job, three_nodes
+from tests.scheduler.fake_view import SECOND
 
 
 def _ended(message: str) -> TaskEvent:
@@ -22,3 +27,17 @@ def test_the_last_end_is_told_even_when_the_task_runs_again() -> None:
 
 def test_a_restart_whose_end_is_forgotten_is_still_counted() -> None:
     assert restarts("server", TaskState(restarts=1)) == "task server was restarted once"
+
+
+def test_an_evaluation_that_comes_later_is_told_once() -> None:
+    view = three_nodes()
+    job = view.register(a_job(a_group(count=1)))
+    view.evaluate(job)
+    (done,) = view.evaluations_of_job(job.namespace, job.id)
+    later = replace(
+        done, status=EvaluationStatus.PENDING, wait_until_ns=view.time_ns + SECOND, status_description=""
+    )
+    view.evaluation_table[done.id] = later
+    assert explain_job(job, view)["Delayed"] == [
+        {"EvalID": done.id, "UntilNs": later.wait_until_ns, "Reason": ""}
+    ]
