@@ -47,7 +47,12 @@ The table is made by `scripts/document.py` from the routes themselves.
 - **Who.** The socket needs no token. TCP needs `X-Nomad-Token: TOKEN` or `Authorization: Bearer TOKEN`; the first node's
   `admin.token` holds it. What needs the capability `status:read` needs no token.
 - **Blocking queries.** `?index=N&wait=30s` waits until the answer's `X-Nomad-Index` is above N.
-- **Consistency.** A read holds everything acknowledged before it (ReadIndex), at any node; `?stale` reads the node's own copy.
+- **Consistency.** A read holds everything acknowledged before it (ReadIndex), at any node, and is refused without a quorum. With
+  `?stale` the node answers from its own copy, quorum or not, and says how old that is: `X-Nomad-LastContact` (milliseconds since a
+  leader was heard of; where none was since the agent started, since the newest command that it has applied),
+  `X-Nomad-KnownLeader`, and `X-Swarmlet-Applied-Index` (how far the log is applied there; on stale answers alone). What
+  reaches into an allocation (logs, files, `exec`, signals, `forward`) takes `?stale` too: it then works without a quorum where
+  the allocation's node can be reached.
 - **Lists.** `?prefix=`, `?per_page=` and `?next_token=` (from the header `X-Nomad-NextToken`), `?namespace=*` for all.
 - **Errors** are sentences in plain text; the header `X-Swarmlet-Error` names the kind. 400 invalid, 403 not allowed, 404 not
   there, 409 in conflict, 429 overloaded (with `Retry-After`), 500 and 503 no leader or not now.

@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from swarmlet.api.context import CONTEXT
-from swarmlet.api.route import GET, WRITE, Route, answer
+from swarmlet.api.route import GET, WRITE, Route, answer, truth
 from swarmlet.api.status import cluster_status
 from swarmlet.errors import NoLeader
 from swarmlet.gossip.effect import Member, MemberState
@@ -111,7 +111,7 @@ async def regions(request: web.Request) -> web.Response:
 
 async def status(request: web.Request) -> web.Response:
     """GET /v1/swarmlet/status (ours): what `swarmlet status` shows. Answers without a quorum, and says so."""
-    return answer(await cluster_status(request.app[CONTEXT]))
+    return answer(await cluster_status(request.app[CONTEXT], is_stale_wanted=truth(request, "stale")))
 
 
 ROUTES = (

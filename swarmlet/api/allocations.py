@@ -16,6 +16,7 @@ from swarmlet.api.route import (
     json_body,
     one_by_prefix,
     truth,
+    view_for,
 )
 from swarmlet.api.shapes import allocation_detail
 from swarmlet.api.streaming import send
@@ -98,7 +99,7 @@ def requested_task(request: web.Request, allocation: Allocation, view: View) -> 
 async def logs(request: web.Request) -> web.StreamResponse:
     """GET /v1/client/fs/logs/:id?task=&type=stdout|stderr&follow=&tail= : plain bytes, from any node."""
     context = request.app[CONTEXT]
-    view = await context.replica.barrier()
+    view = await view_for(request)
     allocation = requested_allocation(request, view)
     task = requested_task(request, allocation, view)
     stream = request.query.get("type", "stdout")

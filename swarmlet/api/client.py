@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -29,8 +29,22 @@ DATA_DIR_DEFAULT = "/var/lib/swarmlet"
 class Client:
     """Talks to one node. Not safe for threads."""
 
-    def __init__(self, *, address: str = "", token: str = "", data_dir: str = "") -> None:
-        """`address`: "http://host:port", "host:port" or "unix:///path"; empty: found as the module says."""
+    def __init__(
+        self,
+        *,
+        address: str = "",
+        token: str = "",
+        data_dir: str = "",
+        stale: bool = False,
+        on_stale: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """`address`: "http://host:port", "host:port" or "unix:///path"; empty: found as the module says.
+
+        `stale`: the node's own copy will do, leader or not. `on_stale(age, index)` hears once how old it is: since a leader
+        was heard of, in ms; applied up to that index.
+        """
+        self.stale = stale
+        self._on_stale = on_stale
         self.token = token or os.environ.get("SWARMLET_TOKEN") or os.environ.get("NOMAD_TOKEN") or ""
         from_environment = os.environ.get("SWARMLET_ADDR") or os.environ.get("NOMAD_ADDR") or ""
         self.address = address or ("" if data_dir else from_environment) or _find(data_dir, self.token)
@@ -115,7 +129,7 @@ class Client:
         timeout: float | None,
         upload: tuple[Iterable[bytes], dict[str, str]] | None = None,
     ) -> Exchange:
-        merged = {"namespace": self.namespace, **(query or {})}
+        merged = {"namespace": self.namespace, "stale": "true" if self.stale else "", **(query or {})}
         text = urlencode({key: str(value) for key, value in merged.items() if value not in ("", None)})
         target = quote(path, safe="/*") + (f"?{text}" if text else "")
         headers = {"Accept": "application/json"}
@@ -151,7 +165,14 @@ class Client:
             kind = exchange.headers.get("x-swarmlet-error", "")
             exchange.close()
             raise refusal(exchange.status, kind, message)
+        if "x-swarmlet-applied-index" in exchange.headers:
+            self._hear_stale(exchange.headers)
         return exchange
+
+    def _hear_stale(self, headers: dict[str, str]) -> None:
+        hear, self._on_stale = self._on_stale, None
+        if hear is not None:
+            hear(int(headers.get("x-nomad-lastcontact") or 0), int(headers["x-swarmlet-applied-index"]))
 
 
 def _find(data_dir: str, token: str) -> str:

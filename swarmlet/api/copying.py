@@ -11,7 +11,7 @@ from aiohttp import web
 from swarmlet.api.allocations import requested_allocation, requested_task
 from swarmlet.api.context import CONTEXT
 from swarmlet.api.reach import file_shape
-from swarmlet.api.route import GET, WRITE, Route, answer
+from swarmlet.api.route import GET, WRITE, Route, answer, view_for
 from swarmlet.api.streaming import received, send
 from swarmlet.errors import InvalidInput
 from swarmlet.ids import AllocationId
@@ -42,7 +42,7 @@ async def write(request: web.Request) -> web.Response:
 
 
 async def _wanted(request: web.Request) -> tuple[View, AllocationId, str, str]:
-    view = await request.app[CONTEXT].replica.barrier()
+    view = await view_for(request)
     allocation = requested_allocation(request, view)
     path = request.query.get("path", "")
     if not path:

@@ -19,7 +19,7 @@ from aiohttp import WSMsgType, web
 
 from swarmlet.api.allocations import requested_allocation, requested_task
 from swarmlet.api.context import CONTEXT, OpenCommand
-from swarmlet.api.route import GET, Route, truth
+from swarmlet.api.route import GET, Route, truth, view_for
 from swarmlet.errors import InvalidInput, SwarmletError
 from swarmlet.model.execution import Exited, Input, Resize, Stdin, StdinEnd, TerminalSize, Wrote
 from swarmlet.security.access import Capability
@@ -39,7 +39,7 @@ TERMINAL_SIDE_MAX = 10_000
 async def execute(request: web.Request) -> web.StreamResponse:
     """GET /v1/client/allocation/:id/exec?task=&command=["sh"]&tty=: a command in a task, over a WebSocket."""
     context = request.app[CONTEXT]
-    view = await context.replica.barrier()
+    view = await view_for(request)
     allocation = requested_allocation(request, view)
     task = requested_task(request, allocation, view)
     size = SIZE_DEFAULT if truth(request, "tty") else None

@@ -13,7 +13,7 @@ from aiohttp import WSMsgType, web
 
 from swarmlet.api.allocations import requested_allocation
 from swarmlet.api.context import CONTEXT, OpenConnection
-from swarmlet.api.route import GET, Route, answer
+from swarmlet.api.route import GET, Route, answer, view_for
 from swarmlet.errors import InvalidInput, SwarmletError
 from swarmlet.security.access import Capability
 
@@ -26,7 +26,7 @@ HEARTBEAT_SECONDS = 10.0
 async def forward(request: web.Request) -> web.StreamResponse:
     """GET /v1/swarmlet/allocation/:id/forward?port=&task=: a connection to a task's port; without a WebSocket, where it is."""
     context = request.app[CONTEXT]
-    view = await context.replica.barrier()
+    view = await view_for(request)
     allocation = requested_allocation(request, view)
     task, port = request.query.get("task", ""), request.query.get("port", "")
     if not port:

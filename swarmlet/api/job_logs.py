@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 
 from swarmlet.api.context import CONTEXT, OpenLogs
-from swarmlet.api.route import GET, Route, integer, namespace_of, truth
+from swarmlet.api.route import GET, Route, integer, namespace_of, truth, view_for
 from swarmlet.errors import InvalidInput, NotFound
 from swarmlet.ids import JobId
 from swarmlet.model.log import LogEnded, LogLines, LogSelection, LogSource
@@ -29,7 +29,7 @@ async def job_logs(request: web.Request) -> web.StreamResponse:
     `{"Source": 1, "Data": ...}` (whole lines in base64), at last `{"Source": 1, "Ended": true, "Reason": ""}`.
     """
     context = request.app[CONTEXT]
-    view = await context.replica.barrier()
+    view = await view_for(request)
     selection = _selection(request)
     job = view.job(selection.namespace, selection.job_id)
     if job is None:

@@ -1,4 +1,4 @@
-"""Routes about nodes: reading, draining, eligibility."""
+"""Routes about nodes: reading, draining, eligibility (forgetting one: `purging`)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from swarmlet.api.shapes import node_detail, node_stub
 from swarmlet.errors import InvalidInput
 from swarmlet.model.node import DrainStrategy, Eligibility, Node
 from swarmlet.security.access import Capability
-from swarmlet.state.command import RemoveNode, UpdateNodeDrain, UpdateNodeEligibility
+from swarmlet.state.command import UpdateNodeDrain, UpdateNodeEligibility
 from swarmlet.state.view import Table, View
 
 
-def _node(request: web.Request, view: View) -> Node:
+def requested_node(request: web.Request, view: View) -> Node:
+    """The node of that name or id, or of the beginning of one. Raises NotFound, InvalidInput."""
     wanted = request.match_info["node"]
     named = view.node_by_name(wanted)
     if named is not None:
@@ -33,13 +34,13 @@ async def list_nodes(request: web.Request) -> web.StreamResponse:
 async def read_node(request: web.Request) -> web.Response:
     """GET /v1/node/:id (or a name, or the beginning of an id)."""
     view, index = await fresh_view(request, (Table.NODES,))
-    return answer(node_detail(_node(request, view), view), view, index=index)
+    return answer(node_detail(requested_node(request, view), view), view, index=index)
 
 
 async def allocations(request: web.Request) -> web.StreamResponse:
     """GET /v1/node/:id/allocations."""
     view, index = await fresh_view(request, (Table.ALLOCATIONS,))
-    node = _node(request, view)
+    node = requested_node(request, view)
     found = view.allocations_on_node(node.id)
     return await answer_allocations(request, view, index, found)
 
@@ -48,7 +49,7 @@ async def drain(request: web.Request) -> web.Response:
     """PUT /v1/node/:id/drain with Nomad's DrainSpec; a null spec ends the drain."""
     context = request.app[CONTEXT]
     body = await json_body(request)
-    node = _node(request, await context.replica.barrier())
+    node = requested_node(request, await context.replica.barrier())
     spec = body.get("DrainSpec")
     if "DrainSpec" not in body and truth(request, "enable"):
         # The older form, which clients still use: a drain without a deadline.
@@ -90,7 +91,7 @@ async def eligibility(request: web.Request) -> web.Response:
     """PUT /v1/node/:id/eligibility."""
     context = request.app[CONTEXT]
     body = await json_body(request)
-    node = _node(request, await context.replica.barrier())
+    node = requested_node(request, await context.replica.barrier())
     wanted = body.get("Eligibility")
     if wanted not in {item.value for item in Eligibility}:
         raise InvalidInput(f"Eligibility is {wanted!r}; expected 'eligible' or 'ineligible'")
@@ -103,19 +104,10 @@ async def eligibility(request: web.Request) -> web.Response:
     )
 
 
-async def purge(request: web.Request) -> web.Response:
-    """PUT /v1/node/:id/purge: forget a node that is down and holds nothing."""
-    context = request.app[CONTEXT]
-    node = _node(request, await context.replica.barrier())
-    applied = await context.replica.submit(RemoveNode(node_id=node.id), request["identity"].name)
-    return answer({"NodeModifyIndex": applied.index, "Index": applied.index}, context.replica.view)
-
-
 ROUTES = (
     Route(GET, "/v1/nodes", Capability.NODE_READ, list_nodes),
     Route(GET, "/v1/node/{node}", Capability.NODE_READ, read_node),
     Route(GET, "/v1/node/{node}/allocations", Capability.NODE_READ, allocations),
     Route(WRITE, "/v1/node/{node}/drain", Capability.NODE_WRITE, drain),
     Route(WRITE, "/v1/node/{node}/eligibility", Capability.NODE_WRITE, eligibility),
-    Route(WRITE, "/v1/node/{node}/purge", Capability.NODE_WRITE, purge),
 )

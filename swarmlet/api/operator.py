@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from swarmlet.api.context import CONTEXT, PeerFacts
-from swarmlet.api.route import DELETE, GET, WRITE, Route, answer, duration, integer, json_body
+from swarmlet.api.route import DELETE, GET, WRITE, Route, answer, duration, integer, json_body, view_for
 from swarmlet.errors import InvalidInput, NotFound
 from swarmlet.gossip.effect import Member, MemberState
 from swarmlet.ids import PeerId, peer_id
@@ -126,7 +126,7 @@ def _config_json(config: AutopilotConfig) -> Json:
 
 async def autopilot_configuration(request: web.Request) -> web.Response:
     """GET /v1/operator/autopilot/configuration."""
-    view = await request.app[CONTEXT].replica.barrier()
+    view = await view_for(request)
     return answer(_config_json(_config(view)), view, index=view.table_index(Table.SETTINGS))
 
 

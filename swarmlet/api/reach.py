@@ -10,7 +10,7 @@ from aiohttp import web
 
 from swarmlet.api.allocations import requested_allocation, task_names
 from swarmlet.api.context import CONTEXT
-from swarmlet.api.route import GET, WRITE, Route, answer, integer, json_body
+from swarmlet.api.route import GET, WRITE, Route, answer, integer, json_body, view_for
 from swarmlet.api.shapes import timestamp
 from swarmlet.api.streaming import send
 from swarmlet.errors import InvalidInput, NotFound
@@ -25,7 +25,7 @@ Json = dict[str, Any]
 async def checks(request: web.Request) -> web.Response:
     """GET /v1/client/allocation/:id/checks: each health check of its services by id, as its node sees it now."""
     context = request.app[CONTEXT]
-    view = await context.replica.barrier()
+    view = await view_for(request)
     found = await context.reach.checks(requested_allocation(request, view).id)
     return answer({result.id: _check(result) for result in found}, view)
 
@@ -39,7 +39,7 @@ async def send_signal(request: web.Request) -> web.Response:
     """PUT /v1/client/allocation/:id/signal {Signal, TaskName}: to one task, or to all."""
     context = request.app[CONTEXT]
     body = await json_body(request)
-    view = await context.replica.barrier()
+    view = await view_for(request)
     allocation = requested_allocation(request, view)
     task, signal = str(body.get("TaskName") or body.get("Task") or ""), str(body.get("Signal") or "")
     signal = signal if signal.startswith("SIG") else f"SIG{signal}"
@@ -55,7 +55,7 @@ async def send_signal(request: web.Request) -> web.Response:
 async def stats(request: web.Request) -> web.Response:
     """GET /v1/client/allocation/:id/stats: CPU, memory, disk and network of its running tasks."""
     context = request.app[CONTEXT]
-    view = await context.replica.barrier()
+    view = await view_for(request)
     usage = await context.reach.usage(requested_allocation(request, view).id)
     tasks = {name: usage.tasks[name] for name in sorted(usage.tasks)}
     return answer(
@@ -74,7 +74,7 @@ async def stats(request: web.Request) -> web.Response:
 async def list_files(request: web.Request) -> web.Response:
     """GET /v1/client/fs/ls/:id?path=: what lies in a directory of the allocation."""
     context = request.app[CONTEXT]
-    view = await context.replica.barrier()
+    view = await view_for(request)
     allocation = requested_allocation(request, view)
     found = await context.reach.list_directory(allocation.id, request.query.get("path", "/"))
     return answer([file_shape(info) for info in found], view)
@@ -83,7 +83,7 @@ async def list_files(request: web.Request) -> web.Response:
 async def describe_file(request: web.Request) -> web.Response:
     """GET /v1/client/fs/stat/:id?path=: one file or directory of the allocation."""
     context = request.app[CONTEXT]
-    view = await context.replica.barrier()
+    view = await view_for(request)
     allocation = requested_allocation(request, view)
     return answer(
         file_shape(await context.reach.describe(allocation.id, request.query.get("path", "/"))), view
@@ -111,7 +111,7 @@ async def _send_file(request: web.Request, *, offset: int, length: int) -> web.S
         raise InvalidInput(
             "path is missing: expected a file of the allocation, such as alloc/logs/web.stdout.0"
         )
-    allocation = requested_allocation(request, await context.replica.barrier())
+    allocation = requested_allocation(request, await view_for(request))
     chunks = context.reach.read_file(allocation.id, path, offset=offset, length=length)
     return await send(request, chunks)
 

@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 
 from swarmlet.api.context import CONTEXT
-from swarmlet.errors import InvalidInput, NotFound
+from swarmlet.errors import InvalidInput, NoLeader, NotFound
 from swarmlet.ids import DEFAULT_NAMESPACE, Namespace
 from swarmlet.security.access import Capability
 from swarmlet.state.view import Table, View
@@ -21,6 +21,11 @@ T = TypeVar("T")
 WAIT_SECONDS_MAX = 300.0
 #: Of a 64-bit number.
 DIGITS_MAX = 19
+#: On stale answers alone: how far the log is applied in the copy that they were made from.
+APPLIED_INDEX_HEADER = "X-Swarmlet-Applied-Index"
+STALE_HINT = "?stale answers with what this node last knew"
+#: Where a request keeps the headers of `say_age`.
+_AGE: web.RequestKey[dict[str, str]] = web.RequestKey("age_headers", dict)
 
 
 class Route(NamedTuple):
@@ -55,7 +60,7 @@ def answer(
 
 
 def index_headers(view: View, index: int) -> dict[str, str]:
-    """What Nomad says beside an answer about what it was made from: here always from a current view."""
+    """What Nomad says beside an answer about what it was made from. Of a stale answer `say_age` says the rest."""
     return {
         "X-Nomad-Index": str(max(1, index)),
         "X-Nomad-KnownLeader": "true",
@@ -74,11 +79,34 @@ def listed_namespace(request: web.Request) -> Namespace | None:
     return None if namespace == "*" else namespace
 
 
-async def fresh_view(request: web.Request, tables: Iterable[Table]) -> tuple[View, int]:
-    """The view to answer from and the index to report, after waiting as `index` and `wait` ask for.
+async def view_for(request: web.Request) -> View:
+    """What a read is answered from: everything acknowledged before it (ReadIndex); with `stale`, what this node has.
 
-    Without `stale` the view holds everything acknowledged before the request (ReadIndex).
+    Raises NoLeader without a quorum, unless `stale`.
     """
+    replica = request.app[CONTEXT].replica
+    if not truth(request, "stale"):
+        try:
+            return await replica.barrier()
+        except NoLeader as error:
+            error.add_note(STALE_HINT)
+            raise
+    view = replica.view
+    request[_AGE] = {
+        "X-Nomad-KnownLeader": "true" if replica.leader is not None else "false",
+        "X-Nomad-LastContact": str(round(replica.staleness_seconds * 1000)),
+        APPLIED_INDEX_HEADER: str(view.index),
+    }
+    return view
+
+
+async def say_age(request: web.Request, response: web.StreamResponse) -> None:
+    """Before any answer is sent: one made from this node's own copy says how old that is."""
+    response.headers.update(request.get(_AGE, {}))
+
+
+async def fresh_view(request: web.Request, tables: Iterable[Table]) -> tuple[View, int]:
+    """The view to answer from (see `view_for`) and the index to report, after waiting as `index` and `wait` ask for."""
     context = request.app[CONTEXT]
     replica = context.replica
     wanted = list(tables)
@@ -90,7 +118,7 @@ async def fresh_view(request: web.Request, tables: Iterable[Table]) -> tuple[Vie
             return max(replica.view.table_index(table) for table in wanted) > minimum
 
         await replica.watches.wait_changed(wanted, is_ready, min(seconds, WAIT_SECONDS_MAX))
-    view = replica.view if truth(request, "stale") else await replica.barrier()
+    view = await view_for(request)
     return view, max(view.table_index(table) for table in wanted)
 
 

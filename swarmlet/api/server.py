@@ -34,6 +34,7 @@ from swarmlet.api import (
     nodes,
     operator,
     planning,
+    purging,
     reach,
     scheduling,
     snapshots,
@@ -45,7 +46,7 @@ from swarmlet.api import (
 )
 from swarmlet.api.context import CONTEXT, ApiContext
 from swarmlet.api.direct import DirectServer, Problem
-from swarmlet.api.route import Route
+from swarmlet.api.route import Route, say_age
 from swarmlet.errors import InvalidInput, InvalidJob, Overloaded, SwarmletError, Unauthorized
 from swarmlet.ids import Namespace, RequestId
 from swarmlet.security.access import Identity, authorize
@@ -79,6 +80,7 @@ ROUTES: tuple[Route, ...] = (
     *evaluations.ROUTES,
     *deployments.ROUTES,
     *nodes.ROUTES,
+    *purging.ROUTES,
     *namespaces.ROUTES,
     *tokens.ROUTES,
     *variables.ROUTES,
@@ -101,6 +103,7 @@ def application(context: ApiContext) -> web.Application:
     """All routes, behind the checks that every request passes."""
     app = web.Application(middlewares=[_answer_errors, _refuse_foreign_hosts], client_max_size=BODY_BYTES_MAX)
     app[CONTEXT] = context
+    app.on_response_prepare.append(say_age)
     for route in ROUTES:
         handler = _authorized(route)
         for method in route.methods:
@@ -148,8 +151,11 @@ def _upgrade_headers(request: web.Request, error: SwarmletError) -> dict[str, st
     """A client whose WebSocket is refused sees nothing but headers."""
     if "Upgrade" not in request.headers:
         return {}
-    line = " ".join(str(error).split())[:MESSAGE_CHARS_MAX]
-    return {"X-Swarmlet-Message": line.encode("ascii", "replace").decode()}
+    return {"X-Swarmlet-Message": _in_header(str(error))}
+
+
+def _in_header(text: str) -> str:
+    return " ".join(text.split())[:MESSAGE_CHARS_MAX].encode("ascii", "replace").decode()
 
 
 def _problem_of(error: SwarmletError) -> Problem:
@@ -159,6 +165,10 @@ def _problem_of(error: SwarmletError) -> Problem:
         headers["Retry-After"] = str(max(1, round(error.retry_after_seconds)))
         return Problem(429, str(error), headers)
     text = "\n".join(error.problems) if isinstance(error, InvalidJob) else str(error)
+    if notes := getattr(error, "__notes__", ()):
+        # What to do is said in terms of HTTP; our own client, which reads the header, says it in its own.
+        headers["X-Swarmlet-Message"] = _in_header(text)
+        text = "; ".join([text, *notes])
     return Problem(error.http_status, text, headers)
 
 

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from swarmlet.api.context import CONTEXT, ApiContext
 from swarmlet.api.listing import in_slices
-from swarmlet.api.route import GET, WRITE, Route, answer, truth
+from swarmlet.api.route import GET, WRITE, Route, answer, truth, view_for
 from swarmlet.api.streaming import received
 from swarmlet.errors import Conflict, InvalidInput, NoLeader, StorageError
 from swarmlet.ids import ClusterId, Index, Namespace
@@ -36,7 +36,7 @@ async def save(request: web.Request) -> web.StreamResponse:
     """GET /v1/operator/snapshot: everything acknowledged before, as a file with checksums; `?stale`: what this node has."""
     context = request.app[CONTEXT]
     is_stale = truth(request, "stale")
-    view = context.replica.view if is_stale else await context.replica.barrier()
+    view = await view_for(request)
     assert isinstance(view, Snapshot), "a replica's view is a snapshot of its state"
     parts = archived(_header(context, view, is_stale=is_stale), snapshot_bytes.save(view))
     response = web.StreamResponse(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from swarmlet.api.context import ApiContext
@@ -14,7 +14,7 @@ from swarmlet.gossip.effect import MemberState
 from swarmlet.ids import NodeId
 from swarmlet.model.allocation import ClientStatus
 from swarmlet.model.evaluation import PlacementFailure
-from swarmlet.model.node import SILENT, NodeStatus
+from swarmlet.model.node import SILENT, Node, NodeStatus
 from swarmlet.state.view import View
 
 #: Time for a confirmed view; after it the answer comes from this node's own copy, and says so.
@@ -25,19 +25,24 @@ PROBLEMS_MAX = 10
 PATHS_MAX = 5
 
 
-async def cluster_status(context: ApiContext) -> dict[str, Any]:
-    """The facts behind `swarmlet status`."""
-    is_current = True
-    try:
-        view = await context.replica.barrier(CONFIRM_SECONDS)
-    except Unavailable:
-        view, is_current = context.replica.view, False
+async def cluster_status(context: ApiContext, *, is_stale_wanted: bool = False) -> dict[str, Any]:
+    """The facts behind `swarmlet status`. `is_stale_wanted`: this node's own copy will do."""
+    is_current = not is_stale_wanted
+    view: View = context.replica.view
+    if not is_stale_wanted:
+        try:
+            view = await context.replica.barrier(CONFIRM_SECONDS)
+        except Unavailable:
+            view, is_current = context.replica.view, False
     config, settings = context.raft_status().config, view.settings()
     members = {member.id: member.state for member in context.members()}
     alive = {node_id for node_id, state in members.items() if state is MemberState.ALIVE}
     nodes = list(view.nodes())
     voters = [node for node in nodes if node.peer in config.voters]
     voters_alive = sum(node.id in alive for node in voters)
+    found = _problems(context, view, members)
+    if not is_current and not is_stale_wanted:
+        found.insert(0, {"Subject": "quorum", "Problem": quorum_sentence(voters, alive)})
     counted = await _counted(view)
     leader = context.replica.leader
     leader_node = view.node(leader) if leader else None
@@ -45,6 +50,8 @@ async def cluster_status(context: ApiContext) -> dict[str, Any]:
         "ClusterID": context.cluster_id,
         "FeatureLevel": settings.feature_level if settings is not None else 0,
         "Current": is_current,
+        "LastContactMs": 0 if is_current else round(context.replica.staleness_seconds * 1000),
+        "AppliedIndex": view.index,
         "Leader": leader_node.name if leader_node else (leader or ""),
         "Nodes": [
             {
@@ -68,8 +75,24 @@ async def cluster_status(context: ApiContext) -> dict[str, Any]:
         "Running": counted[ClientStatus.RUNNING],
         "Pending": counted[ClientStatus.PENDING] + _queued(view),
         "Unknown": counted[ClientStatus.UNKNOWN],
-        "Problems": _problems(context, view, members),
+        "Problems": found[:PROBLEMS_MAX],
     }
+
+
+def quorum_sentence(voters: Sequence[Node], alive: Collection[NodeId]) -> str:
+    """Why no leader answers, as far as the members seen here tell. `alive`: by gossip, here."""
+    needed = len(voters) // 2 + 1
+    silent = sorted(node.name for node in voters if node.id not in alive)
+    living = len(voters) - len(silent)
+    if living >= needed:
+        return (
+            f"{living} of {len(voters)} voters are alive, {needed} are needed, and yet no leader answers: an election may be "
+            "under way, or they do not reach each other (see: swarmlet members)"
+        )
+    return (
+        f"{living} of {len(voters)} voters {'is' if living == 1 else 'are'} alive, {needed} are needed: bring back "
+        f"{needed - living} of {', '.join(silent)}. What runs goes on running"
+    )
 
 
 async def _counted(view: View) -> dict[ClientStatus, int]:

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from swarmlet.api.context import CONTEXT
 from swarmlet.api.reach import usage_shape
-from swarmlet.api.route import GET, Route, answer, one_by_prefix
+from swarmlet.api.route import GET, Route, answer, one_by_prefix, view_for
 from swarmlet.errors import SwarmletError
 from swarmlet.model.node import Node, NodeStatus
 from swarmlet.model.usage import NodeReport, NodeUsage
@@ -23,7 +23,7 @@ NODES_MAX = 1_000
 async def usage(request: web.Request) -> web.Response:
     """GET /v1/swarmlet/usage?node=: CPU, memory, disk and network of all nodes (or one) and of the tasks they run."""
     context = request.app[CONTEXT]
-    view = await context.replica.barrier()
+    view = await view_for(request)
     wanted = request.query.get("node", "")
     nodes = [_node(view, wanted)] if wanted else _nodes(view)
     asked = nodes[:NODES_MAX]
@@ -40,7 +40,7 @@ async def usage(request: web.Request) -> web.Response:
 async def host_stats(request: web.Request) -> web.Response:
     """GET /v1/client/stats?node_id=: what a node (this one by default) uses, in Nomad's shape."""
     context = request.app[CONTEXT]
-    view = await context.replica.barrier()
+    view = await view_for(request)
     node = _node(view, request.query.get("node_id", "") or context.node_id)
     (report,) = await context.usage.of([node.id])
     if isinstance(report, SwarmletError):

@@ -23,7 +23,7 @@ from swarmlet.api.route import (
     integer,
     listed_namespace,
     namespace_of,
-    truth,
+    view_for,
 )
 from swarmlet.errors import Conflict, InvalidInput
 from swarmlet.ids import DEFAULT_NAMESPACE, Namespace, RequestId
@@ -161,7 +161,7 @@ async def _fresh_variable(request: web.Request, namespace: Namespace, path: str)
 
         scope = variable_scope(namespace, path)
         await replica.watches.wait_changed([scope], is_ready, min(seconds, WAIT_SECONDS_MAX))
-    return replica.view if truth(request, "stale") else await replica.barrier()
+    return await view_for(request)
 
 
 def _index_of(view: View, namespace: Namespace, path: str) -> int:

@@ -14,7 +14,7 @@ from swarmlet.cli.alloc_copy import copy
 from swarmlet.cli.alloc_exec import execute
 from swarmlet.cli.alloc_reach import fs, show_checks, signal, stats
 from swarmlet.cli.candidates import show_candidates
-from swarmlet.cli.connection import client, json_option, wide_option
+from swarmlet.cli.connection import client, json_option, stale_option, wide_option
 from swarmlet.cli.output import age, paint, say, say_json, short, table
 from swarmlet.errors import InvalidInput
 
@@ -35,6 +35,7 @@ def alloc() -> None:
 )
 @json_option
 @wide_option
+@stale_option
 @click.pass_context
 def status(ctx: click.Context, identifier: str | None, is_explained: bool, as_json: bool, wide: bool) -> int:
     """List allocations, or show one: where it is and what its tasks have been through.
@@ -131,6 +132,7 @@ for command in (copy, signal, fs, stats, execute):
 @click.option("-f", "--follow", is_flag=True, help="Go on as the task writes.")
 @click.option("--stderr", is_flag=True, help="Standard error instead of standard output.")
 @click.option("-n", "--tail", type=int, default=None, metavar="N", help="Only the last N lines.")
+@stale_option
 @click.pass_context
 def logs(
     ctx: click.Context, identifier: str, task: str | None, follow: bool, stderr: bool, tail: int | None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from swarmlet.api.client import Client
-from swarmlet.cli.connection import client
+from swarmlet.cli.connection import client, stale_option
 from swarmlet.cli.output import say
 from swarmlet.errors import InvalidInput, NotFound, Refused
 
@@ -35,6 +35,7 @@ class Remote(NamedTuple):
 @click.argument("source", metavar="SRC")
 @click.argument("destination", metavar="DST")
 @click.option("--task", default="", help="Which task, where the allocation has several.")
+@stale_option
 @click.pass_context
 def copy(ctx: click.Context, source: str, destination: str, task: str) -> int:
     """Copy a file or directory into or out of a task: one of SRC and DST is ALLOC:PATH.

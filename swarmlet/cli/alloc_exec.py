@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 
 import click
 
-from swarmlet.cli.connection import client
+from swarmlet.cli.connection import client, stale_option
 from swarmlet.errors import InvalidInput
 
 
@@ -20,6 +20,7 @@ from swarmlet.errors import InvalidInput
 @click.option("--task", default="", help="Which task, where the allocation has several.")
 @click.argument("identifier", metavar="ID")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@stale_option
 @click.pass_context
 def execute(
     ctx: click.Context,
@@ -47,13 +48,16 @@ def execute(
         "task": task,
         "tty": "true" if is_terminal else "false",
     }
+    api = client(ctx)
+    if api.stale:
+        query["stale"] = "true"
     path = f"/v1/client/allocation/{quote(identifier)}/exec?{urlencode(query)}"
     # Loaded here, as the other commands need neither and start in a fifth of the time.
     import asyncio
 
     from swarmlet.cli.remote_command import RemoteCommand
 
-    remote = RemoteCommand(client(ctx), path, is_terminal=is_terminal, has_input=has_input)
+    remote = RemoteCommand(api, path, is_terminal=is_terminal, has_input=has_input)
     with _raw(is_terminal):
         return asyncio.run(remote.run())
 

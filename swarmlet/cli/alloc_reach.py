@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from swarmlet.api.client import Client
-from swarmlet.cli.connection import client, json_option
+from swarmlet.cli.connection import client, json_option, stale_option
 from swarmlet.cli.output import paint, say, say_json, table
 from swarmlet.errors import SwarmletError
 
@@ -21,6 +21,7 @@ MIB = 1024 * 1024
 @click.argument("task", required=False)
 @click.option("-s", "--signal", "name", default="SIGKILL", show_default=True, help="Such as SIGHUP or HUP.")
 @json_option
+@stale_option
 @click.pass_context
 def signal(ctx: click.Context, identifier: str, task: str | None, name: str, as_json: bool) -> int:
     """Send a signal to an allocation's tasks (or one).
@@ -42,6 +43,7 @@ def signal(ctx: click.Context, identifier: str, task: str | None, name: str, as_
 @click.argument("path", default="/")
 @json_option
 @click.option("--stat", is_flag=True, help="Tell about the file instead of showing what is in it.")
+@stale_option
 @click.pass_context
 def fs(ctx: click.Context, identifier: str, path: str, as_json: bool, stat: bool) -> int:
     """List a directory of an allocation, or show a file.
@@ -82,6 +84,7 @@ def _list(files: list[dict[str, Any]]) -> None:
 @click.command()
 @click.argument("identifier", metavar="ID")
 @json_option
+@stale_option
 @click.pass_context
 def stats(ctx: click.Context, identifier: str, as_json: bool) -> int:
     """What an allocation's tasks use now: CPU (100 % is one core), memory, disk and network.

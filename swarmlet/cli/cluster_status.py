@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from swarmlet.api.client import Client
-from swarmlet.cli.output import paint, say, say_json
+from swarmlet.cli.output import paint, say, say_json, span
 
 
 def show_status(api: Client, *, as_json: bool) -> int:
@@ -22,7 +22,7 @@ def show_status(api: Client, *, as_json: bool) -> int:
         parts.append(f"{seen['Unknown']} unknown")
     say(" · ".join(parts))
     if not seen["Current"]:
-        say(paint("! no leader reached: this is what this node knew last; nothing can be changed now", "red"))
+        say(paint(f"! {_how_old(api, seen)}", "red"))
     for node in seen["Nodes"]:
         marks = [mark for mark, is_set in (("leader", node["Leader"]), ("voter", node["Voter"])) if is_set]
         if node["Drain"]:
@@ -33,6 +33,13 @@ def show_status(api: Client, *, as_json: bool) -> int:
     for problem in seen["Problems"]:
         say(paint(f"! {problem['Subject']}: {problem['Problem']}", "yellow"))
     return 0 if _is_well(seen) else 1
+
+
+def _how_old(api: Client, seen: dict[str, Any]) -> str:
+    known = f"this is what this node knew {span(seen['LastContactMs'] * 10**6)} ago (index {seen['AppliedIndex']})"
+    if api.stale:
+        return known
+    return f"no leader reached: {known}; nothing can be changed now"
 
 
 def _is_well(seen: dict[str, Any]) -> bool:

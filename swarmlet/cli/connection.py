@@ -7,7 +7,11 @@ from typing import Any
 import click
 
 from swarmlet.api.client import Client
+from swarmlet.cli.output import note, span
 from swarmlet.errors import InvalidInput, NotFound
+
+#: In the context's `meta`: whether a stale answer will do; absent where the command does not offer that.
+STALE_KEY = "swarmlet.stale"
 
 
 def client(ctx: click.Context) -> Client:
@@ -17,7 +21,18 @@ def client(ctx: click.Context) -> Client:
         address=options.get("address", ""),
         token=options.get("token", ""),
         data_dir=options.get("data_dir", ""),
+        stale=bool(ctx.meta.get(STALE_KEY)),
+        # Programs find it in the answer's headers.
+        on_stale=None if ctx.params.get("as_json") else _tell_age,
     )
+
+
+def _tell_age(last_contact_ms: int, index: int) -> None:
+    note(f"stale: what this node knew {span(last_contact_ms * 10**6)} ago (index {index})")
+
+
+def _keep_stale(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    ctx.meta[STALE_KEY] = value
 
 
 def find_job(api: Client, name: str) -> dict[str, Any]:
@@ -36,6 +51,14 @@ def find_job(api: Client, name: str) -> dict[str, Any]:
         raise
 
 
+#: Without a leader too. Commands that read take it; `client` passes it on.
+stale_option = click.option(
+    "--stale",
+    is_flag=True,
+    expose_value=False,
+    callback=_keep_stale,
+    help="What the asked node last knew, leader or not.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 namespace_option = click.option(
     "--namespace", default="", metavar="NAME", help="Where it lives (default: default)."

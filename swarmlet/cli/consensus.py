@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from swarmlet.cli.connection import client, json_option, wide_option
+from swarmlet.cli.connection import client, json_option, stale_option, wide_option
 from swarmlet.cli.output import paint, say, say_json, say_now, short, table
 from swarmlet.cli.progress import working
 
@@ -108,6 +108,7 @@ def autopilot() -> None:
 
 @autopilot.command()
 @json_option
+@stale_option
 @click.pass_context
 def get(ctx: click.Context, as_json: bool) -> int:
     """Show how voters are chosen.

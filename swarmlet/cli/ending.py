@@ -60,7 +60,8 @@ def _ended(command: Callable[[], int]) -> int:
         return 130
     except NoLeader as error:
         # The command that answers without a leader says who is missing.
-        sys.stderr.write(f"error: {error}; is a majority of the voters up? See: swarmlet status\n")
+        more = "".join(f"; {each}" for each in getattr(error, "__notes__", ()))
+        sys.stderr.write(f"error: {error}; is a majority of the voters up? See: swarmlet status{more}\n")
         return error.exit_code
     except SwarmletError as error:
         sys.stderr.write(f"error: {error}\n")

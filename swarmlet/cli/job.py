@@ -13,7 +13,7 @@ import click
 
 from swarmlet.api.client import Client
 from swarmlet.cli.candidates import show_candidates
-from swarmlet.cli.connection import client, find_job, json_option, wide_option
+from swarmlet.cli.connection import client, find_job, json_option, stale_option, wide_option
 from swarmlet.cli.job_logs import job_logs
 from swarmlet.cli.output import age, paint, say, say_json, short, table, warn
 from swarmlet.cli.rollout import watch_rollout
@@ -334,6 +334,7 @@ def _wait_ended(api: Client, job_id: str, *, purge: bool) -> int:
 @click.option("--namespace", default="", help='The namespace; "*" for all.')
 @json_option
 @wide_option
+@stale_option
 @click.pass_context
 def status(ctx: click.Context, name: str | None, namespace: str, as_json: bool, wide: bool) -> int:
     """List jobs, or show one with its allocations.
@@ -428,6 +429,7 @@ def _show_job(
 @click.option("--hcl", is_flag=True, help="The text that it was submitted as.")
 @click.option("--version", "job_version", type=int, default=None, help="A kept version.")
 @json_option
+@stale_option
 @click.pass_context
 def inspect(ctx: click.Context, name: str, hcl: bool, job_version: int | None, as_json: bool) -> int:
     """Show a job's definition in JSON.

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from swarmlet.api.client import Client
-from swarmlet.cli.connection import client, find_job
+from swarmlet.cli.connection import client, find_job, stale_option
 from swarmlet.cli.output import paint, say
 from swarmlet.errors import NotFound
 
@@ -41,6 +41,7 @@ PREFIX_WIDTH_MAX = 40
     help="Only the last N lines of each that runs already.",
 )
 @click.option("--json", "as_json", is_flag=True, help="A JSON object per line.")
+@stale_option
 @click.pass_context
 def job_logs(
     ctx: click.Context,

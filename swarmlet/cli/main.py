@@ -10,6 +10,7 @@ import click
 
 from swarmlet.cli.catalogue import ADDRESS_HELP, COMMANDS, EXAMPLES, SUMMARY, TOKEN_HELP
 from swarmlet.cli.ending import ended
+from swarmlet.errors import NoLeader
 
 #: In `alloc exec ID COMMAND …`: so many words, and then somebody else's.
 WORDS_BEFORE_FOREIGN = 3
@@ -109,7 +110,14 @@ def run(arguments: list[str]) -> int:
 def _run(arguments: list[str]) -> int:
     try:
         with root.make_context("swarmlet", arguments) as context:
-            result = root.invoke(context)
+            try:
+                result = root.invoke(context)
+            except NoLeader as error:
+                from swarmlet.cli.connection import STALE_KEY
+
+                if context.meta.get(STALE_KEY) is False:
+                    error.add_note("add --stale to see what this node last knew")
+                raise
     except click.exceptions.NoArgsIsHelpError as error:
         # A group without a command: what it offers is the answer.
         sys.stderr.write(error.format_message() + "\n")

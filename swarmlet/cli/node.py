@@ -8,13 +8,17 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from swarmlet.cli.connection import client, json_option, wide_option
+from swarmlet.cli.connection import client, json_option, stale_option, wide_option
 from swarmlet.cli.output import age, mib, paint, say, say_json, short, table
+from swarmlet.errors import NotFound
+
+#: The work of a node is given up first, and the changes are agreed on one by one.
+PURGE_SECONDS = 60.0
 
 
 @click.group()
 def node() -> None:
-    """Look at nodes; drain them, and decide whether they take work.
+    """Look at nodes; drain them, decide whether they take work, forget those that are gone.
 
     \b
     Example:  swarmlet node status
@@ -25,6 +29,7 @@ def node() -> None:
 @click.argument("name", required=False)
 @json_option
 @wide_option
+@stale_option
 @click.pass_context
 def status(ctx: click.Context, name: str | None, as_json: bool, wide: bool) -> int:
     """List nodes, or show one with its allocations.
@@ -189,6 +194,43 @@ def eligibility(ctx: click.Context, name: str, enable: bool, disable: bool, as_j
         say_json(answered)
     else:
         say(f"{found['Name']} is {wanted}")
+    return 0
+
+
+@node.command()
+@click.argument("name", metavar="NODE")
+@click.option("--force", is_flag=True, help="Although volumes whose only copy it has are lost with it.")
+@json_option
+@click.pass_context
+def purge(ctx: click.Context, name: str, force: bool, as_json: bool) -> int:
+    """Forget a machine that is gone for good, without waiting a day for it.
+
+    What it ran counts as lost and is replaced elsewhere first, whatever it would have waited for (data on its disk,
+    `disconnect`). Refused while the machine is alive, or its vote is needed. One that is not known is purged already.
+
+    \b
+    Example:  swarmlet node purge n3
+    """
+    api = client(ctx)
+    try:
+        found = api.get(f"/v1/node/{name}")
+    except NotFound:
+        if as_json:
+            say_json({"Purged": False, "Name": name})
+        else:
+            say(f"no node '{name}' is known: there is nothing to purge")
+        return 0
+    query = {"force": "true" if force else ""}
+    answered = api.put(f"/v1/node/{found['ID']}/purge", query=query, timeout=PURGE_SECONDS)
+    if as_json:
+        say_json({"Purged": True, **answered})
+        return 0
+    lost, volumes = answered["Lost"], answered["Volumes"]
+    say(
+        f"{found['Name']} ({short(found['ID'])}) is forgotten; allocations of it that count as lost now: {lost}"
+    )
+    if volumes:
+        say(f"volumes that are lost with it: {', '.join(volumes)}")
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from swarmlet.cli.connection import client, json_option, wide_option
+from swarmlet.cli.connection import client, json_option, stale_option, wide_option
 from swarmlet.cli.consensus import autopilot, raft
 from swarmlet.cli.output import age, say, say_json, table
 from swarmlet.cli.raft_log import log, recover
@@ -42,6 +42,7 @@ def keyring() -> None:
 @keyring.command(name="list")
 @json_option
 @wide_option
+@stale_option
 @click.pass_context
 def list_keys(ctx: click.Context, as_json: bool, wide: bool) -> int:
     """List the keys (never their bytes) and how many variables each one holds.

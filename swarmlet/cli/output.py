@@ -61,6 +61,11 @@ def warn(text: str) -> None:
     sys.stderr.write(f"warning: {text}\n")
 
 
+def note(text: str) -> None:
+    """One line to standard error about the answer, which is whole all the same."""
+    sys.stderr.write(f"{text}\n")
+
+
 def say_json(value: Any) -> None:
     """The answer as JSON."""
     sys.stdout.write(json.dumps(value, indent=2) + "\n")

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 import click
 
-from swarmlet.cli.connection import client
+from swarmlet.cli.connection import client, stale_option
 from swarmlet.cli.output import say_json, say_now, warn
 from swarmlet.errors import InvalidInput
 
@@ -36,6 +36,7 @@ class Forward(NamedTuple):
 @click.option("--bind", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--task", default="", help="Whose network, where several tasks have one of their own.")
 @click.option("--json", "as_json", is_flag=True, help="Say in JSON where it listens.")
+@stale_option
 @click.pass_context
 def port_forward(
     ctx: click.Context, identifier: str, ports: tuple[str, ...], bind: str, task: str, as_json: bool
@@ -61,7 +62,7 @@ def port_forward(
         node = found["Node"]
         # A prefix may fit another allocation later.
         path = f"/v1/swarmlet/allocation/{found['AllocID']}/forward?"
-        path += urlencode({"port": each.port, "task": task})
+        path += urlencode({"port": each.port, "task": task, **({"stale": "true"} if api.stale else {})})
         local = found["Port"] if each.local is None else each.local
         forwards.append(Forward(local, path, found["Target"]))
     if bind not in LOOPBACKS:

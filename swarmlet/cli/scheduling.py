@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from swarmlet.cli.connection import client, json_option, wide_option
+from swarmlet.cli.connection import client, json_option, stale_option, wide_option
 from swarmlet.cli.output import say_json, short, table
 from swarmlet.errors import InvalidInput
 
@@ -33,6 +33,7 @@ def scheduler() -> None:
 
 @scheduler.command(name="get-config")
 @json_option
+@stale_option
 @click.pass_context
 def get_config(ctx: click.Context, as_json: bool) -> int:
     """Show how the scheduler decides.
@@ -134,6 +135,7 @@ def rebalance() -> None:
 @click.option("--moves", type=int, metavar="N", help="At most so many moves.")
 @json_option
 @wide_option
+@stale_option
 @click.pass_context
 def plan_moves(ctx: click.Context, moves: int | None, as_json: bool, wide: bool) -> int:
     """Show what would be moved, and which nodes that would free.

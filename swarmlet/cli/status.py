@@ -9,13 +9,14 @@ import click
 
 from swarmlet import VERSION
 from swarmlet.cli.cluster_status import show_status
-from swarmlet.cli.connection import client, find_job, json_option
+from swarmlet.cli.connection import client, find_job, json_option, stale_option
 from swarmlet.cli.explanation import failure_lines, refusal_text
 from swarmlet.cli.output import paint, say, say_json, short, span
 
 
 @click.command()
 @json_option
+@stale_option
 @click.pass_context
 def status(ctx: click.Context, as_json: bool) -> int:
     """The cluster in one look. Exit code 0 when all is well, 1 when something needs you.
@@ -29,6 +30,7 @@ def status(ctx: click.Context, as_json: bool) -> int:
 @click.command()
 @click.argument("name")
 @json_option
+@stale_option
 @click.pass_context
 def explain(ctx: click.Context, name: str, as_json: bool) -> int:
     """Why a job is as it is: where its allocations are, what waits and for what.

@@ -6,7 +6,7 @@ import time
 
 import click
 
-from swarmlet.cli.connection import client, json_option, wide_option
+from swarmlet.cli.connection import client, json_option, stale_option, wide_option
 from swarmlet.cli.output import say, say_json, span, table
 
 
@@ -50,6 +50,7 @@ def create(ctx: click.Context, ttl: str, uses: int | None, description: str, as_
 @token.command(name="list")
 @json_option
 @wide_option
+@stale_option
 @click.pass_context
 def list_(ctx: click.Context, as_json: bool, wide: bool) -> int:
     """List join tokens (never their secrets).

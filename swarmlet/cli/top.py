@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from swarmlet.api.client import Client
-from swarmlet.cli.connection import client, json_option
+from swarmlet.cli.connection import client, json_option, stale_option
 from swarmlet.cli.output import is_terminal, say, say_json
 from swarmlet.cli.top_screen import ORDERS, aligned, node_rows, screen, task_rows
 from swarmlet.errors import InvalidInput, Unavailable
@@ -51,6 +51,7 @@ INTERRUPT = "\x03"
     metavar="SECONDS",
     help="Between two looks.",
 )
+@stale_option
 @click.pass_context
 def top(ctx: click.Context, once: bool, as_json: bool, node: str, order: str, interval: float) -> int:
     """Nodes and tasks by what they use now: CPU (of a task, 100 % is one core), memory, disk and network.

@@ -10,7 +10,14 @@ from typing import Any
 import click
 
 from swarmlet.api.client import Client
-from swarmlet.cli.connection import client, json_option, namespace_option, namespaces_option, wide_option
+from swarmlet.cli.connection import (
+    client,
+    json_option,
+    namespace_option,
+    namespaces_option,
+    stale_option,
+    wide_option,
+)
 from swarmlet.cli.output import age, is_terminal, say, say_json, table
 from swarmlet.errors import Conflict, InvalidInput, NotFound
 
@@ -88,6 +95,7 @@ def put(
 @click.option("--show", is_flag=True, help="Show values.")
 @namespace_option
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON, with values.")
+@stale_option
 @click.pass_context
 def get(ctx: click.Context, path: str, item: str, show: bool, namespace: str, as_json: bool) -> int:
     """Show a variable; its values with --show, --item or --json.
@@ -121,6 +129,7 @@ def get(ctx: click.Context, path: str, item: str, show: bool, namespace: str, as
 @namespaces_option
 @json_option
 @wide_option
+@stale_option
 @click.pass_context
 def list_(ctx: click.Context, prefix: str, namespace: str, as_json: bool, wide: bool) -> int:
     """List variables (never their items).

@@ -6,7 +6,14 @@ from typing import Any
 
 import click
 
-from swarmlet.cli.connection import client, json_option, namespace_option, namespaces_option, wide_option
+from swarmlet.cli.connection import (
+    client,
+    json_option,
+    namespace_option,
+    namespaces_option,
+    stale_option,
+    wide_option,
+)
 from swarmlet.cli.output import age, say, say_json, table
 from swarmlet.errors import InvalidInput
 
@@ -69,6 +76,7 @@ def create(
 @namespaces_option
 @json_option
 @wide_option
+@stale_option
 @click.pass_context
 def status(ctx: click.Context, name: str, namespace: str, as_json: bool, wide: bool) -> int:
     """List volumes, or show one with its users and snapshots.
@@ -142,6 +150,7 @@ def snapshot(ctx: click.Context, name: str, namespace: str, as_json: bool) -> in
 @namespaces_option
 @json_option
 @wide_option
+@stale_option
 @click.pass_context
 def snapshots(ctx: click.Context, namespace: str, as_json: bool, wide: bool) -> int:
     """List snapshots of volumes.

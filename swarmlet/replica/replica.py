@@ -172,6 +172,8 @@ class Replica:
         self.watches = Watches()
         #: When the leader was last heard of, on the boot clock in seconds. See `staleness_seconds`.
         self.last_contact = 0.0
+        #: When this node itself ceased to lead, on the same clock.
+        self._led_until = 0.0
         self._machine = machine
         self._view = machine.snapshot()
         self._loaded: tuple[int, StateMachine] | None = None
@@ -252,9 +254,15 @@ class Replica:
     def staleness_seconds(self) -> float:
         """How old `view` may be: since the leader was last heard of; 0 for the leader itself.
 
-        A leader that is cut off believes in itself for one election timeout more.
+        A leader that is cut off believes in itself for one election timeout more. Where none was heard of since this node
+        started: since the newest command that it has applied.
         """
-        return 0.0 if self.is_leader else max(0.0, self._clock.boot_seconds() - self.last_contact)
+        if self.is_leader:
+            return 0.0
+        heard = max(self.last_contact, self._led_until)
+        if not heard and self._view.time_ns:
+            return max(0.0, (self._clock.wall_ns() - self._view.time_ns) / 1e9)
+        return max(0.0, self._clock.boot_seconds() - heard)
 
     def on_leadership(self, listener: Callable[[bool], None]) -> None:
         """Call `listener(is_leader)` when this node gains or loses the lead."""
@@ -661,6 +669,7 @@ class Replica:
         self._role_changed.set()
         self._role_changed = asyncio.Event()
         if was_leader and not self.is_leader:
+            self._led_until = self._clock.boot_seconds()
             self._lose_proposals(UnknownOutcome("leadership moved while the command was under way"))
         if role.leader not in {NOBODY, leader_before}:
             self._reads.on_leader_changed()

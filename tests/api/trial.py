@@ -17,6 +17,8 @@ from aiohttp import web
 from swarmlet.api.client import Client
 from swarmlet.api.context import ApiContext
 from swarmlet.api.server import application
+from swarmlet.errors import NoLeader
+from swarmlet.ids import NodeId
 from swarmlet.model.job import Job
 from swarmlet.scheduler.what_if import WhatIf
 from swarmlet.security.access import ADMIN, ANONYMOUS, Identity
@@ -34,12 +36,23 @@ class TrialReplica:
 
     trial: WhatIf
     actors: list[str] = field(default_factory=list)
+    #: Without one nothing is confirmed, and a leader was last heard of so long ago.
+    has_quorum: bool = True
+    staleness_seconds: float = 0.0
+    #: What waits for changes.
+    watches: Any = None
+
+    @property
+    def leader(self) -> NodeId | None:
+        return NodeId("leader") if self.has_quorum else None
 
     @property
     def view(self) -> View:
         return self.trial.view
 
     async def barrier(self) -> View:
+        if not self.has_quorum:
+            raise NoLeader("no leader confirmed in time that this node's copy is current")
         return self.trial.view
 
     async def submit(self, body: Body, actor: str) -> Applied:
