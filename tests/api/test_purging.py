@@ -146,7 +146,13 @@ def test_a_machine_that_joined_again_under_its_name_is_told_from_its_former_self
 
 
 def test_volumes_go_with_it_only_by_force(world: Served, cli: Cli) -> None:
-    volume = Volume(namespace=DEFAULT_NAMESPACE, id="6c0f5b1e-8f4e-4c39-9a53-0d8d6d1c9b11", name="books", node_id=NodeId("n3"), path="/v")
+    volume = Volume(
+        namespace=DEFAULT_NAMESPACE,
+        id="6c0f5b1e-8f4e-4c39-9a53-0d8d6d1c9b11",
+        name="books",
+        node_id=NodeId("n3"),
+        path="/v",
+    )
     world.trial._submit(PutVolume(volume=volume))
     said = cli("node", "purge", "n3")
     assert said.code == 1
