@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from swarmlet.api.status import problems
+from swarmlet.api.status import problems, quorum_sentence
 from swarmlet.gossip.effect import MemberState
 from swarmlet.ids import NodeId
 from swarmlet.model.node import Node
@@ -29,3 +29,14 @@ def test_a_pause_of_replacement_comes_first() -> None:
     assert problems(view, members, "2 of 3 nodes died") == [
         {"Subject": "cluster", "Problem": "2 of 3 nodes died"}
     ]
+
+
+def test_without_a_leader_it_says_how_many_of_whom_have_to_come_back() -> None:
+    def said(*alive: str) -> str:
+        return quorum_sentence(NODES, [NodeId(name) for name in alive])
+
+    assert said("n2") == (
+        "1 of 3 voters is alive, 2 are needed: bring back 1 of n1, n3. What runs goes on running"
+    )
+    assert said().startswith("0 of 3 voters are alive, 2 are needed: bring back 2 of n1, n2, n3.")
+    assert said("n1", "n3").startswith("2 of 3 voters are alive, 2 are needed, and yet no leader answers")
