@@ -105,7 +105,7 @@ def test_wrong_usage_exits_with_2(cli: Cli, arguments: list[str]) -> None:
         (["job", "run", "missing.hcl"], "missing.hcl: No such file"),
         (["job", "run", "--var", "x", "missing.hcl"], "missing.hcl: No such file"),
         (["token", "create", "--ttl", "soon"], "'soon' is not a duration"),
-        (["node", "drain", "n1", "--deadline", "5"], "no agent answers at"),
+        (["node", "drain", "n1", "--deadline", "5"], "is not a duration"),
         (["--address", "host:port", "status"], "expected HOST:PORT"),
         (["--address", "ftp://x", "status"], "expected HOST:PORT"),
         (["--address", "http://", "status"], "expected HOST:PORT"),
