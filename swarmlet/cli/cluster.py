@@ -14,7 +14,7 @@ import click
 
 from swarmlet.cli import program
 from swarmlet.cli.connection import client, json_option
-from swarmlet.cli.output import say, say_json, say_now, span
+from swarmlet.cli.output import say, say_json, say_now, span, warn
 from swarmlet.config import NodeConfig
 from swarmlet.errors import InvalidInput, SwarmletError, Unavailable
 
@@ -190,7 +190,7 @@ def init(detach: bool, foreground: bool, as_json: bool, **options: Any) -> int:
 
     from swarmlet.joining.founding import found
     from swarmlet.joining.identity import DataDirectory, load, save
-    from swarmlet.network.address import advertised_address
+    from swarmlet.network.address import advertised_address, is_unspecified
 
     config = build_config(options)
     directory = DataDirectory(Path(config.data_dir))
@@ -203,6 +203,11 @@ def init(detach: bool, foreground: bool, as_json: bool, **options: Any) -> int:
             )
         config = msgspec.structs.replace(config, name=config.name or _host_name())
         address = advertised_address(config, [])
+        if is_unspecified(config.bind) and _is_loopback(address[0]):
+            warn(
+                f"this machine has no route to others and is told to them as {address[0]}, where none reaches it: "
+                "name its address with --advertise"
+            )
         founded = found(
             config.name,
             address[0],

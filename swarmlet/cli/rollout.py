@@ -173,7 +173,8 @@ def _summary(seen: dict[str, Any]) -> str:
                 parts.append(f"{item['NodeName']} {doing}")
                 break
         if item["ClientStatus"] == "failed":
-            parts.append(f"{short(item['ID'])} failed on {item['NodeName']}: {_doing(item)}")
+            why = item["ClientDescription"] or _doing(item)
+            parts.append(f"{short(item['ID'])} failed on {item['NodeName']}: {why}")
             break
     return " · ".join(parts)
 

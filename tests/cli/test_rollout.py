@@ -109,6 +109,24 @@ def _allocation(name: str, status: str) -> dict[str, Any]:
     }
 
 
+def test_a_failure_is_told_with_its_cause_and_not_with_what_was_decided_about_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It said `failed on n1: the failure is not temporary`, and nothing of the registry's refusal."""
+    api = _Answers([_job(0, 20)], [_deployment(0, "failed", "Failed: no progress")])
+    failed = _allocation("n1", "failed")
+    failed["ClientDescription"] = "task t failed: cannot pull image a/web:1: no basic auth credentials"
+    decided = {"Type": "Not Restarting", "DisplayMessage": "the failure is not temporary"}
+    failed["TaskStates"] = {"t": {"Events": [decided]}}
+    api.answers["/v1/job/web/allocations"] = [failed]
+    code, said = _watched(api, 20, capsys)
+    assert code == 2
+    assert (
+        "n1 failed on n1: task t failed: cannot pull image a/web:1: no basic auth credentials · Failed"
+        in said
+    )
+
+
 def test_a_system_job_is_watched_on_every_node_that_takes_it(capsys: pytest.CaptureFixture[str]) -> None:
     api = _Answers([_job(0, 20, kind="system")], [])
     api.answers["/v1/job/web/allocations"] = [_allocation("n1", "running"), _allocation("n2", "pending")]
