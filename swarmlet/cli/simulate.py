@@ -56,7 +56,7 @@ def simulate(
 
     \b
     Examples:
-      swarmlet simulate web.hcl --nodes 6:cpu=8000,zone=a|b|c --lose a
+      swarmlet simulate web.hcl --nodes '6:cpu=8000,zone=a|b|c' --lose a
       swarmlet simulate web.hcl --live --lose node-3
     """
     if live == bool(specs):

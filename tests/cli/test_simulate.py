@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from swarmlet.cli.main import root
-from swarmlet.cli.simulate import parse_nodes
+from swarmlet.cli.simulate import parse_nodes, simulate
 from swarmlet.errors import InvalidInput
 
 JOB = """
@@ -77,3 +78,17 @@ def test_a_specification_gives_each_node_the_next_of_several_values() -> None:
 def test_a_specification_that_makes_no_sense_is_refused(spec: str) -> None:
     with pytest.raises(InvalidInput, match="--nodes"):
         parse_nodes(spec)
+
+
+def test_the_examples_can_be_pasted_into_a_shell() -> None:
+    """`zone=a|b|c` without quotes began the programs `b` and `c`."""
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "try-before-you-run.md"
+    lines = [
+        line.strip()
+        for text in (simulate.help or "", page.read_text(encoding="utf-8"))
+        for line in text.splitlines()
+        if line.strip().startswith("swarmlet simulate ") and "--nodes" in line
+    ]
+    assert len(lines) >= 2
+    for line in lines:
+        assert "|" not in list(shlex.shlex(line, posix=True, punctuation_chars=True))
