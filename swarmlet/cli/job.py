@@ -93,8 +93,11 @@ def _read_beside(folder: Path, name: str) -> str:
     return text
 
 
-def show_problems(error: InvalidJob) -> None:
-    """Problems with their carets to standard error."""
+def show_problems(error: InvalidJob, *, as_json: bool = False) -> None:
+    """Problems with their carets to standard error; in JSON to standard output, for whoever reads answers there."""
+    if as_json:
+        say_json({"Valid": False, "Errors": error.problems})
+        return
     render = getattr(error, "render", None)
     sys.stderr.write((render() if render else "\n".join(error.problems)) + "\n")
 
@@ -132,10 +135,16 @@ def plan(
     try:
         parsed, _ = read_job(file, variables, variable_files)
     except InvalidJob as error:
-        show_problems(error)
+        show_problems(error, as_json=as_json)
         return 1
     body = {"Job": job_to_json(parsed.job), "Explain": is_explained}
-    found = client(ctx).put(f"/v1/job/{parsed.job.id}/plan", body)
+    try:
+        found = client(ctx).put(f"/v1/job/{parsed.job.id}/plan", body)
+    except InvalidJob as error:
+        if not as_json:
+            raise
+        show_problems(error, as_json=True)
+        return error.exit_code
     if as_json:
         say_json(found)
     else:
@@ -224,7 +233,7 @@ def run(
     try:
         parsed, text = read_job(file, variables, variable_files)
     except InvalidJob as error:
-        show_problems(error)
+        show_problems(error, as_json=as_json)
         return 1
     for warning in parsed.warnings:
         warn(str(warning))
@@ -235,7 +244,13 @@ def run(
     if check_index is not None:
         body |= {"EnforceIndex": True, "JobModifyIndex": check_index}
     api = client(ctx)
-    answered = api.put("/v1/jobs", body, {"namespace": parsed.job.namespace})
+    try:
+        answered = api.put("/v1/jobs", body, {"namespace": parsed.job.namespace})
+    except InvalidJob as error:
+        if not as_json:
+            raise
+        show_problems(error, as_json=True)
+        return error.exit_code
     for remark in answered["Warnings"].splitlines():
         warn(remark)
     if detach:
@@ -261,10 +276,7 @@ def validate(file: str, variables: tuple[str, ...], variable_files: tuple[str, .
     try:
         parsed, _ = read_job(file, variables, variable_files)
     except InvalidJob as error:
-        if as_json:
-            say_json({"Valid": False, "Errors": error.problems})
-        else:
-            show_problems(error)
+        show_problems(error, as_json=as_json)
         return 1
     if as_json:
         say_json(
