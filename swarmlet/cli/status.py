@@ -47,7 +47,7 @@ def explain(ctx: click.Context, name: str, as_json: bool) -> int:
     state = "stopped" if seen["Stop"] else seen["Status"]
     say(f"{paint(seen['ID'], 'bold')} v{seen['Version']}  {state}")
     for group, facts in seen["Groups"].items():
-        say(f"{group}: {len(facts['Allocations'])} of {facts['Count']}")
+        say(f"{group}: {_counted(facts)}")
         for item in facts["Allocations"]:
             _say_allocation(group, item)
         for item in facts["Ended"]:
@@ -68,6 +68,14 @@ def explain(ctx: click.Context, name: str, as_json: bool) -> int:
         reason = f": {item['Reason']}" if item["Reason"] else ""
         say(f"looks for a place again in {span(left)} (evaluation {short(item['EvalID'])}){reason}")
     return 0
+
+
+def _counted(facts: dict[str, Any]) -> str:
+    """How many there are of how many; what has ended well is not missing."""
+    live, count, complete = len(facts["Allocations"]), facts["Count"], facts["Complete"]
+    if complete and complete == count and not live:
+        return f"complete, {complete} of {count} ended well"
+    return f"{live} of {count}" + (f", {complete} complete" if complete else "")
 
 
 def _say_allocation(group: str, item: dict[str, Any]) -> None:
