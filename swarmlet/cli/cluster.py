@@ -242,7 +242,7 @@ def join(target: str, detach: bool, foreground: bool, as_json: bool, **options: 
 
     from swarmlet.daemon import write_config
     from swarmlet.joining.client import enrol
-    from swarmlet.joining.identity import DataDirectory, joining_key, load, save
+    from swarmlet.joining.identity import DataDirectory, JoiningKey, load, save
     from swarmlet.joining.seeds import SEEDS_MAX, save_seeds
     from swarmlet.network.address import is_unspecified
     from swarmlet.security.certificate import key_from_pem
@@ -260,13 +260,15 @@ def join(target: str, detach: bool, foreground: bool, as_json: bool, **options: 
         current = load(directory.path)
         if current is None:
             _check_ports(config)
+        kept = JoiningKey(directory.path) if current is None else None
         enrolled = asyncio.run(
             enrol(
                 token,
                 address,
                 name=config.name,
                 # (A directory that belongs to a node is refused whatever the key.)
-                key=joining_key(directory.path) if current is None else key_from_pem(current.key),
+                key=kept.key if kept is not None else key_from_pem(current.key),
+                kept=kept,
                 bind=config.bind,
                 port=config.mesh_port,
                 # Listening on one address only, this machine is reached there and nowhere else.

@@ -170,7 +170,9 @@ def batch(tmp_path: Path, kind: JobType) -> Iterator[Served]:
 
 
 @pytest.mark.parametrize("kind", [JobType.BATCH, JobType.SYSBATCH], ids=str)
-def test_work_that_has_ended_well_is_complete_and_not_missing(batch: Served, capsys: pytest.CaptureFixture[str]) -> None:
+def test_work_that_has_ended_well_is_complete_and_not_missing(
+    batch: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
     first, second = batch.trial.view.allocations()
     assert "web: 2 of 2" in explained(batch, capsys)
     end(batch.trial, first)
@@ -180,7 +182,9 @@ def test_work_that_has_ended_well_is_complete_and_not_missing(batch: Served, cap
 
 
 @pytest.mark.parametrize("kind", [JobType.BATCH], ids=str)
-def test_what_an_earlier_definition_completed_does_not_count_for_the_new_one(batch: Served, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_an_earlier_definition_completed_does_not_count_for_the_new_one(
+    batch: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
     for item in list(batch.trial.view.allocations()):
         end(batch.trial, item)
     batch.trial.submit([a_job(a_group(count=2, memory=300), kind=JobType.BATCH)])
