@@ -56,6 +56,8 @@ The table is made by `scripts/document.py` from the routes themselves.
   reaches into an allocation (logs, files, `exec`, signals, `forward`) takes `?stale` too: it then works without a quorum where
   the allocation's node can be reached.
 - **Lists.** `?prefix=`, `?per_page=` and `?next_token=` (from the header `X-Nomad-NextToken`), `?namespace=*` for all.
+- **Readers that stand still.** An answer that is not taken within a minute ends with its connection; so do streams (logs that are followed,
+  copies, snapshots) that nobody takes anything from for an hour.
 - **Errors** are sentences in plain text; the header `X-Swarmlet-Error` names the kind. 400 invalid, 403 not allowed, 404 not
   there, 409 in conflict, 429 overloaded (with `Retry-After`), 500 and 503 no leader or not now.
 

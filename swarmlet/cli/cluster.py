@@ -245,7 +245,6 @@ def join(target: str, detach: bool, foreground: bool, as_json: bool, **options: 
     from swarmlet.joining.identity import DataDirectory, JoiningKey, load, save
     from swarmlet.joining.seeds import SEEDS_MAX, save_seeds
     from swarmlet.network.address import is_unspecified
-    from swarmlet.security.certificate import key_from_pem
     from swarmlet.security.token import parse_target
     from swarmlet.transport.peer import text
 
@@ -260,14 +259,14 @@ def join(target: str, detach: bool, foreground: bool, as_json: bool, **options: 
         current = load(directory.path)
         if current is None:
             _check_ports(config)
-        kept = JoiningKey(directory.path) if current is None else None
+        # (A directory that belongs to a node is refused whatever the key.)
+        kept = JoiningKey(directory.path)
         enrolled = asyncio.run(
             enrol(
                 token,
                 address,
                 name=config.name,
-                # (A directory that belongs to a node is refused whatever the key.)
-                key=kept.key if kept is not None else key_from_pem(current.key),
+                key=kept.key,
                 kept=kept,
                 bind=config.bind,
                 port=config.mesh_port,

@@ -132,7 +132,8 @@ def test_a_lock_file_that_was_taken_away_locks_nobody_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two at a time: the first fails and takes its file away after the second has opened it, before it locks it."""
-    before, locks = fcntl.flock, []
+    before = fcntl.flock
+    locks: list[int] = []
 
     def flock(lock: int, kind: int) -> None:
         if not locks:
