@@ -200,12 +200,13 @@ class DataDirectory:
         """Nothing is touched before `__enter__`."""
         self.path = path
         self._lock: int | None = None
-        self._is_new = False
+        #: Whether this use made the directory, and its lock file.
+        self._is_made = self._is_new = False
 
     def __enter__(self) -> Self:
         """Create the directory (0700) and lock it. Raises Conflict naming the process that has it."""
         try:
-            self._is_new = not (self.path / LOCK_FILE).exists()
+            self._is_made, self._is_new = not self.path.exists(), not (self.path / LOCK_FILE).exists()
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self.path.stat().st_mode & 0o077:
                 self.path.chmod(0o700)
@@ -246,7 +247,8 @@ class DataDirectory:
             with contextlib.suppress(OSError):
                 (self.path / LOCK_FILE).unlink()
                 # Only where nothing else is in it.
-                self.path.rmdir()
+                if self._is_made:
+                    self.path.rmdir()
         os.close(self._lock)
         self._lock = None
 

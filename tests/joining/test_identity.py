@@ -116,6 +116,8 @@ def test_a_use_that_fails_leaves_nothing_where_nothing_was(tmp_path: Path) -> No
     failing_in(path)
     assert not path.exists()
     path.mkdir()
+    failing_in(path)
+    assert list(path.iterdir()) == []
     (path / "mine").write_text("")
     failing_in(path)
     assert [item.name for item in path.iterdir()] == ["mine"]
