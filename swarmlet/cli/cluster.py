@@ -14,7 +14,7 @@ import click
 
 from swarmlet.cli import program
 from swarmlet.cli.connection import client, json_option
-from swarmlet.cli.output import say, say_json, say_now, span
+from swarmlet.cli.output import say, say_json, say_now, span, warn
 from swarmlet.config import NodeConfig
 from swarmlet.errors import InvalidInput, SwarmletError, Unavailable
 
@@ -282,7 +282,7 @@ def join(target: str, detach: bool, foreground: bool, as_json: bool, **options: 
         members = [(item.host, item.port) for item in enrolled.members]
         save_seeds(directory.path, [*members[: SEEDS_MAX - 1], address])
     for warning in enrolled.warnings:
-        sys.stderr.write(f"warning: {warning}\n")
+        warn(warning)
     until = time.strftime("%Y-%m-%d", time.gmtime(enrolled.certificate_until))
     if not as_json:
         say_now(f"CA ok · tcp ok · udp ok · certificate until {until}")

@@ -15,7 +15,7 @@ from swarmlet.api.client import Client
 from swarmlet.cli.candidates import show_candidates
 from swarmlet.cli.connection import client, find_job, json_option, stale_option, wide_option
 from swarmlet.cli.job_logs import job_logs
-from swarmlet.cli.output import age, paint, say, say_json, short, table, warn
+from swarmlet.cli.output import age, paint, say, say_json, say_sentence, short, table, warn
 from swarmlet.cli.rollout import watch_rollout
 from swarmlet.errors import InvalidInput, InvalidJob, NotFound
 
@@ -190,9 +190,9 @@ def _show_plan(found: dict[str, Any], *, wide: bool) -> None:
         if found["Queued"].get(group):
             say(f"  {found['Queued'][group]} would wait for room")
         for refusal in ((found["FailedTGAllocs"] or {}).get(group) or {}).get("Refusals", []):
-            say(f"    {refusal['NodeName']}: {refusal['Reason']}")
+            say_sentence(f"    {refusal['NodeName']}: {refusal['Reason']}")
         if found["Waiting"].get(group):
-            say(f"  {found['Waiting'][group]}")
+            say_sentence(f"  {found['Waiting'][group]}")
     preempted = sum(each["Preemptions"] for each in found["Annotations"]["DesiredTGUpdates"].values())
     if preempted:
         say(f"{preempted} allocations of less important jobs would be ended")
@@ -290,7 +290,7 @@ def validate(file: str, variables: tuple[str, ...], variable_files: tuple[str, .
     for warning in parsed.warnings:
         warn(str(warning))
     for difference in parsed.differences:
-        say(f"note: {difference}")
+        say_sentence(f"note: {difference}")
     say(f"{file} is valid")
     return 0
 
