@@ -30,6 +30,8 @@ Made by `scripts/document.py` from the program's own help.
 - `-x` and `--x` are the same for long options: `-json`, `--json`.
 - Ids may be cut to their first characters wherever they fit only one thing.
 - Exit codes: 0 done, 1 refused or failed, 2 wrong usage (and, for `job run`: not all healthy), 130 interrupted.
+- With `--json` the answer is JSON on standard output. A job that is not valid is `{"Valid": false, "Errors": [...]}` there; any other
+  failure is a sentence on standard error.
 - The node that is asked: `--address`, else `SWARMLET_ADDR`, `NOMAD_ADDR`, else the Unix socket in `SWARMLET_DATA_DIR`,
   `/var/lib/swarmlet` or `~/.local/state/swarmlet`, else `127.0.0.1:4646`. The socket needs no token; TCP needs the admin
   token in `--token`, `SWARMLET_TOKEN` or `NOMAD_TOKEN`.
@@ -54,6 +56,8 @@ The table is made by `scripts/document.py` from the routes themselves.
   reaches into an allocation (logs, files, `exec`, signals, `forward`) takes `?stale` too: it then works without a quorum where
   the allocation's node can be reached.
 - **Lists.** `?prefix=`, `?per_page=` and `?next_token=` (from the header `X-Nomad-NextToken`), `?namespace=*` for all.
+- **Readers that stand still.** An answer that is not taken within a minute ends with its connection; so do streams (logs that are followed,
+  copies, snapshots) that nobody takes anything from for an hour.
 - **Errors** are sentences in plain text; the header `X-Swarmlet-Error` names the kind. 400 invalid, 403 not allowed, 404 not
   there, 409 in conflict, 429 overloaded (with `Retry-After`), 500 and 503 no leader or not now.
 

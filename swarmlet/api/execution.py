@@ -20,6 +20,7 @@ from aiohttp import WSMsgType, web
 from swarmlet.api.allocations import requested_allocation, requested_task
 from swarmlet.api.context import CONTEXT, OpenCommand
 from swarmlet.api.route import GET, Route, truth, view_for
+from swarmlet.api.streaming import let_go
 from swarmlet.errors import InvalidInput, SwarmletError
 from swarmlet.model.execution import Exited, Input, Resize, Stdin, StdinEnd, TerminalSize, Wrote
 from swarmlet.security.access import Capability
@@ -51,6 +52,7 @@ async def execute(request: web.Request) -> web.StreamResponse:
         async with context.commands.open(allocation.id, task, command, size) as opened:
             await socket.prepare(request)
             await _talk(socket, opened)
+            let_go(request, socket)
     except SwarmletError as error:
         if socket.prepared:
             log.info("execution.failed", allocation_id=allocation.id, reason=str(error))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from swarmlet.api.shapes import placement_failure
-from swarmlet.model.allocation import Allocation, TaskState
+from swarmlet.model.allocation import Allocation, ClientStatus, TaskState
 from swarmlet.model.job import Job
+from swarmlet.scheduler.definition import Difference, difference
 from swarmlet.state.view import View
 
 #: Ended allocations shown per group, newest first.
@@ -16,13 +17,24 @@ ENDED_MAX = 5
 def explain_job(job: Job, view: View) -> dict[str, Any]:
     """The facts behind `swarmlet explain JOB`."""
     groups: dict[str, Any] = {
-        group.name: {"Count": 0 if job.is_stopped else group.count, "Allocations": [], "Ended": []}
+        group.name: {
+            "Count": 0 if job.is_stopped else group.count,
+            "Complete": 0,
+            "Allocations": [],
+            "Ended": [],
+        }
         for group in job.groups
     }
+    last: dict[tuple[str, str | int], Allocation] = {}
     for allocation in view.allocations_of_job(job.namespace, job.id):
-        group = groups.setdefault(allocation.group, {"Count": 0, "Allocations": [], "Ended": []})
+        _keep_latest(last, allocation, job)
+        group = groups.setdefault(
+            allocation.group, {"Count": 0, "Complete": 0, "Allocations": [], "Ended": []}
+        )
         where = "Ended" if allocation.is_terminal() else "Allocations"
         group[where].append(_allocation(allocation, view))
+    for (name, _), allocation in last.items():
+        groups[name]["Complete"] += _is_complete(allocation, job, view)
     for group in groups.values():
         group["Ended"] = group["Ended"][::-1][:ENDED_MAX]
     waiting: dict[str, Any] = {}
@@ -52,7 +64,8 @@ def explain_job(job: Job, view: View) -> dict[str, Any]:
     if job.type.is_per_node and not job.is_stopped:
         # `count` says nothing there: every node that may take the group has it once.
         for name, group in groups.items():
-            group["Count"] = len(group["Allocations"]) + waiting.get(name, {}).get("Queued", 0)
+            queued = waiting.get(name, {}).get("Queued", 0)
+            group["Count"] = len(group["Allocations"]) + group["Complete"] + queued
     return {
         "ID": job.id,
         "Namespace": job.namespace,
@@ -63,6 +76,29 @@ def explain_job(job: Job, view: View) -> dict[str, Any]:
         "Waiting": waiting,
         "Delayed": delayed,
     }
+
+
+def _keep_latest(last: dict[tuple[str, str | int], Allocation], allocation: Allocation, job: Job) -> None:
+    """Remember the latest in each place that counts: an index of a group, or a node for jobs that run on every node."""
+    if allocation.is_server_terminal():
+        return
+    place = (allocation.group, allocation.node_id if job.type.is_per_node else allocation.index)
+    before = last.get(place)
+    if before is None or before.create_index <= allocation.create_index:
+        last[place] = allocation
+
+
+def _is_complete(allocation: Allocation, job: Job, view: View) -> bool:
+    """Whether work that ends has ended well, so that nothing comes in its place (the scheduler's own rule)."""
+    group = job.group(allocation.group)
+    if job.is_stopped or not job.type.is_finite or group is None:
+        return False
+    if allocation.client_status is not ClientStatus.COMPLETE:
+        return False
+    if not job.type.is_per_node and allocation.index >= group.count:
+        return False
+    old = view.job_version(job.namespace, job.id, allocation.job_version)
+    return difference(old, job, group.name) is not Difference.DESTRUCTIVE
 
 
 def _allocation(allocation: Allocation, view: View) -> dict[str, Any]:

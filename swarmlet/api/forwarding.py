@@ -14,6 +14,7 @@ from aiohttp import WSMsgType, web
 from swarmlet.api.allocations import requested_allocation
 from swarmlet.api.context import CONTEXT, OpenConnection
 from swarmlet.api.route import GET, Route, answer, view_for
+from swarmlet.api.streaming import let_go
 from swarmlet.errors import InvalidInput, SwarmletError
 from swarmlet.security.access import Capability
 
@@ -47,6 +48,7 @@ async def forward(request: web.Request) -> web.StreamResponse:
     async with context.connections.open(allocation.id, task, port) as opened:
         await socket.prepare(request)
         await _talk(socket, opened)
+        let_go(request, socket)
     return socket
 
 

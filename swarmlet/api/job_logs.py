@@ -11,6 +11,7 @@ from aiohttp import web
 
 from swarmlet.api.context import CONTEXT, OpenLogs
 from swarmlet.api.route import GET, Route, integer, namespace_of, truth, view_for
+from swarmlet.api.streaming import PAUSE_SECONDS_MAX, taken_within, write
 from swarmlet.errors import InvalidInput, NotFound
 from swarmlet.ids import JobId
 from swarmlet.model.log import LogEnded, LogLines, LogSelection, LogSource
@@ -40,8 +41,9 @@ async def job_logs(request: web.Request) -> web.StreamResponse:
     async with context.job_logs.open(selection) as opened:
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         await response.prepare(request)
-        await _pour(response, opened, view)
-        await response.write_eof()
+        await _pour(request, response, opened, view)
+        async with taken_within(request, PAUSE_SECONDS_MAX):
+            await response.write_eof()
     return response
 
 
@@ -60,17 +62,17 @@ def _selection(request: web.Request) -> LogSelection:
     )
 
 
-async def _pour(response: web.StreamResponse, opened: OpenLogs, view: View) -> None:
+async def _pour(request: web.Request, response: web.StreamResponse, opened: OpenLogs, view: View) -> None:
     while True:
         try:
             async with asyncio.timeout(HEARTBEAT_SECONDS):
                 entry = await opened.next()
         except TimeoutError:
-            await response.write(b"{}\n")
+            await write(request, response, b"{}\n")
             continue
         if entry is None:
             return
-        await response.write(msgspec.json.encode(_shape(entry, view)) + b"\n")
+        await write(request, response, msgspec.json.encode(_shape(entry, view)) + b"\n")
 
 
 def _shape(entry: LogSource | LogLines | LogEnded, view: View) -> dict[str, Any]:

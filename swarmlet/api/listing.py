@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
 from aiohttp import web
 
+from swarmlet.api import streaming
 from swarmlet.api.route import encode, index_headers, integer, listed_namespace
 from swarmlet.api.shapes import allocation_stub
 from swarmlet.ids import Namespace
@@ -27,8 +28,6 @@ SLICE_SECONDS = 0.004
 PAGE_MAX = 1000
 #: A list of more bytes than this leaves in parts of that size.
 PART_BYTES = 512 * 1024
-#: Whoever asked takes a part within this time, or the answer ends: it keeps an old state in memory.
-TAKE_SECONDS = 60.0
 
 
 async def in_slices(rows: Iterable[T]) -> AsyncIterator[T]:
@@ -131,26 +130,19 @@ class _Sending:
                 body=b"".join(self._parts), content_type="application/json", headers=self.headers
             )
         await self._send()
-        async with self._taken_in_time():
+        async with self._taken():
             await self._response.write_eof()
         return self._response
 
     async def _send(self) -> None:
         data, self._parts, self._bytes = b"".join(self._parts), [], 0
-        async with self._taken_in_time():
+        async with self._taken():
             if self._response is None:
                 headers = {**self.headers, "Content-Type": "application/json"}
                 self._response = web.StreamResponse(headers=headers)
                 await self._response.prepare(self._request)
             await self._response.write(data)
 
-    @asynccontextmanager
-    async def _taken_in_time(self) -> AsyncIterator[None]:
-        """What is sent in this block, or the connection ends."""
-        try:
-            async with asyncio.timeout(TAKE_SECONDS):
-                yield
-        except TimeoutError as error:
-            if self._request.transport is not None:
-                self._request.transport.abort()
-            raise ConnectionResetError(f"the client took nothing for {TAKE_SECONDS:g} s") from error
+    def _taken(self) -> AbstractAsyncContextManager[None]:
+        """The rest waits for its reader, and keeps an old state in memory."""
+        return streaming.taken_within(self._request, streaming.TAKE_SECONDS)

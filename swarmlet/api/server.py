@@ -47,6 +47,7 @@ from swarmlet.api import (
 from swarmlet.api.context import CONTEXT, ApiContext
 from swarmlet.api.direct import DirectServer, Problem
 from swarmlet.api.route import Route, say_age
+from swarmlet.api.streaming import send_whole
 from swarmlet.errors import InvalidInput, InvalidJob, Overloaded, SwarmletError, Unauthorized
 from swarmlet.ids import Namespace, RequestId
 from swarmlet.security.access import Identity, authorize
@@ -62,6 +63,8 @@ BODY_BYTES_MAX = 4 * 1024 * 1024
 LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]", "swarmlet"})
 SOCKET_GROUP = "swarmlet"
 SHUTDOWN_SECONDS = 1.0
+#: No status of HTTP: it never reaches anybody.
+CLIENT_LEFT = 499
 #: Of an error in a header.
 MESSAGE_CHARS_MAX = 1000
 #: Connections that the kernel finished and we have not accepted: all who follow something here begin again at once after
@@ -126,7 +129,8 @@ def _authorized(route: Route) -> Handler:
 @web.middleware
 async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
-        return await handler(request)
+        response = await handler(request)
+        await send_whole(request, response)
     except SwarmletError as error:
         problem = _problem_of(error)
         headers = {**problem.headers, **_upgrade_headers(request, error)}
@@ -140,11 +144,19 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
             413: f"the body exceeds {BODY_BYTES_MAX:_} B",
         }
         return _problem(error.status, reason.get(error.status, error.reason))
-    except (asyncio.CancelledError, ConnectionResetError):
+    except ConnectionResetError as error:
+        if request.transport is not None and not request.transport.is_closing():
+            raise
+        # Nobody is there to be answered: what aiohttp makes of this answer ends without a word.
+        log.info("api.client_left", method=request.method, path=request.path, reason=str(error))
+        return web.Response(status=CLIENT_LEFT)
+    except asyncio.CancelledError:
         raise
     except Exception as error:
         log.exception("api.request_failed", method=request.method, path=request.path)
         return _problem(500, f"internal error ({type(error).__name__}); the agent's log has the details")
+    else:
+        return response
 
 
 def _upgrade_headers(request: web.Request, error: SwarmletError) -> dict[str, str]:

@@ -10,7 +10,7 @@ from aiohttp import web
 from swarmlet.api.context import CONTEXT, ApiContext
 from swarmlet.api.listing import in_slices
 from swarmlet.api.route import GET, WRITE, Route, answer, truth, view_for
-from swarmlet.api.streaming import received
+from swarmlet.api.streaming import PAUSE_SECONDS_MAX, received, taken_within, write
 from swarmlet.errors import Conflict, InvalidInput, NoLeader, StorageError
 from swarmlet.ids import ClusterId, Index, Namespace
 from swarmlet.security.access import Capability
@@ -49,8 +49,9 @@ async def save(request: web.Request) -> web.StreamResponse:
     await response.prepare(request)
     # The state that is read never changes, so that a thread may read it.
     while part := await asyncio.to_thread(_next, parts):
-        await response.write(part)
-    await response.write_eof()
+        await write(request, response, part)
+    async with taken_within(request, PAUSE_SECONDS_MAX):
+        await response.write_eof()
     return response
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 import sys
@@ -106,11 +107,27 @@ def _unpack(chunks: Iterator[bytes], destination: str, *, is_contents: bool) -> 
                 count += target.put(archive, member)
             if target is not None:
                 target.finish()
-    except tarfile.FilterError as error:
-        raise Refused(f"the task's archive holds what leads out of {destination}: {error}") from error
-    except tarfile.TarError as error:
-        raise Refused(f"the task's archive cannot be read: {error}") from error
+    except BaseException as error:
+        # Whole or not at all; what is not ours to explain says so itself.
+        if target is not None:
+            target.undo()
+        _explain(error, destination)
+        raise
     return count
+
+
+def _explain(error: BaseException, destination: str) -> None:
+    """Say what is wrong with the archive or the disk, where it is one of them. Raises Refused."""
+    import tarfile
+
+    if isinstance(error, tarfile.FilterError):
+        raise Refused(f"the task's archive holds what leads out of {destination}: {error}") from error
+    if isinstance(error, tarfile.TarError):
+        raise Refused(f"the task's archive cannot be read: {error}") from error
+    if isinstance(error, OSError):
+        from swarmlet.runtime.free_space import sentence
+
+        raise Refused(sentence(error, f"{destination} on this machine", destination)) from error
 
 
 class _Target:
@@ -136,6 +153,8 @@ class _Target:
                 raise NotFound(f"{self._base}: no such directory here")
         #: A directory may forbid what is still to be put into it, so its mode comes last.
         self._modes: list[tuple[str, int]] = []
+        #: What was not there before, in the order in which it was made.
+        self._made: list[str] = []
 
     def put(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> int:
         """Unpack one member; 0 where there is nothing to do for it."""
@@ -152,13 +171,45 @@ class _Target:
             linked = "/".join(part for part in [self._name, *linked.strip("/").split("/")[1:]] if part)
         # The standard library's own rules keep it inside, and refuse devices; permissions stay as they were.
         checked = tarfile.data_filter(member.replace(name=name, linkname=linked, deep=False), self._base)
-        mine = checked.replace(
-            mode=0o700 if member.isdir() else mode, uid=os.getuid(), gid=os.getgid(), deep=False
-        )
-        archive.extract(mine, self._base, set_attrs=not member.issym())
         if member.isdir():
-            self._modes.append((os.path.join(self._base, name), mode))
+            self._put_directory(archive, checked, name, mode)
+        else:
+            self._put_file(archive, checked, name, mode)
         return 1
+
+    def _put_directory(self, archive: tarfile.TarFile, member: tarfile.TarInfo, name: str, mode: int) -> None:
+        full = os.path.join(self._base, name)
+        is_new = not os.path.lexists(full)
+        mine = member.replace(mode=0o700, uid=os.getuid(), gid=os.getgid(), deep=False)
+        archive.extract(mine, self._base)
+        if is_new:
+            self._made.append(full)
+        self._modes.append((full, mode))
+
+    def _put_file(self, archive: tarfile.TarFile, member: tarfile.TarInfo, name: str, mode: int) -> None:
+        """Under another name, which becomes its own once all of it is there."""
+        full = os.path.join(self._base, name)
+        temporary = os.path.join(os.path.dirname(name), f".{os.urandom(6).hex()}.new")
+        mine = member.replace(name=temporary, mode=mode, uid=os.getuid(), gid=os.getgid(), deep=False)
+        is_new = not os.path.lexists(full)
+        try:
+            archive.extract(mine, self._base, set_attrs=not member.issym())
+            os.rename(os.path.join(self._base, temporary), full)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(self._base, temporary))
+            raise
+        if is_new:
+            self._made.append(full)
+
+    def undo(self) -> None:
+        """Remove what was not there before; files that were replaced stay so, each of them whole."""
+        for path in reversed(self._made):
+            with contextlib.suppress(OSError):
+                if os.path.isdir(path) and not os.path.islink(path):
+                    os.rmdir(path)
+                else:
+                    os.unlink(path)
 
     def finish(self) -> None:
         """All is there."""

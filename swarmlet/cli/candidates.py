@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from swarmlet.cli.output import say, table
+from swarmlet.cli.output import say, say_sentence, table
 
 #: Nodes listed unless `--wide`; the counts cover the rest.
 SHOWN_MAX = 20
@@ -33,6 +33,6 @@ def show_candidates(candidates: list[dict[str, Any]], *, chosen: str = "", wide:
         say(f"... and {len(ranked) - limit} more (--wide)")
     for each in refused[:limit]:
         mark = " *" if each["NodeID"] == chosen else ""
-        say(f"  {each['NodeName']}{mark}: {each['Reason']}")
+        say_sentence(f"  {each['NodeName']}{mark}: {each['Reason']}")
     if len(refused) > limit:
         say(f"  ... and {len(refused) - limit} more that are not taken (--wide)")

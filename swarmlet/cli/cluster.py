@@ -247,10 +247,9 @@ def join(target: str, detach: bool, foreground: bool, as_json: bool, **options: 
 
     from swarmlet.daemon import write_config
     from swarmlet.joining.client import enrol
-    from swarmlet.joining.identity import DataDirectory, joining_key, load, save
+    from swarmlet.joining.identity import DataDirectory, JoiningKey, load, save
     from swarmlet.joining.seeds import SEEDS_MAX, save_seeds
     from swarmlet.network.address import is_unspecified
-    from swarmlet.security.certificate import key_from_pem
     from swarmlet.security.token import parse_target
     from swarmlet.transport.peer import text
 
@@ -265,13 +264,15 @@ def join(target: str, detach: bool, foreground: bool, as_json: bool, **options: 
         current = load(directory.path)
         if current is None:
             _check_ports(config)
+        # (A directory that belongs to a node is refused whatever the key.)
+        kept = JoiningKey(directory.path)
         enrolled = asyncio.run(
             enrol(
                 token,
                 address,
                 name=config.name,
-                # (A directory that belongs to a node is refused whatever the key.)
-                key=joining_key(directory.path) if current is None else key_from_pem(current.key),
+                key=kept.key,
+                kept=kept,
                 bind=config.bind,
                 port=config.mesh_port,
                 # Listening on one address only, this machine is reached there and nowhere else.
@@ -286,7 +287,7 @@ def join(target: str, detach: bool, foreground: bool, as_json: bool, **options: 
         members = [(item.host, item.port) for item in enrolled.members]
         save_seeds(directory.path, [*members[: SEEDS_MAX - 1], address])
     for warning in enrolled.warnings:
-        sys.stderr.write(f"warning: {warning}\n")
+        warn(warning)
     until = time.strftime("%Y-%m-%d", time.gmtime(enrolled.certificate_until))
     if not as_json:
         say_now(f"CA ok · tcp ok · udp ok · certificate until {until}")

@@ -70,7 +70,13 @@ def _ended(command: Callable[[], int]) -> int:
         raise
     except OSError as error:
         # The user's machine: a full disk, a missing right.
-        sys.stderr.write(f"error: {error.filename or 'this machine'}: {error.strerror or error}\n")
+        said = f"this machine: {error.strerror or error}"
+        if isinstance(error.filename, str | bytes):
+            from swarmlet.runtime.free_space import sentence
+
+            path = os.fsdecode(error.filename)
+            said = sentence(error, path, path)
+        sys.stderr.write(f"error: {said}\n")
         return 1
     except UnicodeEncodeError as error:
         # Bytes of the command line that are not UTF-8 come as lone surrogates, which nothing can send.

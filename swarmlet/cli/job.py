@@ -15,7 +15,7 @@ from swarmlet.api.client import Client
 from swarmlet.cli.candidates import show_candidates
 from swarmlet.cli.connection import client, find_job, json_option, stale_option, wide_option
 from swarmlet.cli.job_logs import job_logs
-from swarmlet.cli.output import age, paint, say, say_json, short, table, warn
+from swarmlet.cli.output import age, paint, say, say_json, say_sentence, short, table, warn
 from swarmlet.cli.rollout import watch_rollout
 from swarmlet.errors import InvalidInput, InvalidJob, NotFound
 
@@ -93,8 +93,11 @@ def _read_beside(folder: Path, name: str) -> str:
     return text
 
 
-def show_problems(error: InvalidJob) -> None:
-    """Problems with their carets to standard error."""
+def show_problems(error: InvalidJob, *, as_json: bool = False) -> None:
+    """Problems with their carets to standard error; in JSON to standard output, for whoever reads answers there."""
+    if as_json:
+        say_json({"Valid": False, "Errors": error.problems})
+        return
     render = getattr(error, "render", None)
     sys.stderr.write((render() if render else "\n".join(error.problems)) + "\n")
 
@@ -132,10 +135,16 @@ def plan(
     try:
         parsed, _ = read_job(file, variables, variable_files)
     except InvalidJob as error:
-        show_problems(error)
+        show_problems(error, as_json=as_json)
         return 1
     body = {"Job": job_to_json(parsed.job), "Explain": is_explained}
-    found = client(ctx).put(f"/v1/job/{parsed.job.id}/plan", body)
+    try:
+        found = client(ctx).put(f"/v1/job/{parsed.job.id}/plan", body)
+    except InvalidJob as error:
+        if not as_json:
+            raise
+        show_problems(error, as_json=True)
+        return error.exit_code
     if as_json:
         say_json(found)
     else:
@@ -181,9 +190,9 @@ def _show_plan(found: dict[str, Any], *, wide: bool) -> None:
         if found["Queued"].get(group):
             say(f"  {found['Queued'][group]} would wait for room")
         for refusal in ((found["FailedTGAllocs"] or {}).get(group) or {}).get("Refusals", []):
-            say(f"    {refusal['NodeName']}: {refusal['Reason']}")
+            say_sentence(f"    {refusal['NodeName']}: {refusal['Reason']}")
         if found["Waiting"].get(group):
-            say(f"  {found['Waiting'][group]}")
+            say_sentence(f"  {found['Waiting'][group]}")
     preempted = sum(each["Preemptions"] for each in found["Annotations"]["DesiredTGUpdates"].values())
     if preempted:
         say(f"{preempted} allocations of less important jobs would be ended")
@@ -224,7 +233,7 @@ def run(
     try:
         parsed, text = read_job(file, variables, variable_files)
     except InvalidJob as error:
-        show_problems(error)
+        show_problems(error, as_json=as_json)
         return 1
     for warning in parsed.warnings:
         warn(str(warning))
@@ -235,7 +244,13 @@ def run(
     if check_index is not None:
         body |= {"EnforceIndex": True, "JobModifyIndex": check_index}
     api = client(ctx)
-    answered = api.put("/v1/jobs", body, {"namespace": parsed.job.namespace})
+    try:
+        answered = api.put("/v1/jobs", body, {"namespace": parsed.job.namespace})
+    except InvalidJob as error:
+        if not as_json:
+            raise
+        show_problems(error, as_json=True)
+        return error.exit_code
     for remark in answered["Warnings"].splitlines():
         warn(remark)
     if detach:
@@ -261,10 +276,7 @@ def validate(file: str, variables: tuple[str, ...], variable_files: tuple[str, .
     try:
         parsed, _ = read_job(file, variables, variable_files)
     except InvalidJob as error:
-        if as_json:
-            say_json({"Valid": False, "Errors": error.problems})
-        else:
-            show_problems(error)
+        show_problems(error, as_json=as_json)
         return 1
     if as_json:
         say_json(
@@ -278,7 +290,7 @@ def validate(file: str, variables: tuple[str, ...], variable_files: tuple[str, .
     for warning in parsed.warnings:
         warn(str(warning))
     for difference in parsed.differences:
-        say(f"note: {difference}")
+        say_sentence(f"note: {difference}")
     say(f"{file} is valid")
     return 0
 

@@ -56,7 +56,8 @@ def job_logs(
 ) -> int:
     """The logs of all tasks of a job (or of one GROUP), on all nodes, in one stream.
 
-    Each line begins with where it came from: group[index]/task and node. Following ends when the job has ended.
+    Each line begins with where it came from: group[index]/task and node. Following ends when the job has ended;
+    of batch work, what has ended already is shown as well.
 
     \b
     Examples:
@@ -86,7 +87,12 @@ def job_logs(
     for frame in _frames(api, f"/v1/swarmlet/job/{job['ID']}/logs", query):
         has_any = printed.take(frame) or has_any
     if not has_any and not as_json:
-        say(f"{job['ID']} has no running tasks")
+        is_over = job["Status"] == "dead"
+        say(
+            f"{job['ID']} has ended; what is left of its logs: swarmlet alloc logs ALLOC"
+            if is_over
+            else f"{job['ID']} has no running tasks"
+        )
     return 1 if printed.is_failed else 0
 
 

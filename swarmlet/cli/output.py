@@ -11,6 +11,8 @@ from typing import Any
 #: Characters of an id that are shown and usually suffice.
 ID_SHOWN = 8
 WIDTH_DEFAULT = 80
+#: No column of a table is made narrower. (The widest give way first: ids are cut only where there are many columns.)
+CELL_WIDTH_MIN = 4
 
 _HUES = {"red": 1, "green": 2, "yellow": 3, "blue": 4, "magenta": 5, "cyan": 6}
 _COLORS = {
@@ -56,9 +58,32 @@ def say_now(text: str = "") -> None:
     sys.stdout.flush()
 
 
+def say_sentence(text: str) -> None:
+    """A sentence to standard output: on a terminal broken between words, its further lines further in."""
+    say(wrapped(text) if is_terminal() else text)
+
+
 def warn(text: str) -> None:
-    """One line to standard error."""
-    sys.stderr.write(f"warning: {text}\n")
+    """A sentence to standard error, a line of its own unless a terminal is narrower."""
+    said = f"warning: {text}"
+    sys.stderr.write((wrapped(said) if sys.stderr.isatty() else said) + "\n")
+
+
+def wrapped(text: str) -> str:
+    """`text` in lines that fit the terminal, broken between words; what follows the first is two columns further in."""
+    width = _columns()
+    if len(text) <= width or "\n" in text:
+        return text
+    import textwrap
+
+    inside = " " * (len(text) - len(text.lstrip()) + 2)
+    return textwrap.fill(
+        text,
+        width,
+        subsequent_indent=inside,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def note(text: str) -> None:
@@ -84,7 +109,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, wide: bool = 
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     if not wide:
         room = _columns()
-        while sum(widths) + 2 * (len(widths) - 1) > room and max(widths) > ID_SHOWN:
+        while sum(widths) + 2 * (len(widths) - 1) > room and max(widths) > CELL_WIDTH_MIN:
             widths[widths.index(max(widths))] -= 1
     for number, row in enumerate(cells):
         parts = []

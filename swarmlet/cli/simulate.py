@@ -66,13 +66,19 @@ def simulate(
         try:
             jobs.append(read_job(file, variables, variable_files)[0].job)
         except InvalidJob as error:
-            show_problems(error)
+            show_problems(error, as_json=as_json)
             return 1
     if live:
         from swarmlet.jobspec.json_writing import job_to_json
 
         body = {"Jobs": [job_to_json(job) for job in jobs], "Lose": list(lose)}
-        found = client(ctx).put("/v1/operator/simulate", body)
+        try:
+            found = client(ctx).put("/v1/operator/simulate", body)
+        except InvalidJob as error:
+            if not as_json:
+                raise
+            show_problems(error, as_json=True)
+            return error.exit_code
     else:
         found = _invented(jobs, specs, lose)
     if as_json:

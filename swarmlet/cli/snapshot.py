@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -82,8 +83,12 @@ def save(ctx: click.Context, file: str, force: bool, stale: bool, as_json: bool)
             os.fsync(output.fileno())
         os.rename(temporary, file)
         _sync_directory(file)
-    except BaseException:
-        os.unlink(temporary)
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:
+            # A write does not know what it writes to.
+            error.filename = file
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise
     facts = {
         "File": file,

@@ -11,7 +11,7 @@ from swarmlet import VERSION
 from swarmlet.cli.cluster_status import show_status
 from swarmlet.cli.connection import client, find_job, json_option, stale_option
 from swarmlet.cli.explanation import failure_lines, refusal_text
-from swarmlet.cli.output import paint, say, say_json, short, span
+from swarmlet.cli.output import paint, say, say_json, say_sentence, short, span
 
 
 @click.command()
@@ -47,22 +47,24 @@ def explain(ctx: click.Context, name: str, as_json: bool) -> int:
     state = "stopped" if seen["Stop"] else seen["Status"]
     say(f"{paint(seen['ID'], 'bold')} v{seen['Version']}  {state}")
     for group, facts in seen["Groups"].items():
-        say(f"{group}: {len(facts['Allocations'])} of {facts['Count']}")
+        say(f"{group}: {_counted(facts)}")
         for item in facts["Allocations"]:
             _say_allocation(group, item)
         for item in facts["Ended"]:
             reason = item["DesiredDescription"] or item["ClientDescription"]
             last = f" ({item['Events'][-1]})" if item["Events"] else ""
-            say(f"  ended {short(item['ID'])} on {item['NodeName']}: {item['ClientStatus']}  {reason}{last}")
+            say_sentence(
+                f"  ended {short(item['ID'])} on {item['NodeName']}: {item['ClientStatus']}  {reason}{last}"
+            )
     for group, facts in seen["Waiting"].items():
         if "Waiting" in facts:
-            say(f"{group} waits: {facts['Waiting']}")
+            say_sentence(f"{group} waits: {facts['Waiting']}")
         failure = facts.get("Failure")
         if failure:
             for line in failure_lines(seen["ID"], group, failure):
-                say(line)
+                say_sentence(line)
             if failure["Refusals"]:
-                say(f"{seen['ID']}.{group} pending: {refusal_text(failure)}")
+                say_sentence(f"{seen['ID']}.{group} pending: {refusal_text(failure)}")
     for item in seen["Delayed"]:
         left = max(0, item["UntilNs"] - time.time_ns())
         reason = f": {item['Reason']}" if item["Reason"] else ""
@@ -70,15 +72,23 @@ def explain(ctx: click.Context, name: str, as_json: bool) -> int:
     return 0
 
 
+def _counted(facts: dict[str, Any]) -> str:
+    """How many there are of how many; what has ended well is not missing."""
+    live, count, complete = len(facts["Allocations"]), facts["Count"], facts["Complete"]
+    if complete and complete == count and not live:
+        return f"complete, {complete} of {count} ended well"
+    return f"{live} of {count}" + (f", {complete} complete" if complete else "")
+
+
 def _say_allocation(group: str, item: dict[str, Any]) -> None:
     node = item["NodeName"] or short(item["NodeID"])
     note = f" ({item['NodeStatus']})" if item["NodeStatus"] not in {"ready", ""} else ""
     reason = item["ClientDescription"] or (item["Events"][-1] if item["Events"] else "")
-    say(
+    say_sentence(
         f"  {item['Name'].partition('.')[2]} {short(item['ID'])} on {node}{note}: {item['ClientStatus']}  {reason}".rstrip()
     )
     for sentence in item["Restarts"]:
-        say(f"    {sentence}")
+        say_sentence(f"    {sentence}")
 
 
 @click.command()

@@ -395,11 +395,6 @@ class Swim:
         self._advance(now)
         self._prober.on_stream_result(now, probe, answer)
 
-    def sync_digest(self, now: float) -> bytes:
-        """What opens a state exchange."""
-        self._advance(now)
-        return self._exchange.open(now)
-
     def on_sync(self, now: float, data: bytes, source: Address) -> bytes:
         """Another member's part of a state exchange; returns the answer. Raises WireError for another cluster's or garbage."""
         self._advance(now)

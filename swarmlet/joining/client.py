@@ -11,7 +11,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import TypeVar, overload
+from typing import Protocol, TypeVar, overload
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -82,6 +82,16 @@ class Enrolled:
     advertise: Address
 
 
+class KeptKey(Protocol):
+    """What keeps a joiner's key where the answer to its request may be lost."""
+
+    def keep(self) -> None:
+        """Keep it for the next try."""
+
+    def forget(self) -> None:
+        """There is no node of this key."""
+
+
 async def enrol(
     token: Token,
     target: Address,
@@ -93,6 +103,7 @@ async def enrol(
     advertise: str = "",
     now: Callable[[], float],
     current: Identity | None = None,
+    kept: KeptKey | None = None,
     limits: Limits | None = None,
     step_seconds: float = STEP_SECONDS,
     probe_seconds: float = PROBE_SECONDS,
@@ -102,7 +113,8 @@ async def enrol(
 
     `bind` and `port` are this machine's mesh port (TCP and UDP), free until this returns. `advertise` is where
     others reach it; empty: the address this machine uses towards `target`. `current` is what the data
-    directory holds already. `now` gives wall time in seconds.
+    directory holds already. `kept` keeps the key from when the certificate is asked for until the cluster has
+    refused; whoever calls forgets it with success. `now` gives wall time in seconds.
 
     Raises JoinRefused with one of the codes in `docs/reference/join-errors.md`; InvalidInput for the name or a taken port.
     """
@@ -136,10 +148,24 @@ async def enrol(
             port=address[1],
             feature_level=feature_level,
         )
-        reply = await _ask(
-            connection, ENROL, enrol_request_codec.encode(request), step_seconds, enrol_reply_codec
-        )
+        reply = await _enrol(connection, request, kept, step_seconds)
     return _enrolled(reply, hello, key, name, address, warnings)
+
+
+async def _enrol(
+    connection: ClientConnection, request: EnrolRequest, kept: KeptKey | None, seconds: float
+) -> EnrolReply:
+    """Ask for the certificate; the one step after which there may be a node, whatever arrives here."""
+    if kept is not None:
+        kept.keep()
+    try:
+        answer = await _ask(connection, ENROL, enrol_request_codec.encode(request), seconds, None)
+    except (InvalidInput, Refused, JoinRefused) as error:
+        is_lost = isinstance(error, JoinRefused) and error.code == "unreachable"
+        if kept is not None and not is_lost:
+            kept.forget()
+        raise
+    return _decoded(connection, ENROL, answer, enrol_reply_codec)
 
 
 async def renew(
@@ -363,8 +389,10 @@ async def _ask(
         raise JoinRefused("unreachable", what) from error
     except Unavailable as error:
         raise JoinRefused("unreachable", f"the cluster cannot take a node now: {error}; try again") from error
-    if codec is None:
-        return answer
+    return answer if codec is None else _decoded(connection, method, answer, codec)
+
+
+def _decoded(connection: ClientConnection, method: str, answer: bytes, codec: Codec[T]) -> T:
     try:
         return codec.decode(answer)
     except WireError as error:

@@ -6,13 +6,12 @@ TLS, which reads files alone.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
-
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from swarmlet.errors import Conflict, InvalidInput, StorageError, WireError
 from swarmlet.ids import ClusterId, NodeId
@@ -27,8 +26,8 @@ from swarmlet.security.certificate import (
 from swarmlet.wire import Codec, Record
 
 IDENTITY_FILE, PEM_FILE, LOCK_FILE = "identity", "node.pem", "lock"
-#: The key of a node that is not one yet: kept over tries to join, so that a try whose answer was lost, and the
-#: next one, are the same node and use a token once.
+#: The key of a node that is not one yet: kept where the answer to a try was lost, so that the next one is the same
+#: node and uses a token once.
 JOINING_KEY_FILE = "joining.key"
 #: The version header: what the file is, and its form.
 _HEADER = b"swarmlet identity 1\n"
@@ -143,19 +142,28 @@ def read_cluster_key(path: Path) -> tuple[ClusterId, bytes]:
     return ClusterId(stored.cluster), stored.cluster_key
 
 
-def joining_key(directory: Path) -> ec.EllipticCurvePrivateKey:
-    """The key to join with: made at the first try, the same at every later one. Raises StorageError."""
-    path = directory / JOINING_KEY_FILE
-    try:
-        return key_from_pem(path.read_bytes())
-    except FileNotFoundError:
-        key = create_key()
-        write_atomically(path, key_to_pem(key))
-        return key
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror}") from error
-    except InvalidInput as error:
-        raise StorageError(f"{path} is damaged: {error}; remove it and join again") from error
+class JoiningKey:
+    """The key that a machine joins with: on disk only while the cluster may have made a node of it without our knowing."""
+
+    def __init__(self, directory: Path) -> None:
+        """That of an earlier try whose answer was lost, else a new one. Writes nothing. Raises StorageError."""
+        self._path = directory / JOINING_KEY_FILE
+        try:
+            self.key = key_from_pem(self._path.read_bytes())
+        except FileNotFoundError:
+            self.key = create_key()
+        except OSError as error:
+            raise StorageError(f"cannot read {self._path}: {error.strerror}") from error
+        except InvalidInput as error:
+            raise StorageError(f"{self._path} is damaged: {error}; remove it and join again") from error
+
+    def keep(self) -> None:
+        """The cluster is about to be asked. Raises StorageError."""
+        write_atomically(self._path, key_to_pem(self.key))
+
+    def forget(self) -> None:
+        """The cluster has refused it: nothing there knows this key."""
+        self._path.unlink(missing_ok=True)
 
 
 _REJOIN = "move the data directory away and join again"
@@ -192,37 +200,57 @@ class DataDirectory:
         """Nothing is touched before `__enter__`."""
         self.path = path
         self._lock: int | None = None
+        #: Whether this use made the directory, and its lock file.
+        self._is_made = self._is_new = False
 
     def __enter__(self) -> Self:
         """Create the directory (0700) and lock it. Raises Conflict naming the process that has it."""
         try:
+            self._is_made, self._is_new = not self.path.exists(), not (self.path / LOCK_FILE).exists()
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self.path.stat().st_mode & 0o077:
                 self.path.chmod(0o700)
-            lock = os.open(self.path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = self._locked()
         except OSError as error:
             raise StorageError(
                 f"cannot use the data directory {self.path}: {error.strerror}; choose another with --data-dir"
-            ) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            owner = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
-            os.close(lock)
-            raise Conflict(
-                f"the data directory {self.path} is in use by the swarmlet agent with pid {owner or 'unknown'}: "
-                "stop it, or give this one a directory of its own with --data-dir"
             ) from error
         os.ftruncate(lock, 0)
         os.pwrite(lock, b"%d\n" % os.getpid(), 0)
         self._lock = lock
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Let go of the lock."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+    def _locked(self) -> int:
+        """The lock file's descriptor, locked. Raises Conflict, OSError."""
+        path = self.path / LOCK_FILE
+        while True:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                owner = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
+                os.close(lock)
+                raise Conflict(
+                    f"the data directory {self.path} is in use by the swarmlet agent with pid {owner or 'unknown'}: "
+                    "stop it, or give this one a directory of its own with --data-dir"
+                ) from error
+            # Whoever failed takes its lock file away (`__exit__`): a lock on a file without a name locks nobody out.
+            if os.fstat(lock).st_nlink:
+                return lock
+            os.close(lock)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Let go of the lock. A use that fails in a directory that was nobody's takes away what it made there."""
+        if self._lock is None:
+            return
+        if kind is not None and self._is_new:
+            with contextlib.suppress(OSError):
+                (self.path / LOCK_FILE).unlink()
+                # Only where nothing else is in it.
+                if self._is_made:
+                    self.path.rmdir()
+        os.close(self._lock)
+        self._lock = None
 
     @property
     def pem_file(self) -> Path:

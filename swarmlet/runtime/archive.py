@@ -6,11 +6,15 @@ what is inside, devices and hard links are refused, and no file becomes set-uid.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
+import secrets
 import stat as modes
 import tarfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -48,12 +52,15 @@ class TreeWriter:
         self._owner = owner
         #: A directory may forbid what is still to be put into it, so its mode comes last.
         self._modes: list[tuple[Place, int]] = []
+        #: What was not there before, in the order in which it was made.
+        self._made_directories: list[Place] = []
+        self._made: list[Place] = []
 
     def directory(self, name: str, mode: int = DIRECTORY_MODE) -> None:
         """Make a directory."""
         self._count()
         place = self._below(name)
-        with opened_directory(place) as descriptor:
+        with opened_directory(place, made=self._made_directories) as descriptor:
             if place.names != self._place.names:
                 self._own(descriptor)
                 self._modes.append((place, mode))
@@ -65,21 +72,28 @@ class TreeWriter:
                 with opened_directory(place, make=False) as descriptor:
                     os.fchmod(descriptor, mode & 0o777)
 
+    def undo(self) -> None:
+        """Remove what was not there before; files that were replaced stay so, each of them whole."""
+        for place in reversed(self._made):
+            with contextlib.suppress(OSError), _parent(place) as (directory, name):
+                os.unlink(name, dir_fd=directory)
+        for place in reversed(self._made_directories):
+            with contextlib.suppress(OSError), _parent(place) as (directory, name):
+                os.rmdir(name, dir_fd=directory)
+
     def _own(self, descriptor: int) -> None:
         if self._owner is not None:
             os.fchown(descriptor, *self._owner)
 
     def file(self, name: str, source: IO[bytes], mode: int) -> None:
-        """Write a file; what is there is replaced."""
+        """Write a file; what is there is replaced in one step, once all of it is written."""
         self._count()
         place = self._below(name)
         if not place.names[len(self._place.names) :]:
             raise InvalidInput("an archive holds a file without a name")
-        *parents, last = place.names
-        with opened_directory(Place(place.base, tuple(parents))) as directory:
-            _unlink(last, directory)
+        with self._replacing(place) as (directory, temporary):
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            with os.fdopen(os.open(last, flags, 0o600, dir_fd=directory), "wb") as file:
+            with os.fdopen(os.open(temporary, flags, 0o600, dir_fd=directory), "wb") as file:
                 while chunk := source.read(CHUNK_BYTES):
                     self._bytes_left -= len(chunk)
                     if self._bytes_left < 0:
@@ -96,10 +110,25 @@ class TreeWriter:
         inside = posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
         if target.startswith("/") or inside == ".." or inside.startswith("../"):
             raise InvalidInput(f"the link {name[:200]} in the {self._what} leads out of it")
+        with self._replacing(place) as (directory, temporary):
+            os.symlink(target, temporary, dir_fd=directory)
+
+    @contextmanager
+    def _replacing(self, place: Place) -> Iterator[tuple[int, str]]:
+        """The directory and a temporary name there, which becomes the place's at the end, or is removed."""
         *parents, last = place.names
-        with opened_directory(Place(place.base, tuple(parents))) as directory:
-            _unlink(last, directory)
-            os.symlink(target, last, dir_fd=directory)
+        with opened_directory(Place(place.base, tuple(parents)), made=self._made_directories) as directory:
+            is_new = _is_missing(last, directory)
+            temporary = f".{secrets.token_hex(6)}.new"
+            try:
+                yield directory, temporary
+                os.rename(temporary, last, src_dir_fd=directory, dst_dir_fd=directory)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary, dir_fd=directory)
+                raise
+        if is_new:
+            self._made.append(place)
 
     def _count(self) -> None:
         self._files_left -= 1
@@ -113,13 +142,23 @@ class TreeWriter:
         return Place(self._place.base, (*self._place.names, *parts))
 
 
-def _unlink(name: str, directory: int) -> None:
+def _is_missing(name: str, directory: int) -> bool:
+    """Whether nothing has that name. Raises InvalidInput where a directory has it: that is not replaced by a file."""
     try:
-        os.unlink(name, dir_fd=directory)
+        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
-        return
-    except (IsADirectoryError, PermissionError) as error:
-        raise InvalidInput(f"{name[:200]} is a directory already") from error
+        return True
+    if modes.S_ISDIR(found.st_mode):
+        raise InvalidInput(f"{name[:200]} is a directory already")
+    return False
+
+
+@contextmanager
+def _parent(place: Place) -> Iterator[tuple[int, str]]:
+    """The directory that `place` is in, and its name there."""
+    *parents, last = place.names
+    with opened_directory(Place(place.base, tuple(parents)), make=False) as directory:
+        yield directory, last
 
 
 def unpack(path: Path, kind: str, writer: TreeWriter) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator
 from pathlib import Path
 
 from swarmlet.errors import Conflict, DriverError, InvalidInput, Refused
@@ -17,6 +18,7 @@ from swarmlet.runtime.agent import Agent
 from swarmlet.runtime.archive import UNPACKED_BYTES_MAX, TreeWriter, unpack
 from swarmlet.runtime.drivers.driver import HasOwnFiles, TaskHandle
 from swarmlet.runtime.file_archive import pack
+from swarmlet.runtime.free_space import free_bytes, sentence
 from swarmlet.runtime.task_directory import Place
 from swarmlet.runtime.task_runner import TaskRunner
 
@@ -27,9 +29,10 @@ UNPACKS_MAX = 2
 class Copying:
     """The tasks of one agent. Raises NotFound, Refused, InvalidInput, Conflict where the driver fails."""
 
-    def __init__(self, agent: Agent) -> None:
-        """Nothing is opened."""
+    def __init__(self, agent: Agent, node_name: Callable[[], str]) -> None:
+        """Nothing is opened. `node_name`: this node's, for messages."""
         self._agent = agent
+        self._node_name = node_name
         self._unpacks = asyncio.Semaphore(UNPACKS_MAX)
 
     async def describe(self, allocation: AllocationId, task: str, path: str) -> FileInfo:
@@ -58,7 +61,10 @@ class Copying:
     async def write(
         self, allocation: AllocationId, task: str, path: str, chunks: AsyncIterable[bytes]
     ) -> None:
-        """Unpack a tar stream into the directory `path`. Into a task's directories it comes whole or not at all."""
+        """Unpack a tar stream into the directory `path`.
+
+        Into a task's directories it comes whole or not at all, except that what it replaced is replaced.
+        """
         found, root = self._agent.held_task(allocation, task)
         if (own := _own_files(found)) is not None:
             with _told(path):
@@ -66,18 +72,29 @@ class Copying:
             return
         with file_tree.opened_for_task(root, task, path) as (_, inside):
             pass
-        with _told(path), tempfile.NamedTemporaryFile(dir=root, prefix=".copy-") as spool:
-            size = 0
-            async for chunk in chunks:
-                size += len(chunk)
-                if size > UNPACKED_BYTES_MAX:
-                    raise InvalidInput(f"the archive has more than {UNPACKED_BYTES_MAX:_} B")
-                await asyncio.to_thread(spool.write, chunk)
-            spool.flush()
-            owner = await _owner_of(found)
-            writer = TreeWriter(Place(root, inside), what="archive", keeps_modes=True, owner=owner)
-            async with self._unpacks:
-                await asyncio.to_thread(_unpack, Path(spool.name), writer)
+        owner = await _owner_of(found)
+        size = 0
+        try:
+            with tempfile.NamedTemporaryFile(dir=root, prefix=".copy-") as spool:
+                async for chunk in chunks:
+                    size += len(chunk)
+                    if size > UNPACKED_BYTES_MAX:
+                        raise InvalidInput(f"the archive has more than {UNPACKED_BYTES_MAX:_} B")
+                    await asyncio.to_thread(spool.write, chunk)
+                spool.flush()
+                _check_room(root, size)
+                writer = TreeWriter(Place(root, inside), what="archive", keeps_modes=True, owner=owner)
+                async with self._unpacks:
+                    await asyncio.to_thread(_unpack, Path(spool.name), writer)
+        except OSError as error:
+            raise Refused(sentence(error, f"{path[:200]} on node {self._node_name()}", root, size)) from error
+
+
+def _check_room(root: Path, needed: int) -> None:
+    """Before anything of a task's is touched. Raises OSError."""
+    free = free_bytes(root)
+    if free is not None and free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _packed(root: Path, task: str, path: str) -> Iterator[bytes]:
@@ -86,8 +103,12 @@ def _packed(root: Path, task: str, path: str) -> Iterator[bytes]:
 
 
 def _unpack(path: Path, writer: TreeWriter) -> None:
-    unpack(path, "tar", writer)
-    writer.finish()
+    try:
+        unpack(path, "tar", writer)
+        writer.finish()
+    except BaseException:
+        writer.undo()
+        raise
 
 
 def _own_files(task: TaskRunner) -> HasOwnFiles | None:

@@ -166,7 +166,11 @@ class Following:
             if selection.group in {"", allocation.group}
         ]
         if self._past is None:
-            self._past = frozenset(item.id for item in allocations if not self._is_wanted_at_first(item))
+            job = view.job(selection.namespace, selection.job_id)
+            ends = job is not None and job.type.is_finite
+            self._past = frozenset(
+                item.id for item in allocations if not self._is_wanted_at_first(item, ends=ends)
+            )
         current: set[_Key] = set()
         for allocation in allocations:
             if allocation.id in self._past:
@@ -182,8 +186,9 @@ class Following:
                 f"{len(self._open)} logs at once, at most {SOURCES_MAX}: name a group, a task or one of stdout and stderr"
             )
 
-    def _is_wanted_at_first(self, allocation: Allocation) -> bool:
-        if self._selection.follow:
+    def _is_wanted_at_first(self, allocation: Allocation, *, ends: bool) -> bool:
+        """Of a job that `ends` also what has ended: that is its work, and who follows it may come a moment too late."""
+        if self._selection.follow and not ends:
             return not allocation.is_client_terminal()
         return (
             allocation.client_status is ClientStatus.RUNNING or allocation.desired_status is DesiredStatus.RUN

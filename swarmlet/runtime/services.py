@@ -38,10 +38,15 @@ class Services:
         templates: TemplateSource,
     ) -> None:
         """All of this node. `data`: its data directory."""
+
+        def node_name() -> str:
+            node = nodes.view.node(nodes.me)
+            return node.name if node is not None else nodes.me[:8]
+
         self.logs = LogService(agent, nodes)
         self.job_logs = JobLogs(replica, self.logs, nodes)
         self.reach = Reach(agent, nodes)
-        self.copies = CopyService(Copying(agent), nodes)
+        self.copies = CopyService(Copying(agent, node_name), nodes)
         self.usage = UsageService(UsageSampler(agent, data), nodes)
         self.connections = ForwardService(Forwarding(agent), nodes)
         self.commands = ExecService(agent, nodes)

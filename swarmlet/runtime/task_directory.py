@@ -69,15 +69,20 @@ def _place(base: Path, rest: str, text: str) -> Place:
 
 
 @contextmanager
-def opened_directory(place: Place, *, make: bool = True) -> Iterator[int]:
-    """A descriptor of the directory at `place`, made where it is missing. Raises OSError; a link is one."""
+def opened_directory(place: Place, *, make: bool = True, made: list[Place] | None = None) -> Iterator[int]:
+    """A descriptor of the directory at `place`, made where it is missing. Raises OSError; a link is one.
+
+    `made` gets the directories that were missing.
+    """
     # The base itself may be a link of our own making (secrets in shared memory).
     descriptor = os.open(place.base, os.O_DIRECTORY | os.O_CLOEXEC | os.O_RDONLY)
     try:
-        for name in place.names:
+        for depth, name in enumerate(place.names, 1):
             if make:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(name, DIRECTORY_MODE, dir_fd=descriptor)
+                    if made is not None:
+                        made.append(Place(place.base, place.names[:depth]))
             following = os.open(name, _WALK, dir_fd=descriptor)
             os.close(descriptor)
             descriptor = following

@@ -54,7 +54,6 @@ class Counters:
         self.requests = 0
         #: Of requests and replies over streams.
         self.request_bytes = 0
-        self.messages = 0
 
 
 #: (data, source node) -> None
@@ -65,7 +64,7 @@ Done = Callable[[Outcome, bytes], None]
 
 
 class Network:
-    """Carries datagrams, requests and ordered messages between named nodes."""
+    """Carries datagrams and requests between named nodes."""
 
     def __init__(self, world: World, faults: Faults | None = None) -> None:
         """A network without cuts."""
@@ -75,15 +74,11 @@ class Network:
         self._rng = world.rng("network")
         self._cuts: dict[tuple[str, str], int] = {}
         self._datagram_cuts: dict[tuple[str, str], int] = {}
-        self._stream_cuts: set[tuple[str, str]] = set()
         self._datagrams: dict[str, DatagramHandler] = {}
         self._requests: dict[str, RequestHandler] = {}
-        self._messages: dict[str, DatagramHandler] = {}
         self._buffered: dict[str, int] = {}
         #: Nodes whose traffic is withheld, and their datagrams until it is released: out, in.
         self._withheld: dict[str, tuple[list[Callable[[], None]], list[Callable[[], None]]]] = {}
-        #: When the last stream message on a path arrives: the next may not overtake it.
-        self._stream_tail: dict[tuple[str, str], float] = {}
 
     def attach(
         self,
@@ -91,15 +86,12 @@ class Network:
         *,
         on_datagram: DatagramHandler | None = None,
         on_request: RequestHandler | None = None,
-        on_message: DatagramHandler | None = None,
     ) -> None:
         """Listen as `node`. Attaching again (after a restart) replaces the handlers."""
         if on_datagram:
             self._datagrams[node] = on_datagram
         if on_request:
             self._requests[node] = on_request
-        if on_message:
-            self._messages[node] = on_message
 
     # Cuts
 
@@ -108,11 +100,6 @@ class Network:
         cuts = self._datagram_cuts if datagrams_only else self._cuts
         cuts[source, destination] = cuts.get((source, destination), 0) + 1
         self.world.trace("cut", source, destination, datagrams_only)
-
-    def cut_streams(self, source: str, destination: str) -> None:
-        """No segment of a stream gets from `source` to `destination` any more; datagrams do."""
-        self._stream_cuts.add((source, destination))
-        self.world.trace("cut streams", source, destination)
 
     def partition(self, side: list[str], other: list[str]) -> None:
         """Cut both ways between every pair of the two sides."""
@@ -132,7 +119,6 @@ class Network:
         """Remove all cuts."""
         self._cuts.clear()
         self._datagram_cuts.clear()
-        self._stream_cuts.clear()
         self.world.trace("heal")
 
     def withhold(self, node: str) -> None:
@@ -255,40 +241,16 @@ class Network:
         if destination in world.machines:
             self._segment(source, destination, connect)
 
-    def send_message(self, source: str, destination: str, data: bytes) -> None:
-        """Send one message on the standing stream between two nodes: in order, or lost with the connection."""
-        self.counters.messages += 1
-        handler = self._messages.get(destination)
-        if handler is None or not self.can_reach(source, destination):
-            return
-        tail = self._stream_tail.get((source, destination), 0.0)
-        arrival = max(self.world.now + self._delay() + self._retransmits() * RETRANSMIT_SECONDS, tail)
-        self._stream_tail[source, destination] = arrival
-
-        def arrive() -> None:
-            if self.can_reach(source, destination) and self.world.power(destination) is not Power.CRASHED:
-                self.world.trace("message", source, destination, data)
-                self.world.at(self.world.now, destination, lambda: self._messages[destination](data, source))
-
-        self.world.at(arrival, WORLD, arrive)
-
     def _segment(self, source: str, destination: str, function: Callable[[], None], attempt: int = 0) -> None:
         """Deliver one TCP segment, sending it again while it is lost or the path is cut."""
         if attempt > RETRANSMITS_MAX:
             return
-        is_cut = (source, destination) in self._stream_cuts or not self.can_reach(source, destination)
-        lost = is_cut or self._rng.random() < self.faults.loss
+        lost = not self.can_reach(source, destination) or self._rng.random() < self.faults.loss
         if lost:
             again = RETRANSMIT_SECONDS * 2**attempt
             self.world.after(again, WORLD, lambda: self._segment(source, destination, function, attempt + 1))
             return
         self.world.after(self._delay(), WORLD, function)
-
-    def _retransmits(self) -> int:
-        count = 0
-        while count < RETRANSMITS_MAX and self._rng.random() < self.faults.loss:
-            count += 1
-        return count
 
     def _delay(self) -> float:
         faults = self.faults

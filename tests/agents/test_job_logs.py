@@ -106,6 +106,19 @@ def test_a_task_is_followed_across_its_restarts(cluster: LocalCluster) -> None:
         assert reader.process.wait(WAIT_SECONDS) == 0
 
 
+def test_following_batch_work_that_has_just_ended_shows_it_and_ends(
+    cluster: LocalCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = raw_exec_job("short", "echo said", count=2).replace('"short" {', '"short" {\n  type = "batch"', 1)
+    api = cluster.nodes[0].api
+    cluster.submit(text.replace('update {\n      min_healthy_time = "0s"\n    }', ""))
+    wait_until(lambda: api.get("/v1/job/short")["Status"] == "dead")
+    found = Cli(capsys)("--address", api.address, "job", "logs", "-f", "short")
+    assert found.code == 0
+    assert [line.partition(" | ")[2] for line in found.out.splitlines()] == ["said", "said"]
+    assert not found.err
+
+
 def test_one_stream_one_group_or_json_is_what_is_asked_for(
     cluster: LocalCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,11 +10,12 @@ import pytest
 from msgspec.structs import replace
 
 from swarmlet.errors import InvalidInput, NotFound, Unauthorized
-from swarmlet.ids import NodeId
+from swarmlet.ids import JobId, Namespace, NodeId
+from swarmlet.model.allocation import Allocation, ClientStatus
 from swarmlet.model.job import Affinity, JobType
 from swarmlet.model.node import Eligibility
 from swarmlet.scheduler.what_if import WhatIf
-from swarmlet.state.command import UpdateNodeEligibility
+from swarmlet.state.command import AllocationReport, UpdateAllocations, UpdateNodeEligibility
 from tests.agents.cluster import Cli
 from tests.api.trial import Served, served
 from tests.scheduler.builders import a_group, a_job, a_node
@@ -141,3 +142,54 @@ def test_a_system_job_wants_one_on_every_node_that_takes_it_not_its_count(tmp_pa
     with served(trial, tmp_path) as made:
         group = made.api.get("/v1/job/shop/explain")["Groups"]["web"]
     assert (len(group["Allocations"]), group["Count"]) == (2, 3)
+
+
+def end(trial: WhatIf, allocation: Allocation, status: ClientStatus = ClientStatus.COMPLETE) -> None:
+    """Its node says that it has ended."""
+    report = AllocationReport(id=allocation.id, client_status=status)
+    trial._submit(
+        UpdateAllocations(node_id=allocation.node_id, reports=(report,)), f"node:{allocation.node_id}"
+    )
+    trial.settle()
+
+
+def explained(made: Served, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    said = Cli(capsys)("--address", made.address, "explain", "shop")
+    assert said.code == 0, said
+    return said.out.splitlines()
+
+
+@pytest.fixture
+def batch(tmp_path: Path, kind: JobType) -> Iterator[Served]:
+    """Two allocations of a job that ends, on two nodes."""
+    trial = WhatIf.invented([a_node("n1"), a_node("n2")], (), NOW)
+    trial.submit([a_job(a_group(count=2, memory=200), kind=kind)])
+    trial.settle()
+    with served(trial, tmp_path) as made:
+        yield made
+
+
+@pytest.mark.parametrize("kind", [JobType.BATCH, JobType.SYSBATCH], ids=str)
+def test_work_that_has_ended_well_is_complete_and_not_missing(
+    batch: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = batch.trial.view.allocations()
+    assert "web: 2 of 2" in explained(batch, capsys)
+    end(batch.trial, first)
+    assert "web: 1 of 2, 1 complete" in explained(batch, capsys)
+    end(batch.trial, second)
+    assert "web: complete, 2 of 2 ended well" in explained(batch, capsys)
+
+
+@pytest.mark.parametrize("kind", [JobType.BATCH], ids=str)
+def test_what_an_earlier_definition_completed_does_not_count_for_the_new_one(
+    batch: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for item in list(batch.trial.view.allocations()):
+        end(batch.trial, item)
+    batch.trial.submit([a_job(a_group(count=2, memory=300), kind=JobType.BATCH)])
+    batch.trial.settle()
+    assert "web: 2 of 2" in explained(batch, capsys)
+    batch.trial.stop(Namespace("default"), JobId("shop"))
+    batch.trial.settle()
+    assert "web: 0 of 0" in explained(batch, capsys)

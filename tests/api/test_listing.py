@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from swarmlet.api import listing
+from swarmlet.api import listing, streaming
 from swarmlet.api.listing import answer_list, in_slices
 from tests.scheduler.fake_view import FakeView
 
@@ -84,7 +84,7 @@ async def test_others_run_while_a_list_is_made(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_a_client_that_takes_nothing_loses_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "TAKE_SECONDS", 0.01)
+    monkeypatch.setattr(streaming, "TAKE_SECONDS", 0.01)
     monkeypatch.setattr(listing, "PART_BYTES", 1_000_000)
     ended = asyncio.Event()
 

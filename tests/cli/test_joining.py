@@ -222,16 +222,27 @@ def test_a_second_agent_on_a_directory_is_refused(cli: Cli, node: Node) -> None:
     assert node.api.get("/v1/agent/self")["stats"]["pid"] == node.pid
 
 
-def test_a_failed_try_keeps_the_key_and_the_next_one_is_the_same_node(
-    cli: Cli, cluster: LocalCluster, node: Node, machine: Node
+def test_nothing_stale_remains_of_a_refusal_and_a_good_token_works_next(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So a try whose answer was lost uses a token once, however often it is repeated."""
-    token = cluster.token().partition("@")[0]
-    refused(cli, node, machine, f"{token}@127.0.0.1:{free_port()}")
-    key = (machine.data / "joining.key").read_bytes()
-    assert (machine.data / "joining.key").stat().st_mode & 0o777 == 0o600
-    refused(cli, node, machine, f"{token}@127.0.0.1:{free_port()}")
-    assert (machine.data / "joining.key").read_bytes() == key
+    """Nobody knows of the machine: its directory is as it was."""
+    with local_cluster() as cluster:
+        node, machine = cluster.nodes[0], cluster.new_node("n2")
+        token = cluster.token()
+        expired = cluster.token(TTL=1)
+        for target in (expired, f"{token.partition('@')[0]}@127.0.0.1:{free_port()}"):
+            refused(cli, node, machine, target)
+            assert not machine.data.exists()
+        real = commands._wall_seconds
+        with monkeypatch.context() as patched:
+            patched.setattr(commands, "_wall_seconds", lambda: real() + 1_000.0)
+            assert "clock" in refused(cli, node, machine, token)
+        assert not machine.data.exists()
+        # The name is looked at last, with the request itself.
+        assert "n1" in refused(cli, node, machine, token, "--name", "n1")
+        assert not machine.data.exists()
+        cluster.started(machine, process("join", token, *machine.flags(), "--json"))
+        assert not (machine.data / "joining.key").exists()
 
 
 def test_a_machine_joins_from_standard_input_takes_work_and_leaves(tmp_path: Path) -> None:

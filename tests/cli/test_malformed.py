@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from swarmlet.api.client import Client
+from swarmlet.errors import InvalidJob
 from tests.agents.cluster import Cli, process
 
 FILES = sorted((Path(__file__).parent.parent / "jobspec" / "malformed").glob("*.hcl"))
@@ -50,12 +52,39 @@ def test_run_says_the_same_before_it_asks_any_agent(cli: Cli, monkeypatch: pytes
     _check(FILES[0], said.code, said.out, said.err)
 
 
-def test_json_lists_the_same_errors(cli: Cli) -> None:
-    said = cli("job", "validate", "-json", str(FILES[0]))
-    assert said.code == 1
+@pytest.mark.parametrize(
+    "command",
+    [("job", "validate"), ("job", "run"), ("job", "plan"), ("simulate", "--nodes", "1")],
+    ids=" ".join,
+)
+def test_json_lists_the_same_errors_whatever_reads_the_file(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("SWARMLET_ADDR", "http://127.0.0.1:1")
+    said = cli(*command, "-json", str(FILES[0]))
+    assert (said.code, said.err) == (1, "")
     answered = said.json()
     assert answered["Valid"] is False
-    assert len(answered["Errors"]) == 1
+    assert [error.splitlines()[0] for error in answered["Errors"]] == [
+        cli("job", "validate", str(FILES[0])).err.splitlines()[0]
+    ]
+
+
+@pytest.mark.parametrize("command", [("job", "run"), ("job", "plan"), ("simulate", "--live")], ids=" ".join)
+def test_json_lists_what_the_cluster_finds_wrong_with_a_job(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise InvalidJob(["group g: first", "group g: second"])
+
+    monkeypatch.setattr(Client, "put", refuse)
+    path = tmp_path / "a.hcl"
+    path.write_text(_JOB % ("", "raw_exec", 'command = "x"'))
+    said = cli(*command, "--json", str(path))
+    assert (said.code, said.err) == (1, "")
+    assert said.json() == {"Valid": False, "Errors": ["group g: first", "group g: second"]}
+    said = cli(*command, str(path))
+    assert (said.code, said.out, said.err) == (1, "", "error: group g: first\ngroup g: second\n")
 
 
 _JOB = """job "a" {

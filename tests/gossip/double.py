@@ -6,7 +6,7 @@ import random
 
 from swarmlet.gossip.config import GossipConfig
 from swarmlet.gossip.core import Swim
-from swarmlet.gossip.effect import Effect, EventKind, Member, MemberEvent, MemberState, Send
+from swarmlet.gossip.effect import Effect, EventKind, Member, MemberEvent, MemberState, Send, Sync
 from swarmlet.gossip.keyring import Keyring, Sealer
 from swarmlet.gossip.packet import (
     PACKET_VERSION,
@@ -78,6 +78,13 @@ class Bench:
         """A state exchange from `sender` arrives."""
         body = SyncBody(version=PACKET_VERSION, cluster_id=CLUSTER, sender=sender, updates=updates)
         return self.core.on_sync(self.now, encode_sync(body), (sender, 1))
+
+    def digest(self) -> bytes:
+        """What opens a state exchange, as one that joins sends it; other effects of the moment are taken as well."""
+        self.core.join(self.now, [("seed", 1)])
+        self.core.on_timer(self.now)
+        (opening, *_) = [effect for effect in self.take() if isinstance(effect, Sync)]
+        return opening.data
 
     def take(self) -> list[Effect]:
         """Effects since the last call; events are kept in `events` too."""

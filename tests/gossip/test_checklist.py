@@ -152,7 +152,7 @@ def test_as_many_members_are_picked_as_there_are(size: int) -> None:
 
 def exchange(one: Bench, other: Bench) -> list[int]:
     """A whole state exchange that `one` begins; the lengths of what travels."""
-    request = one.core.sync_digest(one.now)
+    request = one.digest()
     reply = other.core.on_sync(other.now, request, ("one", 1))
     one.core.on_sync_reply(one.now, reply)
     lengths = [len(request), len(reply)]

@@ -331,7 +331,7 @@ def test_joining_tries_again_until_somebody_answers() -> None:
 def test_a_state_exchange_of_another_cluster_is_refused() -> None:
     bench = Bench("a")
     other = Bench("b")
-    data = other.core.sync_digest(other.now).replace(b"test", b"tost")
+    data = other.digest().replace(b"test", b"tost")
     with pytest.raises(WireError, match="of cluster 'tost'"):
         bench.core.on_sync(bench.now, data, ("b", 1))
 

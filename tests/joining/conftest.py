@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from swarmlet.errors import JoinRefused, NotLeader
 from swarmlet.ids import ClusterId, NodeId
-from swarmlet.joining.client import Enrolled, enrol
+from swarmlet.joining.client import Enrolled, KeptKey, enrol
 from swarmlet.joining.identity import Identity
 from swarmlet.joining.message import MemberAddress
 from swarmlet.joining.probe import MAGIC, Prober
@@ -61,6 +61,8 @@ class MemoryEnrolment:
         self.tokens: dict[str, Terms] = {}
         self.nodes: dict[NodeId, Applicant] = {}
         self.leads = True
+        #: No answer to an applicant ever comes.
+        self.is_stuck = False
 
     def _judge(self, token_hash: str) -> Terms:
         if not self.leads:
@@ -75,6 +77,8 @@ class MemoryEnrolment:
         self._judge(token_hash)
 
     async def admit(self, applicant: Applicant) -> Admission:
+        if self.is_stuck:
+            await asyncio.Event().wait()
         if applicant.node not in self.nodes:
             terms = self._judge(applicant.token_hash)
             if any(known.name == applicant.name for known in self.nodes.values()):
@@ -144,6 +148,7 @@ class Cluster:
         key: ec.EllipticCurvePrivateKey | None = None,
         advertise: str = "",
         current: Identity | None = None,
+        kept: KeptKey | None = None,
         address: Address | None = None,
         step_seconds: float = 5.0,
     ) -> Enrolled:
@@ -157,6 +162,7 @@ class Cluster:
             advertise=advertise,
             now=wall,
             current=current,
+            kept=kept,
             step_seconds=step_seconds,
             probe_seconds=0.2,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import ssl
 import subprocess
@@ -10,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from swarmlet.errors import Conflict, StorageError
+from swarmlet.errors import Conflict, InvalidInput, StorageError
 from swarmlet.ids import ClusterId, NodeId
 from swarmlet.joining.identity import (
     IDENTITY_FILE,
+    LOCK_FILE,
     PEM_FILE,
     DataDirectory,
     Identity,
@@ -101,6 +103,51 @@ def test_a_second_agent_is_told_which_process_has_the_directory(tmp_path: Path) 
             pass
     with DataDirectory(path) as again:
         assert again.pem_file == path / PEM_FILE
+
+
+def failing_in(path: Path) -> None:
+    """A use of the directory that ends in an error."""
+    with pytest.raises(InvalidInput), DataDirectory(path):
+        raise InvalidInput("refused")
+
+
+def test_a_use_that_fails_leaves_nothing_where_nothing_was(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    failing_in(path)
+    assert not path.exists()
+    path.mkdir()
+    failing_in(path)
+    assert list(path.iterdir()) == []
+    (path / "mine").write_text("")
+    failing_in(path)
+    assert [item.name for item in path.iterdir()] == ["mine"]
+
+
+def test_a_use_that_fails_leaves_the_directory_of_a_node_as_it_was(tmp_path: Path) -> None:
+    with DataDirectory(tmp_path):
+        pass
+    failing_in(tmp_path)
+    assert (tmp_path / LOCK_FILE).exists()
+
+
+def test_a_lock_file_that_was_taken_away_locks_nobody_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two at a time: the first fails and takes its file away after the second has opened it, before it locks it."""
+    before = fcntl.flock
+    locks: list[int] = []
+
+    def flock(lock: int, kind: int) -> None:
+        if not locks:
+            (tmp_path / LOCK_FILE).unlink()
+        locks.append(lock)
+        before(lock, kind)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with DataDirectory(tmp_path):
+        assert len(locks) == 2
+        with pytest.raises(Conflict), DataDirectory(tmp_path):
+            pass
 
 
 @pytest.mark.slow

@@ -189,6 +189,39 @@ async def test_the_same_key_becomes_the_same_node_again(clusters: OpenClusters) 
         assert [terms.uses_left for terms in cluster.enrolment.tokens.values()] == [1]
 
 
+class Kept:
+    """What became of a joiner's key."""
+
+    def __init__(self) -> None:
+        self.steps: list[str] = []
+
+    def keep(self) -> None:
+        self.steps.append("kept")
+
+    def forget(self) -> None:
+        self.steps.append("forgotten")
+
+
+async def test_a_key_is_kept_from_the_request_until_the_cluster_has_refused(clusters: OpenClusters) -> None:
+    """What is refused before is known to nobody; an answer that does not come may have been a yes."""
+    async with clusters() as made:
+        cluster = await made.start()
+        token, kept = cluster.token(Terms(expires_at=None, uses_left=None)), Kept()
+        cluster.skew[0] = 1_000.0
+        assert (await refusal(cluster, token, kept=kept)).code == "clock_skew"
+        assert kept.steps == []
+        cluster.skew[0] = 0.0
+        await cluster.join(token, kept=kept)
+        assert kept.steps == ["kept"]
+        kept.steps.clear()
+        assert (await refusal(cluster, token, kept=kept)).code == "name_taken"
+        assert kept.steps == ["kept", "forgotten"]
+        kept.steps.clear()
+        cluster.enrolment.is_stuck = True
+        assert (await refusal(cluster, token, kept=kept, step_seconds=0.2)).code == "unreachable"
+        assert kept.steps == ["kept"]
+
+
 @pytest.mark.slow
 async def test_blocked_tcp_is_named(clusters: OpenClusters) -> None:
     async with clusters() as made:

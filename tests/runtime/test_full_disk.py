@@ -1,0 +1,167 @@
+"""A disk without room: what is said of it, and that nothing half is left behind."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import tarfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, cast
+
+import pytest
+
+from swarmlet.cli import alloc_copy
+from swarmlet.cli.ending import ended
+from swarmlet.errors import Refused
+from swarmlet.ids import AllocationId
+from swarmlet.runtime import copying, free_space
+from swarmlet.runtime.agent import Agent
+from swarmlet.runtime.archive import TreeWriter
+from swarmlet.runtime.copying import Copying
+from swarmlet.runtime.free_space import free_bytes, sentence
+from swarmlet.runtime.task_directory import Place
+
+
+def full() -> OSError:
+    """What a write says there, which does not know its file."""
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class Filling:
+    """A file whose first bytes can be written, and then no more."""
+
+    def __init__(self) -> None:
+        self._has_begun = False
+
+    def read(self, _: int) -> bytes:
+        if self._has_begun:
+            raise full()
+        self._has_begun = True
+        return b"half"
+
+
+def tree(root: Path) -> dict[str, str]:
+    """All names below a directory, and what is in the files."""
+    return {
+        str(path.relative_to(root)): path.read_text() if path.is_file() else "" for path in root.rglob("*")
+    }
+
+
+def tar(*names: str) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        for name in names:
+            info = tarfile.TarInfo(name.rstrip("/"))
+            info.type, info.mode = (
+                (tarfile.DIRTYPE, 0o755) if name.endswith("/") else (tarfile.REGTYPE, 0o644)
+            )
+            info.size = 0 if name.endswith("/") else 3
+            archive.addfile(info, io.BytesIO(b"new"))
+    return made.getvalue()
+
+
+def test_a_full_disk_is_told_with_what_is_free_and_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert free_bytes(tmp_path / "not" / "there") is not None
+    monkeypatch.setattr(free_space, "free_bytes", lambda _: 12 * 1024)
+    assert sentence(full(), "/data/x", tmp_path, 3 * 1024**2) == (
+        "/data/x: No space left on device (12.0 KiB free, 3.0 MiB needed)"
+    )
+    assert sentence(full(), "/data/x", tmp_path) == "/data/x: No space left on device (12.0 KiB free)"
+    assert (
+        sentence(PermissionError(errno.EACCES, "Permission denied"), "/x", tmp_path)
+        == "/x: Permission denied"
+    )
+
+
+def test_a_command_that_meets_a_full_disk_names_the_path_and_what_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(free_space, "free_bytes", lambda _: 0)
+
+    def command() -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path))
+
+    assert ended(command) == 1
+    assert capsys.readouterr().err == f"error: {tmp_path}: No space left on device (0 B free)\n"
+
+
+def test_a_file_that_cannot_be_written_whole_leaves_the_old_one_and_no_other(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    writer = TreeWriter(Place(tmp_path, ()))
+    for name in ("file", "sub/deep/file"):
+        with pytest.raises(OSError, match="No space"):
+            writer.file(name, cast("IO[bytes]", Filling()), 0o644)
+    writer.file("sub/whole", io.BytesIO(b"whole"), 0o644)
+    writer.link("link", "sub/whole")
+    assert tree(tmp_path) == {
+        "file": "old", "sub": "", "sub/deep": "", "sub/whole": "whole", "link": "whole"
+    }  # fmt: skip
+    writer.undo()
+    assert tree(tmp_path) == {"file": "old"}
+
+
+async def _chunks(*parts: bytes) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+
+
+def a_copying(root: Path) -> Copying:
+    """Of one task, whose driver has no files of its own."""
+    task = SimpleNamespace(driver=object(), machine=SimpleNamespace(record=SimpleNamespace(handle=None)))
+    agent = SimpleNamespace(held_task=lambda *_: (task, root))
+    return Copying(cast("Agent", agent), lambda: "n1")
+
+
+async def test_a_copy_for_which_there_is_no_room_changes_nothing_and_says_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "t" / "local").mkdir(parents=True)
+    before = tree(tmp_path)
+    for module in (copying, free_space):
+        monkeypatch.setattr(module, "free_bytes", lambda _: 100)
+    with pytest.raises(
+        Refused, match=r"^/local on node n1: No space left .*\(100 B free, 10.0 KiB needed\)$"
+    ):
+        await a_copying(tmp_path).write(AllocationId("a"), "t", "/local", _chunks(tar("one")))
+    assert tree(tmp_path) == before
+
+
+async def test_a_copy_that_fills_the_disk_halfway_takes_back_what_it_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "t" / "local").mkdir(parents=True)
+    (tmp_path / "t" / "local" / "old").write_text("old")
+    before = tree(tmp_path)
+    write = TreeWriter.file
+
+    def fill(writer: TreeWriter, name: str, source: IO[bytes], mode: int) -> None:
+        write(writer, name, cast("IO[bytes]", Filling()) if name == "new/two" else source, mode)
+
+    monkeypatch.setattr(TreeWriter, "file", fill)
+    with pytest.raises(Refused, match=r"^/local on node n1: No space left on device \(.* free, .* needed\)$"):
+        await a_copying(tmp_path).write(
+            AllocationId("a"), "t", "/local", _chunks(tar("new/", "new/one", "new/two"))
+        )
+    assert tree(tmp_path) == before
+
+
+def test_a_copy_out_that_fills_this_machines_disk_takes_back_what_it_made(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    data = tar("made/", "made/one", "made/two")
+
+    def chunks() -> Iterator[bytes]:
+        # The last file's head has come, its bytes cannot be kept.
+        yield data[: 4 * 512 + 1]
+        raise full()
+
+    with pytest.raises(Refused, match=r"on this machine: No space left on device \(.* free\)$"):
+        alloc_copy._unpack(chunks(), str(tmp_path), is_contents=False)
+    assert tree(tmp_path) == {"mine": "mine"}
+    assert alloc_copy._unpack(iter([data]), str(tmp_path), is_contents=False) == 3
+    assert alloc_copy._unpack(iter([data]), str(tmp_path), is_contents=False) == 3
+    assert tree(tmp_path) == {"mine": "mine", "made": "", "made/one": "new", "made/two": "new"}
