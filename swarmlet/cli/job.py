@@ -15,6 +15,7 @@ from swarmlet.api.client import Client
 from swarmlet.cli.candidates import show_candidates
 from swarmlet.cli.connection import client, find_job, json_option, stale_option, wide_option
 from swarmlet.cli.job_logs import job_logs
+from swarmlet.cli.job_versions import history, revert
 from swarmlet.cli.output import age, paint, say, say_json, say_sentence, short, table, warn
 from swarmlet.cli.rollout import watch_rollout
 from swarmlet.errors import InvalidInput, InvalidJob, NotFound
@@ -465,4 +466,5 @@ def inspect(ctx: click.Context, name: str, hcl: bool, job_version: int | None, a
     return 0
 
 
-job.add_command(job_logs)
+for command in (history, job_logs, revert):
+    job.add_command(command)
