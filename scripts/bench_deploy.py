@@ -11,8 +11,8 @@ Cases deploy_1, deploy_10 and deploy_50, that many replicas of one service on an
                         node of a burst starts its own first, on the cores that the hosts of a testbed share
   stop_seconds          from the order to stop the job to the last container ended
   stop_engine_limit     the same, with the engines asked to stop their containers directly
-Each run has new hosts; whoever competes runs on the same ones. On a virtual machine, whoever else is measured, a
-measurement of which the hypervisor took more than `--stolen-max` of the processors' time is repeated.
+Each run has new hosts; whoever competes runs on the same ones, and the engines alone are measured before and after.
+On a virtual machine a measurement of which the hypervisor took more than `--stolen-max` of the processors' time is repeated.
 
     sudo .venv/bin/python scripts/bench_deploy.py --runs 3 --peer swarm --stolen-max 2 --json deploy.json
 """
@@ -297,6 +297,9 @@ def main() -> int:
                 for size in sizes:
                     measure_engines(testbed, size, undisturbed, own)
                 measure(Swarmlet(testbed), testbed, sizes, undisturbed, own)
+                # Before and after: a virtual machine's processors are not equally fast from minute to minute.
+                for size in sizes:
+                    measure_engines(testbed, size, undisturbed, own)
                 if peer is not None:
                     measure(Swarm(testbed), testbed, sizes, undisturbed, peer[1])
     except (CommandRefused, TimeoutError, KeyboardInterrupt, unix_http.NoAnswer, unix_http.Refused) as error:
