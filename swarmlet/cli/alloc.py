@@ -15,7 +15,7 @@ from swarmlet.cli.alloc_exec import execute
 from swarmlet.cli.alloc_reach import fs, show_checks, signal, stats
 from swarmlet.cli.candidates import show_candidates
 from swarmlet.cli.connection import client, json_option, stale_option, wide_option
-from swarmlet.cli.output import age, paint, say, say_json, short, table
+from swarmlet.cli.output import age, counted, paint, say, say_json, short, table
 from swarmlet.errors import InvalidInput
 
 
@@ -116,7 +116,9 @@ def _show(item: dict[str, Any]) -> None:
         code = "" if state["ExitCode"] is None else f"  exit code {state['ExitCode']}"
         oom = "  killed: out of memory" if state["OOMKilled"] else ""
         say()
-        say(f"task {paint(name, 'bold')}  {state['State']}  {state['Restarts']} restarts{code}{oom}")
+        say(
+            f"task {paint(name, 'bold')}  {state['State']}  {counted(state['Restarts'], 'restart')}{code}{oom}"
+        )
         now = time.time_ns()
         for event in state["Events"]:
             say(f"  {age(event['Time'], now):>10}  {event['Type']:<14} {event['DisplayMessage']}".rstrip())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from swarmlet.api.client import Client
-from swarmlet.cli.output import paint, say, say_json, span
+from swarmlet.cli.output import counted, paint, say, say_json, span
 
 
 def show_status(api: Client, *, as_json: bool) -> int:
@@ -16,7 +16,7 @@ def show_status(api: Client, *, as_json: bool) -> int:
         return 0 if _is_well(seen) else 1
     tolerance = f"survives the loss of {seen['Survives']}" if seen["FaultTolerant"] else "NOT FAULT TOLERANT"
     parts = [f"{seen['NodesReady']}/{seen['NodesTotal']} nodes, {tolerance}"]
-    parts.append(f"{seen['Jobs']} jobs")
+    parts.append(counted(seen["Jobs"], "job"))
     parts.append(f"{seen['Running']} running, {seen['Pending']} pending")
     if seen["Unknown"]:
         parts.append(f"{seen['Unknown']} unknown")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, Protocol
 
-from swarmlet.cli.output import say, say_now, short
+from swarmlet.cli.output import counted, say, say_now, short
 
 #: Nothing has left for so long: say what stays. A replacement that comes up at its usual pace takes less.
 STILL_SECONDS = 10.0
@@ -43,7 +43,7 @@ def watch(api: Asked, node: Json, deadline_ns: int) -> int:
             seen |= {item["ID"] for item in left}
             if len(left) != shown:
                 passed = time.monotonic() - started
-                say_now(f"{node['Name']} drains: {len(left)} allocations left · {passed:.0f} s")
+                say_now(f"{node['Name']} drains: {counted(len(left), 'allocation')} left · {passed:.0f} s")
                 shown, changed, is_told = len(left), time.monotonic(), False
             if not now["Drain"]:
                 stopped = [item for item in allocations if item["ID"] in seen and _is_forced(item)]

@@ -16,7 +16,7 @@ from swarmlet.cli.candidates import show_candidates
 from swarmlet.cli.connection import client, find_job, json_option, stale_option, wide_option
 from swarmlet.cli.job_logs import job_logs
 from swarmlet.cli.job_versions import history, revert
-from swarmlet.cli.output import age, paint, say, say_json, say_sentence, short, table, warn
+from swarmlet.cli.output import age, counted, paint, say, say_json, say_sentence, short, table, warn
 from swarmlet.cli.rollout import watch_rollout
 from swarmlet.errors import InvalidInput, InvalidJob, NotFound
 
@@ -196,7 +196,7 @@ def _show_plan(found: dict[str, Any], *, wide: bool) -> None:
             say_sentence(f"  {found['Waiting'][group]}")
     preempted = sum(each["Preemptions"] for each in found["Annotations"]["DesiredTGUpdates"].values())
     if preempted:
-        say(f"{preempted} allocations of less important jobs would be ended")
+        say(f"{counted(preempted, 'allocation')} of less important jobs would be ended")
     for group, listed in found["Explain"].items():
         say()
         say(f"The next of group {group} would go:")
@@ -319,7 +319,7 @@ def stop(ctx: click.Context, name: str, purge: bool, detach: bool, namespace: st
     if as_json:
         say_json({**answered, "StillRunning": left})
     elif left:
-        say(f"{found['ID']} stopped; {left} allocations have not ended yet")
+        say(f"{found['ID']} stopped; not ended yet: {counted(left, 'allocation')}")
     else:
         say(f"{found['ID']} stopped")
     return 0

@@ -101,6 +101,11 @@ def short(identifier: str) -> str:
     return identifier[:ID_SHOWN]
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 job`, `2 jobs`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, wide: bool = False) -> None:
     """Columns; the widest column gives way until a line fits the terminal, unless `wide`."""
     if not rows:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from swarmlet.cli.connection import client, json_option
-from swarmlet.cli.output import is_terminal, say, say_json, say_now, table
+from swarmlet.cli.output import counted, is_terminal, say, say_json, say_now, table
 from swarmlet.cli.progress import PROGRESS_SECONDS, working
 from swarmlet.errors import Conflict, InvalidInput, Refused, Unavailable
 
@@ -248,7 +248,7 @@ def restore(
     else:
         say(
             f"restored the state of index {answered['SnapshotIndex']} at index {answered['Index']}: "
-            f"{answered['Jobs']} jobs, {answered['Allocations']} allocations; every job is being looked at"
+            f"{counted(answered['Jobs'], 'job')}, {counted(answered['Allocations'], 'allocation')}; every job is being looked at"
         )
     return 0
 

@@ -260,14 +260,14 @@ def test_what_could_not_be_placed_is_explained(ask: Cli, node: Node, tmp_path: P
     path.write_text(raw_exec_job("picky", more=constraint))
     said = ask("job", "run", str(path))
     assert said.code == 2
-    assert "! picky.g: 1 could not be placed (1 nodes looked at)" in said.out
-    assert re.search(r"1 nodes: .*kernel\.name.*plan9", said.out)
+    assert "! picky.g: 1 could not be placed (1 node looked at)" in said.out
+    assert re.search(r"1 node: .*kernel\.name.*plan9", said.out)
     seen = node.api.get("/v1/node/n1")
     has = seen["NodeResources"]["Memory"]["MemoryMB"] - seen["ReservedResources"]["Memory"]["MemoryMB"]
     path.write_text(raw_exec_job("picky").replace("memory = 16", f"memory = {has + 5000}"))
     said = ask("job", "run", str(path))
     assert said.code == 2
-    short = re.search(r"1 nodes: memory short by (\d+) MiB at least", said.out)
+    short = re.search(r"1 node: memory short by (\d+) MiB at least", said.out)
     assert short is not None, said.out
     assert int(short[1]) >= 5000
     explained = ask("explain", "picky").out

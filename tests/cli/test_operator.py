@@ -157,7 +157,7 @@ def test_a_saved_state_comes_back_into_its_own_cluster(at: Any, trio: LocalClust
     assert "say --yes to go on" in at("n3", "operator", "snapshot", "restore", str(file)).err
     said = at("n3", "operator", "snapshot", "restore", "--yes", str(file))
     assert (said.code, said.err) == (0, "")
-    assert "1 jobs, 1 allocations" in said.out
+    assert "1 job, 1 allocation" in said.out
     assert [item["ID"] for item in trio.nodes[1].api.get("/v1/jobs")] == ["kept"]
     api = trio.nodes[0].api
     wait_until(lambda: running(api.get("/v1/job/kept/allocations")) == 1)
