@@ -133,13 +133,16 @@ class Gossip:
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 self._after()
-                await self._watch_lag()
+                try:
+                    await self._watch_lag()
+                finally:
+                    # Its tasks are waited for: no other may begin meanwhile.
+                    self._group = None
+                    if self._timer is not None:
+                        self._timer.cancel()
         finally:
-            self._group = None
             self._transport = None
             self._listening.clear()
-            if self._timer is not None:
-                self._timer.cancel()
             transport.close()
 
     def open_socket(self) -> socket.socket:

@@ -171,3 +171,32 @@ def test_the_timer_never_rings_before_the_core_has_something_to_do() -> None:
 
     uvloop.run(scenario())
     assert min(rings) >= 0.0
+
+
+class LingeringStreams(DirectStreams):
+    """Streams that take a while to end."""
+
+    async def ping(self, address: Address, target: NodeId, timeout: float) -> StreamAnswer:  # noqa: ASYNC109
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.3)
+        return StreamAnswer.SILENT
+
+
+async def test_a_member_that_is_stopped_begins_nothing_more_while_its_streams_end() -> None:
+    streams = LingeringStreams()
+    a, b = make("a", streams), make("b", streams)
+    joined = Waiter(a, EventKind.JOINED)
+    async with asyncio.TaskGroup() as group:
+        first, second = group.create_task(a.run()), group.create_task(b.run())
+        b.join([await a.wait_listening()])
+        await joined.wait()
+        second.cancel()
+        while not a._tasks:  # noqa: ASYNC110 (probes of what is silent come by the clock)
+            await asyncio.sleep(0.01)
+        first.cancel()
+        await asyncio.sleep(0.01)
+        # A timer's work used to raise here: the group of its tasks takes no more.
+        a._begin(lambda: asyncio.sleep(0), lambda _: pytest.fail("refused"))
+        assert not first.done()
