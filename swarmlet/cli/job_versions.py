@@ -50,13 +50,17 @@ def history(ctx: click.Context, name: str, namespace: str, as_json: bool, wide: 
         api.namespace = namespace
     job_id = find_job(api, name)["ID"]
     versions = api.get(f"/v1/job/{job_id}/versions")["Versions"]
-    changes = [list(differences(old, new)) for new, old in itertools.pairwise(versions)]
+    changes: list[list[str] | None] = [
+        list(differences(old, new)) for new, old in itertools.pairwise(versions)
+    ]
+    # What the oldest that is kept changed is not known any more.
+    changes.append(None)
     if as_json:
         say_json(
             [
                 {"Version": version["Version"], "Stable": version["Stable"], "Stop": version["Stop"]}
                 | {"SubmitTime": version["SubmitTime"], "Changes": changed, "Job": version}
-                for version, changed in zip(versions, [*changes, None], strict=True)
+                for version, changed in zip(versions, changes, strict=True)
             ]
         )
         return 0
@@ -70,7 +74,7 @@ def history(ctx: click.Context, name: str, namespace: str, as_json: bool, wide: 
                 age(version["SubmitTime"], now),
                 _summary(version, changed),
             ]
-            for version, changed in zip(versions, [*changes, None], strict=True)
+            for version, changed in zip(versions, changes, strict=True)
         ],
         wide=wide,
     )
