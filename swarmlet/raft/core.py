@@ -334,10 +334,12 @@ class Raft:
         peer = self._peer
         if peer.now >= peer.lease_end:
             peer.election_reset_at = peer.now
+            # Asked before the check, which begins to hear anew.
+            heir = self._replication.heir()
             if self._config.check_quorum:
                 self._step(Message(kind=_K.CHECK_QUORUM, sender=self._id))
             if peer.role is Role.LEADER:
-                if peer.is_disk_stalled and (peer.transferee != NOBODY or self._replication.heir() is None):
+                if peer.is_disk_stalled and (peer.transferee != NOBODY or heir is None):
                     # Nobody took over: silence lets the others elect somebody.
                     peer.become_follower(peer.term, NOBODY)
                 peer.transferee = NOBODY
@@ -354,9 +356,9 @@ class Raft:
         is_offer_due = peer.is_disk_full and peer.now >= peer.offered_at + FULL_OFFER_SECONDS
         if peer.transferee != NOBODY or not (peer.is_disk_stalled or is_offer_due):
             return
-        peer.offered_at = peer.now
         heir = self._replication.heir()
         if heir is not None:
+            peer.offered_at = peer.now
             self._replication.start_transfer(heir, peer.peers.progress[heir])
 
     # -- messages

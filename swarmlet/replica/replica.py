@@ -201,6 +201,7 @@ class Replica:
         #: The first of the queue, as far as it has been applied.
         self._applying: _Applying | None = None
         self._apply_wake = asyncio.Event()
+        self._is_disk_full = False
         self._is_looking_for_room = False
         self._on_failure = on_failure
         self._reads = ReadRounds(mint(), self._ask_for_index)
@@ -511,8 +512,10 @@ class Replica:
         """Tell the core whether the disk is full; while it is, look again from time to time."""
         is_full = self._log.is_full
         self.consensus.core.note_disk_full(is_full)
+        if is_full != self._is_disk_full:
+            self._is_disk_full = is_full
+            log.warning("raft.disk_full" if is_full else "raft.disk_has_room", node_id=self.node_id)
         if is_full and not self._is_looking_for_room:
-            log.warning("raft.disk_full", node_id=self.node_id)
             self._is_looking_for_room = True
             asyncio.get_running_loop().call_later(ROOM_SECONDS, self._look_for_room)
 

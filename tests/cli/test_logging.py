@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +20,17 @@ SECRET = "swl1-very-secret"
 class _Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+class _Disk(io.StringIO):
+    """Has room or not."""
+
+    is_full = False
+
+    def write(self, text: str) -> int:
+        if self.is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(text)
 
 
 @pytest.fixture(autouse=True)
@@ -76,3 +89,29 @@ def test_what_is_below_the_level_is_left_out(monkeypatch: pytest.MonkeyPatch) ->
     logging.getLogger("asyncio").info("selector")
     structlog.get_logger().warning("disk.slow")
     assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["disk.slow"]
+
+
+def test_a_log_on_a_full_disk_raises_nothing_and_says_later_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    disk = _Disk()
+    monkeypatch.setattr("sys.stderr", disk)
+    configure("info")
+    disk.is_full = True
+    structlog.get_logger().warning("raft.disk_full")
+    logging.getLogger("asyncio").error("task failed")
+    disk.is_full = False
+    structlog.get_logger().warning("raft.disk_has_room")
+    structlog.get_logger().info("member.joined")
+    said = [json.loads(line) for line in disk.getvalue().splitlines()]
+    assert [line["event"] for line in said] == ["raft.disk_has_room", "member.joined"]
+    assert [line.get("lines_lost_before") for line in said] == [2, None]
+
+
+def test_a_log_whose_reader_has_gone_raises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    configure("info")
+    stream.close()
+    structlog.get_logger().warning("raft.disk_full")
+    logging.getLogger("asyncio").error("task failed")

@@ -81,6 +81,26 @@ def test_a_leader_with_a_full_disk_reads_and_does_not_write_and_offers_its_place
     assert cluster.leader.id != 1
 
 
+def seconds_of_lead(steps: int) -> float:
+    """How long peer 1 leads on when its disk is found full so many steps after its election."""
+    cluster = led()
+    cluster.run(steps * STEP)
+    full_at = cluster.now
+    cluster[1].core.note_disk_full(True)
+    while cluster[1].core.role is Role.LEADER and cluster.now < full_at + 4 * ELECTION:
+        cluster.run(STEP)
+    return cluster.now - full_at
+
+
+def test_a_leader_offers_its_place_soon_whenever_its_disk_is_found_full() -> None:
+    slow = {
+        steps: seconds
+        for steps in range(int(2 * ELECTION / STEP))
+        if (seconds := seconds_of_lead(steps)) > ELECTION
+    }
+    assert not slow, "by steps after the election, in seconds"
+
+
 def test_a_leader_that_is_full_and_alone_goes_on_leading() -> None:
     cluster = led(1)
     cluster[1].core.note_disk_full(True)
