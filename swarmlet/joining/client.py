@@ -138,7 +138,16 @@ async def enrol(
         host, port_told = parse_address(advertise, 0) if advertise else (connection.local_host, 0)
         async with listening(bind, port, os.urandom(NONCE_BYTES)) as own:
             address = (host, port_told or own.port)
-            await _probe(connection, token, own, address, target, step_seconds, probe_seconds)
+            probe = ProbeRequest(
+                version=VERSION,
+                secret=token.secret,
+                host=address[0],
+                port=address[1],
+                nonce=own.nonce,
+                key_digest=key_digest(key.public_key()),
+                name=name,
+            )
+            await _probe(connection, probe, own, target, step_seconds, probe_seconds)
         request = EnrolRequest(
             version=VERSION,
             secret=token.secret,
@@ -253,17 +262,14 @@ def _check_validity(certificate: bytes, now: float, target: Address) -> None:
 
 async def _probe(
     connection: ClientConnection,
-    token: Token,
+    request: ProbeRequest,
     own: Listening,
-    address: Address,
     target: Address,
     step_seconds: float,
     probe_seconds: float,
 ) -> None:
     """Raise JoinRefused naming the blocked path, if one is."""
-    request = ProbeRequest(
-        version=VERSION, secret=token.secret, host=address[0], port=address[1], nonce=own.nonce
-    )
+    address = (request.host, request.port)
     failure: SwarmletError | None = None
     seen = ProbeReply(tcp_in=False, udp_out=False)
     async with asyncio.TaskGroup() as group:

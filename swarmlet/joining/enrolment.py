@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from swarmlet.errors import NoLeader, NotLeader
 from swarmlet.gossip.effect import Member, MemberState
-from swarmlet.ids import NodeId, RequestId
+from swarmlet.ids import NodeId, RequestId, derive
 from swarmlet.joining.message import MemberAddress
 from swarmlet.joining.server import Admission, Applicant
 from swarmlet.model.node import NodeStatus
@@ -55,21 +55,31 @@ class ReplicatedEnrolment:
         if verdict is not Verdict.VALID:
             raise refusal(verdict)
 
+    async def is_admitted(self, node: NodeId, request_id: RequestId) -> bool:
+        """Whether a token was used by this applicant lately, and its node has not left since."""
+        self._must_lead()
+        view = await self._replica.barrier()
+        used, known = view.outcome(request_id), view.node(node)
+        return used is not None and not used.error and (known is None or known.status is not NodeStatus.LEFT)
+
     async def admit(self, applicant: Applicant) -> Admission:
         """Use the token once and take the name; the same key gets the same node again."""
         self._must_lead()
         settings = self._replica.view.settings()
         if settings is None:
             raise NoLeader("the cluster is not initialised yet; try again in a second")
-        node = applicant.node
+        node, request_id = applicant.node, applicant.request_id
         known = self._replica.view.node(node)
         # The same machine asking twice is let in again; one that left needs a token like any other.
         if known is None or known.status is NodeStatus.LEFT:
+            if known is not None:
+                # The use that let it in then is not to let it in again.
+                request_id = RequestId(derive("enrol again", request_id, str(known.modify_index)))
             await self._replica.lead(
                 UseJoinToken(
                     secret_hash=applicant.token_hash.encode(), node_id=node, node_name=applicant.name
                 ),
-                RequestId(applicant.request_id),
+                request_id,
             )
         members = tuple(
             MemberAddress(node=item.id, name=item.name, host=item.address[0], port=item.address[1])

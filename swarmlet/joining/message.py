@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from swarmlet.wire import Codec, Record
 
-#: Methods of `Purpose.JOIN`. `CHECK` exists between nodes alone.
+#: Methods of `Purpose.JOIN`. `CHECK` and `ADMITTED` exist between nodes alone.
 HELLO, PROBE, ENROL, RENEW, CHECK = "join.hello", "join.probe", "join.enrol", "join.renew", "join.check"
+ADMITTED = "join.admitted"
 
 #: A joiner needs some members to gossip with; gossip brings the others.
 MEMBERS_MAX = 256
@@ -35,6 +36,9 @@ class ProbeRequest(Record, tag="join-probe"):
     host: str
     port: int
     nonce: bytes
+    #: SHA-256 of the joiner's public key, and its name: who was let in by this token before is not asked for another.
+    key_digest: bytes = b""
+    name: str = ""
 
 
 class ProbeReply(Record, tag="join-probed"):
@@ -46,6 +50,13 @@ class ProbeReply(Record, tag="join-probed"):
     reason: str = ""
     #: False where the cluster's node has no datagram socket to probe with; then UDP is not judged.
     udp_checked: bool = True
+
+
+class AdmittedRequest(Record, tag="join-admitted"):
+    """Was this applicant let in? As in `Applicant`."""
+
+    node: str
+    request_id: str
 
 
 class EnrolRequest(Record, tag="join-enrol"):
@@ -96,6 +107,7 @@ class RenewRequest(Record, tag="join-renew"):
 hello_reply_codec: Codec[HelloReply] = Codec(HelloReply, limit=REQUEST_BYTES_MAX)
 probe_request_codec: Codec[ProbeRequest] = Codec(ProbeRequest, limit=REQUEST_BYTES_MAX)
 probe_reply_codec: Codec[ProbeReply] = Codec(ProbeReply, limit=REQUEST_BYTES_MAX)
+admitted_request_codec: Codec[AdmittedRequest] = Codec(AdmittedRequest, limit=REQUEST_BYTES_MAX)
 enrol_request_codec: Codec[EnrolRequest] = Codec(EnrolRequest, limit=REQUEST_BYTES_MAX)
 enrol_reply_codec: Codec[EnrolReply] = Codec(EnrolReply, limit=1024 * 1024)
 renew_request_codec: Codec[RenewRequest] = Codec(RenewRequest, limit=REQUEST_BYTES_MAX)

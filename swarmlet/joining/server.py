@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from swarmlet.errors import InvalidInput, JoinRefused, NotLeader, Overloaded, Unauthorized
+from swarmlet.errors import InvalidInput, JoinRefused, NotLeader, Overloaded, Refused, Unauthorized
 from swarmlet.ids import ClusterId, NodeId, RequestId, derive
 from swarmlet.joining.message import (
+    ADMITTED,
     CHECK,
     ENROL,
     HELLO,
@@ -17,9 +18,12 @@ from swarmlet.joining.message import (
     PROBE,
     RENEW,
     VERSION,
+    AdmittedRequest,
     EnrolReply,
     HelloReply,
     MemberAddress,
+    ProbeRequest,
+    admitted_request_codec,
     enrol_reply_codec,
     enrol_request_codec,
     hello_reply_codec,
@@ -36,7 +40,7 @@ from swarmlet.security.authority import (
     requested_key,
 )
 from swarmlet.security.certificate import key_digest, load_certificate
-from swarmlet.security.token import secret_hash
+from swarmlet.security.token import Verdict, secret_hash
 from swarmlet.transport.frame import Purpose
 from swarmlet.transport.peer import Peer
 from swarmlet.transport.server import Handlers
@@ -84,6 +88,9 @@ class Enrolment(Protocol):
     async def check(self, token_hash: str) -> None:
         """Raise JoinRefused unless the token could be used now. Uses nothing up."""
 
+    async def is_admitted(self, node: NodeId, request_id: RequestId) -> bool:
+        """Whether the applicant with these (see `Applicant`) was let in lately, and has not left since."""
+
     async def admit(self, applicant: Applicant) -> Admission:
         """Use the token once and take the name, in one command; raise JoinRefused and change nothing otherwise.
 
@@ -96,6 +103,9 @@ class Enrolment(Protocol):
     async def authority(self) -> Authority:
         """The CA with its key, opened."""
 
+
+#: Refusals of a token that was good once: who was let in by it meanwhile may hear so again.
+_NO_MORE_USES = frozenset({Verdict.USED_UP.value, Verdict.EXPIRED.value})
 
 Forward = Callable[[str, bytes], Awaitable[bytes]]
 
@@ -143,6 +153,7 @@ class JoinServer:
         handlers.register(HELLO, self.hello, purpose=Purpose.JOIN)
         handlers.register(PROBE, self.probe, purpose=Purpose.JOIN)
         handlers.register(CHECK, self.check, purpose=Purpose.RPC)
+        handlers.register(ADMITTED, self.admitted, purpose=Purpose.RPC)
         for purpose in (Purpose.JOIN, Purpose.RPC):
             handlers.register(ENROL, self.enrol, purpose=purpose)
             handlers.register(RENEW, self.renew, purpose=purpose)
@@ -164,13 +175,23 @@ class JoinServer:
     async def probe(self, peer: Peer, body: bytes) -> bytes:
         """Connect back to the joiner, once its token is known to be good: strangers can not aim us at others."""
         request = probe_request_codec.decode(body)
-        await self._at_leader(peer, CHECK, secret_hash(request.secret).encode(), self.check)
+        try:
+            await self._at_leader(peer, CHECK, secret_hash(request.secret).encode(), self.check)
+        except JoinRefused as error:
+            if error.code not in _NO_MORE_USES or not await self._is_admitted(peer, request):
+                raise
         return probe_reply_codec.encode(await self._prober.probe((request.host, request.port), request.nonce))
 
     async def check(self, peer: Peer, body: bytes) -> bytes:
         """Whether a token (its hash) could be used now."""
         await self._enrolment.check(body.decode("ascii", "replace"))
         return b""
+
+    async def admitted(self, peer: Peer, body: bytes) -> bytes:
+        """Whether an applicant was let in: something, else nothing."""
+        request = admitted_request_codec.decode(body)
+        is_admitted = await self._enrolment.is_admitted(NodeId(request.node), RequestId(request.request_id))
+        return b"\x01" if is_admitted else b""
 
     async def enrol(self, peer: Peer, body: bytes) -> bytes:
         """Make the applicant a node, or refuse and change nothing."""
@@ -185,6 +206,17 @@ class JoinServer:
     async def renew(self, peer: Peer, body: bytes) -> bytes:
         """A new certificate for a known key; the old one may have expired."""
         return await self._at_leader(peer, RENEW, body, self._renew_here)
+
+    async def _is_admitted(self, peer: Peer, request: ProbeRequest) -> bool:
+        """Whether who asks was let in by this very token before: its answer was lost. `enrol` will have it prove its key."""
+        node = node_id_of(self._cluster, request.key_digest)
+        request_id = _request_id(node, secret_hash(request.secret), request.name)
+        body = admitted_request_codec.encode(AdmittedRequest(node=node, request_id=request_id))
+        try:
+            return bool(await self._at_leader(peer, ADMITTED, body, self.admitted))
+        except Refused:
+            # A leader of an earlier version does not know the question.
+            return False
 
     async def _enrol_here(self, peer: Peer, body: bytes) -> bytes:
         request = enrol_request_codec.decode(body)
@@ -211,7 +243,7 @@ class JoinServer:
             token_hash=token_hash,
             key_digest=key,
             node=node,
-            request_id=RequestId(derive("enrol", node, token_hash, request.name)),
+            request_id=_request_id(node, token_hash, request.name),
             name=request.name,
             host=request.host,
             port=request.port,
@@ -266,3 +298,7 @@ class JoinServer:
             if peer.purpose is Purpose.RPC:
                 raise
             return await self._forward(method, body)
+
+
+def _request_id(node: NodeId, token_hash: str, name: str) -> RequestId:
+    return RequestId(derive("enrol", node, token_hash, name))

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import msgspec
 
-from swarmlet.ids import AllocationId, DeploymentId, EvaluationId, JobId, Namespace, NodeId
+from swarmlet.ids import AllocationId, DeploymentId, EvaluationId, JobId, Namespace, NodeId, RequestId
 from swarmlet.model.allocation import Allocation, ClientStatus
 from swarmlet.model.cluster import ClusterSettings, JoinToken, NamespaceRecord
 from swarmlet.model.deployment import Deployment
@@ -23,6 +23,7 @@ from swarmlet.model.node import Node
 from swarmlet.model.resources import Quantity
 from swarmlet.model.variable import Variable, VariableKey
 from swarmlet.model.volume import Volume, VolumeSnapshot
+from swarmlet.state.command import Applied
 
 
 class Table(StrEnum):
@@ -201,6 +202,9 @@ class View(Protocol):
 
     def join_tokens(self) -> Iterator[JoinToken]:
         """By accessor."""
+
+    def outcome(self, request_id: RequestId) -> Applied | None:
+        """What a recent request gave, if it was applied."""
 
     def variable(self, namespace: Namespace, path: str) -> Variable | None:
         """A variable (its items sealed) by namespace and path."""

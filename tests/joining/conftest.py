@@ -17,7 +17,7 @@ import uvloop
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from swarmlet.errors import JoinRefused, NotLeader
-from swarmlet.ids import ClusterId, NodeId
+from swarmlet.ids import ClusterId, NodeId, RequestId
 from swarmlet.joining.client import Enrolled, KeptKey, enrol
 from swarmlet.joining.identity import Identity
 from swarmlet.joining.message import MemberAddress
@@ -60,6 +60,8 @@ class MemoryEnrolment:
         self.ca = authority
         self.tokens: dict[str, Terms] = {}
         self.nodes: dict[NodeId, Applicant] = {}
+        #: No answer after this one ever comes, though the applicant is let in.
+        self.loses_answers = False
         self.leads = True
         #: No answer to an applicant ever comes.
         self.is_stuck = False
@@ -76,6 +78,11 @@ class MemoryEnrolment:
     async def check(self, token_hash: str) -> None:
         self._judge(token_hash)
 
+    async def is_admitted(self, node: NodeId, request_id: RequestId) -> bool:
+        if not self.leads:
+            raise NotLeader("n1")
+        return node in self.nodes and self.nodes[node].request_id == request_id
+
     async def admit(self, applicant: Applicant) -> Admission:
         if self.is_stuck:
             await asyncio.Event().wait()
@@ -86,6 +93,8 @@ class MemoryEnrolment:
             if terms.uses_left is not None:
                 self.tokens[applicant.token_hash] = replace(terms, uses_left=terms.uses_left - 1)
             self.nodes[applicant.node] = applicant
+        if self.loses_answers:
+            await asyncio.Event().wait()
         members = (MemberAddress(node="n1", name="one", host="127.0.0.1", port=4747),)
         return Admission(
             node=applicant.node,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, cast
 
 import pytest
@@ -10,7 +11,7 @@ from swarmlet.errors import JoinRefused
 from swarmlet.ids import ClusterId, NodeId, RequestId
 from swarmlet.joining.enrolment import ReplicatedEnrolment
 from swarmlet.joining.server import Applicant
-from swarmlet.model.cluster import ClusterSettings
+from swarmlet.model.cluster import ClusterSettings, JoinToken
 from swarmlet.model.node import Node, NodeStatus
 from swarmlet.replica.replica import Replica
 from swarmlet.replica.submission import raise_if_refused
@@ -21,6 +22,7 @@ from swarmlet.state.command import (
     Applied,
     Body,
     Command,
+    CreateJoinToken,
     InitializeCluster,
     RegisterNode,
     UpdateNodeStatus,
@@ -42,6 +44,9 @@ class LeadingReplica:
     @property
     def view(self) -> Any:
         return self.machine.snapshot()
+
+    async def barrier(self) -> Any:
+        return self.view
 
     async def lead(self, body: Body, request_id: RequestId | None = None) -> Applied:
         return self.apply(body, request_id)
@@ -96,6 +101,33 @@ async def test_a_node_that_left_needs_a_token_like_any_other() -> None:
     with pytest.raises(JoinRefused) as refused:
         await enrolment.admit(_applicant())
     assert refused.value.code == "token_wrong"
+
+
+async def test_who_was_let_in_by_a_token_for_one_use_is_let_in_again_until_it_leaves() -> None:
+    replica, enrolment = _cluster_with_a_member()
+    replica.apply(
+        CreateJoinToken(
+            token=JoinToken(accessor="t", secret_hash=b"one use", expires_at_ns=10**18, uses_left=1)
+        )
+    )
+    node = NodeId("n3")
+    applicant = dataclasses.replace(_applicant(), token_hash="one use", node=node, name="three")
+    assert not await enrolment.is_admitted(node, applicant.request_id)
+    await enrolment.admit(applicant)
+    with pytest.raises(JoinRefused, match="used as often"):
+        await enrolment.check("one use")
+    assert await enrolment.is_admitted(node, applicant.request_id)
+    assert (await enrolment.admit(applicant)).node == node
+    other = dataclasses.replace(applicant, node=NodeId("n4"), request_id=RequestId("other"), name="four")
+    with pytest.raises(JoinRefused, match="no uses left"):
+        await enrolment.admit(other)
+    assert not await enrolment.is_admitted(other.node, other.request_id)
+
+    replica.apply(RegisterNode(node=Node(id=node, name="three")), actor=f"node:{node}")
+    replica.apply(UpdateNodeStatus(node_id=node, status=NodeStatus.LEFT))
+    assert not await enrolment.is_admitted(node, applicant.request_id)
+    with pytest.raises(JoinRefused, match="no uses left"):
+        await enrolment.admit(applicant)
 
 
 async def test_a_node_that_left_may_not_renew_its_certificate() -> None:

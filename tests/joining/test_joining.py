@@ -12,7 +12,7 @@ import pytest
 from swarmlet.errors import InvalidInput, JoinRefused, Refused
 from swarmlet.ids import ClusterId
 from swarmlet.joining.client import enrol, renew
-from swarmlet.joining.message import CHECK, ENROL, PROBE, VERSION, ProbeRequest, probe_request_codec
+from swarmlet.joining.message import ADMITTED, CHECK, ENROL, PROBE, VERSION, ProbeRequest, probe_request_codec
 from swarmlet.joining.probe import Prober
 from swarmlet.joining.server import check_name
 from swarmlet.security.authority import Authority
@@ -187,6 +187,56 @@ async def test_the_same_key_becomes_the_same_node_again(clusters: OpenClusters) 
         second = await cluster.join(token, key=key)
         assert first.identity.node == second.identity.node
         assert [terms.uses_left for terms in cluster.enrolment.tokens.values()] == [1]
+
+
+@pytest.mark.parametrize("is_forwarded", [False, True])
+async def test_a_token_for_one_use_lets_the_same_machine_in_again_whose_answer_was_lost(
+    clusters: OpenClusters, is_forwarded: bool
+) -> None:
+    """Its key says that it is the same; another machine with the same token is none the wiser."""
+    async with clusters() as made:
+        leader = await made.start()
+        cluster = await made.start(node="n2", leader=leader) if is_forwarded else leader
+        key, token = create_key(), leader.token()
+        leader.enrolment.loses_answers = True
+        with pytest.raises(JoinRefused) as lost:
+            await cluster.join(token, key=key, step_seconds=0.5)
+        assert lost.value.code == "unreachable"
+        assert [terms.uses_left for terms in leader.enrolment.tokens.values()] == [0]
+        leader.enrolment.loses_answers = False
+        assert (await refusal(cluster, token)).code == "token_used_up"
+        assert (await refusal(cluster, token, name="three", key=key)).code == "token_used_up"
+        assert (await cluster.join(token, key=key)).identity.node in leader.enrolment.nodes
+
+
+async def test_whose_answer_was_lost_hears_it_after_the_tokens_time_but_not_once_it_is_revoked(
+    clusters: OpenClusters,
+) -> None:
+    async with clusters() as made:
+        cluster = await made.start()
+        key, token = create_key(), cluster.token()
+        await cluster.join(token, key=key)
+        made_over(cluster, Terms(expires_at=wall() - 1, uses_left=0, revoked=True))
+        assert (await refusal(cluster, token, key=key)).code == "token_revoked"
+        made_over(cluster, Terms(expires_at=wall() - 1, uses_left=0))
+        assert (await refusal(cluster, token)).code == "token_expired"
+        await cluster.join(token, key=key)
+
+
+def made_over(cluster: Cluster, terms: Terms) -> None:
+    """What the cluster's one token is worth from now on."""
+    (token_hash,) = cluster.enrolment.tokens
+    cluster.enrolment.tokens[token_hash] = terms
+
+
+async def test_a_leader_that_does_not_know_the_question_refuses_as_before(clusters: OpenClusters) -> None:
+    async with clusters() as made:
+        leader = await made.start()
+        cluster = await made.start(node="n2", leader=leader)
+        key, token = create_key(), leader.token()
+        await cluster.join(token, key=key)
+        del leader.server.handlers.requests[Purpose.RPC, ADMITTED]
+        assert (await refusal(cluster, token, key=key)).code == "token_used_up"
 
 
 class Kept:

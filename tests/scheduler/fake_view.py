@@ -8,7 +8,17 @@ from dataclasses import dataclass, field
 from immutables import Map
 from msgspec.structs import replace
 
-from swarmlet.ids import AllocationId, ClusterId, DeploymentId, EvaluationId, JobId, Namespace, NodeId, derive
+from swarmlet.ids import (
+    AllocationId,
+    ClusterId,
+    DeploymentId,
+    EvaluationId,
+    JobId,
+    Namespace,
+    NodeId,
+    RequestId,
+    derive,
+)
 from swarmlet.model.allocation import (
     Allocation,
     ClientStatus,
@@ -36,7 +46,7 @@ from swarmlet.model.variable import Variable, VariableKey
 from swarmlet.model.volume import Volume, VolumeSnapshot
 from swarmlet.scheduler.schedule import schedule
 from swarmlet.state.allocation_table import NodeUsage
-from swarmlet.state.command import FEATURE_LEVEL
+from swarmlet.state.command import FEATURE_LEVEL, Applied
 from swarmlet.state.view import Table, View
 
 START_NS = 1_000_000 * 10**9
@@ -375,6 +385,9 @@ class FakeView:
 
     def join_tokens(self) -> Iterator[JoinToken]:
         return iter(())
+
+    def outcome(self, request_id: RequestId) -> Applied | None:
+        return None
 
     def variable(self, namespace: Namespace, path: str) -> Variable | None:
         return None
