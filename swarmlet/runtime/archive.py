@@ -7,12 +7,14 @@ what is inside, devices and hard links are refused, and no file becomes set-uid.
 from __future__ import annotations
 
 import contextlib
+import lzma
 import os
 import posixpath
 import secrets
 import stat as modes
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -168,8 +170,27 @@ def unpack(path: Path, kind: str, writer: TreeWriter) -> None:
             _unzip(path, writer)
         else:
             _untar(path, writer)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError) as error:
-        # RuntimeError: a zip with a password.
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+        # A zip with a password.
+        RuntimeError,
+        NotImplementedError,
+    ) as error:
+        raise InvalidInput(f"the archive cannot be read: {error}") from error
+
+
+def check_tar(path: Path) -> None:
+    """Read through the archive at `path`, compressed or not. Raises InvalidInput where it is cut off or none, OSError."""
+    try:
+        with tarfile.open(path, "r:*") as archive:
+            for _ in archive:
+                # Nothing that was read is kept: an archive may have millions of entries.
+                archive.members = []  # type: ignore[attr-defined]  # documented nowhere, and the same for years
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise InvalidInput(f"the archive cannot be read: {error}") from error
 
 

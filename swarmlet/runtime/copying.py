@@ -15,15 +15,20 @@ from swarmlet.ids import AllocationId
 from swarmlet.model.file import FileInfo
 from swarmlet.runtime import file_tree
 from swarmlet.runtime.agent import Agent
-from swarmlet.runtime.archive import UNPACKED_BYTES_MAX, TreeWriter, unpack
+from swarmlet.runtime.archive import UNPACKED_BYTES_MAX, TreeWriter, check_tar, unpack
 from swarmlet.runtime.drivers.driver import HasOwnFiles, TaskHandle
 from swarmlet.runtime.file_archive import pack
 from swarmlet.runtime.free_space import free_bytes, sentence
 from swarmlet.runtime.task_directory import Place
 from swarmlet.runtime.task_runner import TaskRunner
+from swarmlet.runtime.tree_transfer import FREE_BYTES_MIN
 
 #: Copies into tasks' directories that are unpacked at a time: each holds one of the few threads that the agent shares.
 UNPACKS_MAX = 2
+#: How often the room on the disk is looked at while a copy comes: this often `FREE_BYTES_MIN` must be left.
+ROOM_BYTES = 8 * 1024 * 1024
+#: What an engine is given at a time.
+CHUNK_BYTES = 256 * 1024
 
 
 class Copying:
@@ -61,18 +66,21 @@ class Copying:
     async def write(
         self, allocation: AllocationId, task: str, path: str, chunks: AsyncIterable[bytes]
     ) -> None:
-        """Unpack a tar stream into the directory `path`.
+        """Unpack a tar stream into the directory `path`. Nothing there is touched before the stream is here, whole.
 
-        Into a task's directories it comes whole or not at all, except that what it replaced is replaced.
+        Into a task's directories it comes whole or not at all, except that what it replaced is replaced. A container's
+        engine unpacks entry by entry under their own names and takes nothing back: where it fails, the error says so.
         """
         found, root = self._agent.held_task(allocation, task)
-        if (own := _own_files(found)) is not None:
+        own = _own_files(found)
+        inside: tuple[str, ...] = ()
+        if own is None:
+            with file_tree.opened_for_task(root, task, path) as (_, inside):
+                pass
+        else:
             with _told(path):
-                await own.write_archive(_handle(found), _absolute(path), chunks)
-            return
-        with file_tree.opened_for_task(root, task, path) as (_, inside):
-            pass
-        owner = await _owner_of(found)
+                # What is missing, or no container yet, is told before everything has come.
+                await own.describe_path(_handle(found), _absolute(path))
         size = 0
         try:
             with tempfile.NamedTemporaryFile(dir=root, prefix=".copy-") as spool:
@@ -80,14 +88,40 @@ class Copying:
                     size += len(chunk)
                     if size > UNPACKED_BYTES_MAX:
                         raise InvalidInput(f"the archive has more than {UNPACKED_BYTES_MAX:_} B")
+                    if size // ROOM_BYTES > (size - len(chunk)) // ROOM_BYTES:
+                        _check_room(root, FREE_BYTES_MIN)
                     await asyncio.to_thread(spool.write, chunk)
                 spool.flush()
-                _check_room(root, size)
-                writer = TreeWriter(Place(root, inside), what="archive", keeps_modes=True, owner=owner)
-                async with self._unpacks:
-                    await asyncio.to_thread(_unpack, Path(spool.name), writer)
+                if own is not None:
+                    await self._write_own(found, own, path, Path(spool.name))
+                else:
+                    _check_room(root, size)
+                    owner = await _owner_of(found)
+                    writer = TreeWriter(Place(root, inside), what="archive", keeps_modes=True, owner=owner)
+                    async with self._unpacks:
+                        await asyncio.to_thread(_unpack, Path(spool.name), writer)
         except OSError as error:
             raise Refused(sentence(error, f"{path[:200]} on node {self._node_name()}", root, size)) from error
+
+    async def _write_own(self, task: TaskRunner, own: HasOwnFiles, path: str, archive: Path) -> None:
+        """By the driver. It begins with a whole archive, and is the last that can fail."""
+        async with self._unpacks:
+            await asyncio.to_thread(check_tar, archive)
+        target = _absolute(path)
+        try:
+            async with contextlib.aclosing(_chunks_of(archive)) as chunks:
+                await own.write_archive(_handle(task), target, chunks)
+        except DriverError as error:
+            raise Conflict(
+                f"{error}; the engine takes nothing back: a part of the copy may be in {target[:200]}, its last file "
+                "cut short. Copy it again, or remove it"
+            ) from error
+
+
+async def _chunks_of(path: Path) -> AsyncGenerator[bytes, None]:
+    with path.open("rb") as file:
+        while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+            yield chunk
 
 
 def _check_room(root: Path, needed: int) -> None:

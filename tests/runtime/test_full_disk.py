@@ -6,7 +6,7 @@ import errno
 import io
 import os
 import tarfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, cast
@@ -15,14 +15,17 @@ import pytest
 
 from swarmlet.cli import alloc_copy
 from swarmlet.cli.ending import ended
-from swarmlet.errors import Refused
+from swarmlet.errors import Conflict, DriverError, InvalidInput, NotFound, Refused, Unavailable
 from swarmlet.ids import AllocationId
+from swarmlet.model.file import FileInfo
 from swarmlet.runtime import copying, free_space
 from swarmlet.runtime.agent import Agent
 from swarmlet.runtime.archive import TreeWriter
 from swarmlet.runtime.copying import Copying
+from swarmlet.runtime.drivers.driver import TaskHandle
 from swarmlet.runtime.free_space import free_bytes, sentence
 from swarmlet.runtime.task_directory import Place
+from swarmlet.runtime.tree_transfer import FREE_BYTES_MIN
 
 
 def full() -> OSError:
@@ -148,6 +151,76 @@ async def test_a_copy_that_fills_the_disk_halfway_takes_back_what_it_made(
             AllocationId("a"), "t", "/local", _chunks(tar("new/", "new/one", "new/two"))
         )
     assert tree(tmp_path) == before
+
+
+class Container:
+    """A task whose driver has files of its own: what it was given to unpack."""
+
+    def __init__(self, failure: DriverError | None = None) -> None:
+        self.given: list[bytes] = []
+        self._failure = failure
+
+    async def describe_path(self, handle: TaskHandle, path: str) -> FileInfo:
+        if path != "/there":
+            raise NotFound(f"the container has no {path}")
+        return FileInfo(name="there", is_directory=True, size=0, mode="", modified_at_ns=0)
+
+    def read_archive(self, handle: TaskHandle, path: str) -> AsyncGenerator[bytes, None]:
+        raise NotImplementedError
+
+    async def write_archive(self, handle: TaskHandle, path: str, chunks: AsyncIterable[bytes]) -> None:
+        self.given += [chunk async for chunk in chunks]
+        if self._failure is not None:
+            raise self._failure
+
+
+def into(container: Container, root: Path) -> Copying:
+    task = SimpleNamespace(
+        driver=container, machine=SimpleNamespace(record=SimpleNamespace(handle=object(), name="t"))
+    )
+    agent = SimpleNamespace(held_task=lambda *_: (task, root))
+    return Copying(cast("Agent", agent), lambda: "n1")
+
+
+async def _cut(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+    raise Unavailable("the connection was lost")
+
+
+async def test_a_container_is_given_nothing_of_a_copy_that_does_not_come_whole(tmp_path: Path) -> None:
+    """An engine unpacks what it is given at once, and takes nothing back."""
+    data, container = tar("one", "two"), Container()
+    copying = into(container, tmp_path)
+    with pytest.raises(Unavailable):
+        await copying.write(AllocationId("a"), "t", "/there", _cut(data[:1024]))
+    # Within the last file's bytes; and no archive at all.
+    for part in (data[: 3 * 512 + 1], b"text" * 200):
+        with pytest.raises(InvalidInput, match="the archive cannot be read"):
+            await copying.write(AllocationId("a"), "t", "/there", _chunks(part))
+    with pytest.raises(NotFound):
+        await copying.write(AllocationId("a"), "t", "/nowhere", _chunks(data))
+    assert container.given == []
+    await copying.write(AllocationId("a"), "t", "there", _chunks(data[:700], data[700:]))
+    assert b"".join(container.given) == data
+    assert tree(tmp_path) == {}
+
+
+async def test_an_engine_that_fails_half_way_is_told_with_what_it_may_have_left(tmp_path: Path) -> None:
+    container = Container(DriverError("docker: no space left on device"))
+    with pytest.raises(Conflict, match=r"no space left on device; .* a part of the copy may be in /there"):
+        await into(container, tmp_path).write(AllocationId("a"), "t", "/there", _chunks(tar("one")))
+    assert tree(tmp_path) == {}
+
+
+async def test_a_copy_that_comes_leaves_the_nodes_disk_some_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "ROOM_BYTES", 1024)
+    monkeypatch.setattr(copying, "free_bytes", lambda _: FREE_BYTES_MIN - 1)
+    container = Container()
+    with pytest.raises(Refused, match="No space left on device"):
+        await into(container, tmp_path).write(AllocationId("a"), "t", "/there", _chunks(tar("one")))
+    assert (container.given, tree(tmp_path)) == ([], {})
 
 
 def test_a_copy_out_that_fills_this_machines_disk_takes_back_what_it_made(tmp_path: Path) -> None:
