@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from swarmlet.api.context import ApiContext
+from swarmlet.api.failing import Failing, failing_groups
 from swarmlet.api.listing import in_slices
 from swarmlet.api.membership import member_names
 from swarmlet.api.paths import name_sentence, path_problems
@@ -40,10 +41,10 @@ async def cluster_status(context: ApiContext, *, is_stale_wanted: bool = False) 
     nodes = list(view.nodes())
     voters = [node for node in nodes if node.peer in config.voters]
     voters_alive = sum(node.id in alive for node in voters)
-    found = _problems(context, view, members)
+    counted, failing = await _looked_at(view)
+    found = _problems(context, view, members, failing)
     if not is_current and not is_stale_wanted:
         found.insert(0, {"Subject": "quorum", "Problem": quorum_sentence(voters, alive)})
-    counted = await _counted(view)
     leader = context.replica.leader
     leader_node = view.node(leader) if leader else None
     return {
@@ -95,21 +96,29 @@ def quorum_sentence(voters: Sequence[Node], alive: Collection[NodeId]) -> str:
     )
 
 
-async def _counted(view: View) -> dict[ClientStatus, int]:
-    """How many allocations that are wanted are in which status, job by job, so that others run meanwhile."""
+async def _looked_at(view: View) -> tuple[dict[ClientStatus, int], list[Failing]]:
+    """How many allocations that are wanted are in which status, and which groups only fail: job by job, so that others
+    run meanwhile.
+    """
     counted = dict.fromkeys(ClientStatus, 0)
+    failing: list[Failing] = []
     async for job in in_slices(view.jobs()):
-        for of_group in view.status_counts(job.namespace, job.id, is_wanted=True).values():
+        counts = view.status_counts(job.namespace, job.id, is_wanted=True)
+        for of_group in counts.values():
             for status, number in of_group.items():
                 counted[status] += number
-    return counted
+        if len(failing) < PROBLEMS_MAX:
+            failing += failing_groups(view, job, counts)
+    return counted, failing
 
 
-def _problems(context: ApiContext, view: View, members: Mapping[NodeId, MemberState]) -> list[dict[str, str]]:
+def _problems(
+    context: ApiContext, view: View, members: Mapping[NodeId, MemberState], failing: Sequence[Failing]
+) -> list[dict[str, str]]:
     """The first few of all problems; those of the network come before what may follow from them."""
     names = member_names(context)
     paths = path_problems(context.gossip.path_faults(), lambda node: names.get(node, node))
-    found = problems(view, members, context.replacement_pause())
+    found = problems(view, members, context.replacement_pause(), failing)
     paths += [
         {"Subject": conflict.name, "Problem": name_sentence(conflict)}
         for conflict in context.gossip.name_conflicts()
@@ -121,8 +130,12 @@ def _queued(view: View) -> int:
     return sum(sum(item.queued.values()) for item in view.open_evaluations())
 
 
-def problems(view: View, members: Mapping[NodeId, MemberState], pause: str) -> list[dict[str, str]]:
-    """What is not as it should be. `members`: as gossip sees them here; `pause`: why nothing is replaced, if so."""
+def problems(
+    view: View, members: Mapping[NodeId, MemberState], pause: str, failing: Sequence[Failing] = ()
+) -> list[dict[str, str]]:
+    """What is not as it should be. `members`: as gossip sees them here; `pause`: why nothing is replaced, if so;
+    `failing`: groups that only fail.
+    """
     found = []
     if pause:
         found.append({"Subject": "cluster", "Problem": pause})
@@ -133,11 +146,17 @@ def problems(view: View, members: Mapping[NodeId, MemberState], pause: str) -> l
             found.append({"Subject": node.name, "Problem": SILENT})
         elif node.status is NodeStatus.READY and members.get(node.id) is MemberState.AGENT_DOWN:
             found.append({"Subject": node.name, "Problem": AGENT_DOWN})
+    named: set[tuple[str, str, str]] = set()
     for evaluation in view.open_evaluations():
+        for group in (*evaluation.failed_groups, *evaluation.waiting):
+            named.add((evaluation.namespace, evaluation.job_id, group))
         for group, failure in sorted(evaluation.failed_groups.items()):
             found.append({"Subject": evaluation.job_id, "Problem": f"{group}: {summarize(failure)}"})
         for group, sentence in sorted(evaluation.waiting.items()):
             found.append({"Subject": evaluation.job_id, "Problem": f"{group}: {sentence}"})
+    for each in failing:
+        if (each.namespace, each.job_id, each.group) not in named:
+            found.append({"Subject": each.job_id, "Problem": f"{each.group}: {each.sentence}"})
     return found
 
 
