@@ -29,7 +29,7 @@ Made by `scripts/document.py` from the program's own help.
 
 - `-x` and `--x` are the same for long options: `-json`, `--json`.
 - Ids may be cut to their first characters wherever they fit only one thing.
-- Exit codes: 0 done, 1 refused or failed, 2 wrong usage (and, for `job run`: not all healthy), 130 interrupted.
+- Exit codes: 0 done, 1 refused or failed, 2 wrong usage (and, for what watches a rollout: not all healthy), 130 interrupted.
 - With `--json` the answer is JSON on standard output. A job that is not valid is `{"Valid": false, "Errors": [...]}` there; any other
   failure is a sentence on standard error.
 - The node that is asked: `--address`, else `SWARMLET_ADDR`, `NOMAD_ADDR`, else the Unix socket in `SWARMLET_DATA_DIR`,

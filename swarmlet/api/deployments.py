@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from aiohttp import web
 
 from swarmlet.api.context import CONTEXT
@@ -20,6 +22,7 @@ from swarmlet.api.shapes import deployment_json
 from swarmlet.errors import Conflict
 from swarmlet.ids import AllocationId
 from swarmlet.model.deployment import Deployment, DeploymentStatus
+from swarmlet.scheduler.rollback import revert_target
 from swarmlet.security.access import Capability
 from swarmlet.state.command import SetAllocationHealth, UpdateDeployment
 from swarmlet.state.view import Table, View
@@ -60,19 +63,23 @@ async def allocations(request: web.Request) -> web.StreamResponse:
     )
 
 
-async def _move(request: web.Request, status: DeploymentStatus, description: str) -> web.Response:
-    context = request.app[CONTEXT]
-    deployment = _deployment(request, await context.replica.barrier())
+async def _active(request: web.Request) -> tuple[Deployment, View]:
+    view = await request.app[CONTEXT].replica.barrier()
+    deployment = _deployment(request, view)
     if not deployment.is_active():
         raise Conflict(f"deployment {deployment.id[:8]} has ended already ({deployment.status.value})")
-    applied = await context.replica.submit(
-        UpdateDeployment(deployment_id=deployment.id, status=status, description=description),
-        request["identity"].name,
-    )
+    return deployment, view
+
+
+async def _move(request: web.Request, body: UpdateDeployment) -> web.Response:
+    context = request.app[CONTEXT]
+    applied = await context.replica.submit(body, request["identity"].name)
     return answer(
         {
             "EvalID": applied.evaluation_id or "",
             "DeploymentModifyIndex": applied.index,
+            "RevertedJobVersion": body.revert_to_version,
+            "JobModifyIndex": applied.job_modify_index,
             "Index": applied.index,
         },
         context.replica.view,
@@ -80,16 +87,55 @@ async def _move(request: web.Request, status: DeploymentStatus, description: str
 
 
 async def fail(request: web.Request) -> web.Response:
-    """PUT /v1/deployment/fail/:id."""
-    return await _move(request, DeploymentStatus.FAILED, "Deployment marked as failed by an operator")
+    """PUT /v1/deployment/fail/:id: with `auto_revert` the job goes back to its newest stable version."""
+    deployment, view = await _active(request)
+    job = view.job_version(deployment.namespace, deployment.job_id, deployment.job_version)
+    revert = None if job is None else revert_target(view, deployment, job)
+    why = "Deployment marked as failed by an operator"
+    if revert is not None:
+        why = f"{why}; reverting to version {revert}"
+    return await _move(
+        request,
+        UpdateDeployment(
+            deployment_id=deployment.id,
+            status=DeploymentStatus.FAILED,
+            description=why,
+            revert_to_version=revert,
+        ),
+    )
 
 
 async def pause(request: web.Request) -> web.Response:
-    """PUT /v1/deployment/pause/:id with {"Pause": true|false}."""
+    """PUT /v1/deployment/pause/:id {"Pause": true|false}: its progress deadlines begin anew when it goes on."""
     body = await json_body(request)
+    deployment, _ = await _active(request)
     if body.get("Pause"):
-        return await _move(request, DeploymentStatus.PAUSED, "Deployment is paused")
-    return await _move(request, DeploymentStatus.RUNNING, "Deployment is running")
+        return await _move(
+            request,
+            UpdateDeployment(
+                deployment_id=deployment.id,
+                status=DeploymentStatus.PAUSED,
+                description="Deployment is paused",
+            ),
+        )
+    deadlines = {}
+    if deployment.status is DeploymentStatus.PAUSED:
+        # By the clock: the state's own time stands still where nothing happens, and a pause may be long.
+        now_ns = time.time_ns()
+        deadlines = {
+            name: now_ns + group.progress_deadline_ns
+            for name, group in deployment.groups.items()
+            if group.require_progress_by_ns and group.progress_deadline_ns
+        }
+    return await _move(
+        request,
+        UpdateDeployment(
+            deployment_id=deployment.id,
+            status=DeploymentStatus.RUNNING,
+            description="Deployment is running",
+            require_progress_by_ns=deadlines,
+        ),
+    )
 
 
 async def set_health(request: web.Request) -> web.Response:

@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("swarmlet.cli.status:status", "The cluster in one look"),
     "explain": ("swarmlet.cli.status:explain", "Why a job is as it is"),
     "job": ("swarmlet.cli.job:job", "Run, validate, stop and look at jobs"),
+    "deployment": ("swarmlet.cli.deployment:deployment", "Look at rollouts; pause, resume or fail them"),
     "alloc": ("swarmlet.cli.alloc:alloc", "Look at allocations, their logs; stop or restart them"),
     "logs": ("swarmlet.cli.job_logs:job_logs", "The logs of a job's tasks"),
     "port-forward": ("swarmlet.cli.port_forward:port_forward", "A task's ports on this machine"),

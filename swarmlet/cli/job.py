@@ -17,7 +17,7 @@ from swarmlet.cli.connection import client, find_job, json_option, stale_option,
 from swarmlet.cli.job_logs import job_logs
 from swarmlet.cli.job_versions import history, revert
 from swarmlet.cli.output import age, counted, paint, say, say_json, say_sentence, short, table, warn
-from swarmlet.cli.rollout import watch_rollout
+from swarmlet.cli.rollout import watch_rollout, way_on
 from swarmlet.errors import InvalidInput, InvalidJob, NotFound
 
 if TYPE_CHECKING:
@@ -413,6 +413,9 @@ def _show_job(
                 f"deployment {short(deployment['ID'])} (v{deployment['JobVersion']}) {deployment['Status']}: "
                 f"{name} {group['HealthyAllocs']}/{group['DesiredTotal']} healthy"
             )
+        on = way_on(deployment)
+        if on:
+            say(f"to go on: {on}")
     if not allocations:
         return
     say()

@@ -52,6 +52,16 @@ class _Line:
             self._is_open = False
 
 
+def way_on(deployment: dict[str, Any]) -> str:
+    """The command that lets a deployment go on that waits for somebody; empty where it does not wait."""
+    if deployment["Status"] != "paused":
+        return ""
+    inside = deployment["Namespace"]
+    return f"swarmlet deployment resume {deployment['JobID']}" + (
+        f" --namespace {inside}" if inside != "default" else ""
+    )
+
+
 def watch_rollout(
     api: Client, namespace: str, job_id: str, answered: dict[str, Any], *, as_json: bool = False
 ) -> int:
@@ -164,6 +174,9 @@ def _summary(seen: dict[str, Any]) -> str:
         parts.append(f"{healthy}/{wanted} healthy")
         if running < wanted:
             parts.append(f"{running} running")
+        on = way_on(deployment)
+        if on:
+            parts.append(f"paused, to go on: {on}")
     else:
         parts.append(f"{running}/{wanted} running")
     for item in seen["Allocations"]:

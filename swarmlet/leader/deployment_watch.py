@@ -15,6 +15,7 @@ from swarmlet.model.deployment import Deployment, DeploymentStatus
 from swarmlet.model.job import HealthCheckKind, Job, UpdateStrategy
 from swarmlet.scheduler.health import is_running_well, running_since_ns
 from swarmlet.scheduler.reconcile import joined_in_place, update_strategy
+from swarmlet.scheduler.rollback import revert_target
 from swarmlet.state.command import Body, EvaluateJob, SetAllocationHealth, UpdateDeployment
 from swarmlet.state.view import View, job_scope
 
@@ -145,7 +146,7 @@ class _Watched:
                 )
             )
         bad = next(iter(late + unhealthy), None)
-        revert = self._revert_target()
+        revert = revert_target(self.view, self.deployment, self.job)
         if bad is not None and revert is not None:
             # Without a version to go back to, replacements are tried until the progress deadline.
             return [*commands, *self._fail(f"allocation {bad.name} is unhealthy", revert)]
@@ -218,22 +219,6 @@ class _Watched:
                 revert_to_version=revert,
             )
         ]
-
-    def _revert_target(self) -> int | None:
-        """The version to go back to, where the job asks for that and there is one."""
-        if any(group.auto_revert for group in self.deployment.groups.values()):
-            return self._stable_version()
-        return None
-
-    def _stable_version(self) -> int | None:
-        """The newest stable one before this that is not simply the same again."""
-        current = self.view.job(self.job.namespace, self.job.id)
-        if current is None or current.version != self.deployment.job_version or current.is_stopped:
-            return None
-        for version in self.view.job_versions(self.job.namespace, self.job.id):
-            if version.is_stable and version.version < self.deployment.job_version:
-                return version.version if version.groups != self.job.groups else None
-        return None
 
 
 class _WatchedBlocks:

@@ -216,7 +216,7 @@ class _Group:
         failed = self.deployment is not None and self.deployment.status is DeploymentStatus.FAILED
         paused = deployment is not None and deployment.status is DeploymentStatus.PAUSED
         if self.strategy is not None and (failed or paused):
-            self._hold_back("failed" if failed else "is paused")
+            self._hold_back("failed" if failed else "is paused", "" if failed else self._way_on())
         elif self.strategy is None and self.job.type is JobType.SERVICE:
             for old, failed_one in self.outdated:
                 self._replace(old, failed_one)
@@ -589,7 +589,10 @@ class _Group:
             )
         )
 
-    def _hold_back(self, verb: str) -> None:
+    def _way_on(self) -> str:
+        return f" until somebody types: swarmlet deployment resume {self.job.id}"
+
+    def _hold_back(self, verb: str, until: str) -> None:
         """A rollout that failed or is paused starts nothing new of its version, but replaces what was healthy.
 
         Where no older version is left there is nothing better to run: healing goes on.
@@ -599,7 +602,7 @@ class _Group:
         self.requests = [each for each in self.requests if _was_healthy(each.previous, self.job.version)]
         self.result.wait(
             self.group.name,
-            f"deployment of version {self.job.version} {verb}: nothing more of it is started",
+            f"deployment of version {self.job.version} {verb}: nothing more of it is started{until}",
         )
 
 

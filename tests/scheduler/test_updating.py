@@ -136,6 +136,20 @@ def test_a_failed_deployment_starts_no_more_of_its_version() -> None:
     assert plan.waiting == {"web": "deployment of version 1 failed: nothing more of it is started"}
 
 
+def test_a_paused_deployment_says_how_it_goes_on() -> None:
+    view = three_nodes()
+    first_version(view, count=3)
+    job = view.register(a_job(a_group(count=3, image="web:2")))
+    view.evaluate(job)
+    finish_deployments(view, DeploymentStatus.PAUSED)
+    plan = view.evaluate(job)
+    assert plan.placements == ()
+    assert plan.waiting == {
+        "web": "deployment of version 1 is paused: nothing more of it is started until somebody types: "
+        "swarmlet deployment resume shop"
+    }
+
+
 def test_a_revert_keeps_what_still_runs_of_the_old_version() -> None:
     view = three_nodes()
     first_version(view, count=3)
