@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +104,18 @@ def show_problems(error: InvalidJob, *, as_json: bool = False) -> None:
     sys.stderr.write((render() if render else "\n".join(error.problems)) + "\n")
 
 
+@contextlib.contextmanager
+def refusal_shown(*, as_json: bool) -> Iterator[None]:
+    """What the cluster finds wrong with a job: in JSON as `job validate` tells it, else as any other refusal."""
+    try:
+        yield
+    except InvalidJob as error:
+        if not as_json:
+            raise
+        show_problems(error, as_json=True)
+        raise click.exceptions.Exit(error.exit_code) from error
+
+
 @job.command()
 @_FILE
 @_VARIABLES
@@ -139,13 +152,8 @@ def plan(
         show_problems(error, as_json=as_json)
         return 1
     body = {"Job": job_to_json(parsed.job), "Explain": is_explained}
-    try:
+    with refusal_shown(as_json=as_json):
         found = client(ctx).put(f"/v1/job/{parsed.job.id}/plan", body)
-    except InvalidJob as error:
-        if not as_json:
-            raise
-        show_problems(error, as_json=True)
-        return error.exit_code
     if as_json:
         say_json(found)
     else:
@@ -245,13 +253,8 @@ def run(
     if check_index is not None:
         body |= {"EnforceIndex": True, "JobModifyIndex": check_index}
     api = client(ctx)
-    try:
+    with refusal_shown(as_json=as_json):
         answered = api.put("/v1/jobs", body, {"namespace": parsed.job.namespace})
-    except InvalidJob as error:
-        if not as_json:
-            raise
-        show_problems(error, as_json=True)
-        return error.exit_code
     for remark in answered["Warnings"].splitlines():
         warn(remark)
     if detach:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swarmlet.cli.connection import client, json_option, wide_option
-from swarmlet.cli.job import read_job, show_problems
+from swarmlet.cli.job import read_job, refusal_shown, show_problems
 from swarmlet.cli.output import say, say_json, table
 from swarmlet.errors import InvalidInput, InvalidJob
 
@@ -72,13 +72,8 @@ def simulate(
         from swarmlet.jobspec.json_writing import job_to_json
 
         body = {"Jobs": [job_to_json(job) for job in jobs], "Lose": list(lose)}
-        try:
+        with refusal_shown(as_json=as_json):
             found = client(ctx).put("/v1/operator/simulate", body)
-        except InvalidJob as error:
-            if not as_json:
-                raise
-            show_problems(error, as_json=True)
-            return error.exit_code
     else:
         found = _invented(jobs, specs, lose)
     if as_json:
