@@ -14,6 +14,7 @@ import click
 
 from swarmlet.cli import program
 from swarmlet.cli.connection import client, json_option
+from swarmlet.cli.ending import discard
 from swarmlet.cli.output import say, say_json, say_now, span, warn
 from swarmlet.config import NodeConfig
 from swarmlet.errors import InvalidInput, SwarmletError, Unavailable
@@ -472,9 +473,13 @@ def _start(
     with DataDirectory(Path(config.data_dir)) as directory:
 
         def ready(daemon: Daemon) -> None:
-            _announce(config, daemon.first_token, as_json=as_json, joined_at=joined_at)
-            if not as_json:
-                say_now("the agent runs in this terminal; Ctrl-C stops it, its tasks run on")
+            try:
+                _announce(config, daemon.first_token, as_json=as_json, joined_at=joined_at)
+                if not as_json:
+                    say_now("the agent runs in this terminal; Ctrl-C stops it, its tasks run on")
+            except OSError:
+                # Whoever began it does not listen, or its log's disk is full: it runs all the same.
+                discard(sys.stdout)
 
         return _run(config, directory, _founding(directory.path), ready)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
 from collections.abc import Callable
+from typing import TextIO
 
 from swarmlet.errors import NoLeader, SwarmletError
 
@@ -26,13 +28,27 @@ def ended(command: Callable[[], int]) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         # `swarmlet logs | head`: the reader has enough. What is still buffered goes nowhere.
-        _discard_output()
-        return 0
+        discard(sys.stdout)
+        code = 0
     except OSError as error:
-        _discard_output()
-        sys.stderr.write(f"error: cannot write the answer: {error.strerror or error}\n")
-        return 1
+        discard(sys.stdout)
+        _tell(f"error: cannot write the answer: {error.strerror or error}")
+        code = 1
+    # The interpreter flushes once more, and what it can't write would take the place of the exit code (120).
+    try:
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        discard(sys.stderr)
     return code
+
+
+def _tell(text: str) -> None:
+    """A line to standard error. Where nobody reads that, the exit code alone says what happened."""
+    try:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        discard(sys.stderr)
 
 
 def _open_closed_streams() -> None:
@@ -49,8 +65,12 @@ def _open_closed_streams() -> None:
         sys.stderr = os.fdopen(2, "w")
 
 
-def _discard_output() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def discard(stream: TextIO) -> None:
+    """What is still in a stream that can't be written, and all that follows, goes nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
 def _ended(command: Callable[[], int]) -> int:
@@ -61,10 +81,10 @@ def _ended(command: Callable[[], int]) -> int:
     except NoLeader as error:
         # The command that answers without a leader says who is missing.
         more = "".join(f"; {each}" for each in getattr(error, "__notes__", ()))
-        sys.stderr.write(f"error: {error}; is a majority of the voters up? See: swarmlet status{more}\n")
+        _tell(f"error: {error}; is a majority of the voters up? See: swarmlet status{more}")
         return error.exit_code
     except SwarmletError as error:
-        sys.stderr.write(f"error: {error}\n")
+        _tell(f"error: {error}")
         return error.exit_code
     except BrokenPipeError:
         raise
@@ -76,17 +96,17 @@ def _ended(command: Callable[[], int]) -> int:
 
             path = os.fsdecode(error.filename)
             said = sentence(error, path, path)
-        sys.stderr.write(f"error: {said}\n")
+        _tell(f"error: {said}")
         return 1
     except UnicodeEncodeError as error:
         # Bytes of the command line that are not UTF-8 come as lone surrogates, which nothing can send.
-        sys.stderr.write(f"error: not UTF-8 text: {error.object!r}\n")
+        _tell(f"error: not UTF-8 text: {error.object!r}")
         return 1
     except Exception as error:
         if os.environ.get("SWARMLET_TRACEBACK"):
             raise
-        sys.stderr.write(
+        _tell(
             f"error: internal error ({type(error).__name__}: {error}); this is a defect of swarmlet. "
-            "SWARMLET_TRACEBACK=1 shows where\n"
+            "SWARMLET_TRACEBACK=1 shows where"
         )
         return 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -51,6 +52,28 @@ def test_every_command_has_help_with_an_example_that_fits(cli: Cli, path: tuple[
     assert not said.err
     assert max(len(line) for line in said.out.splitlines()) <= 80
     assert cli(*path, "-h") == said
+
+
+@pytest.mark.parametrize("where", ["/dev/full", "a closed pipe"])
+def test_the_exit_code_is_told_where_the_error_cannot_be(where: str) -> None:
+    """`swarmlet … 2>&1 | head`: what failed has failed, whoever reads of it."""
+    if where == "/dev/full":
+        out = os.open(where, os.O_WRONLY)
+    else:
+        reader, out = os.pipe()
+        os.close(reader)
+    try:
+        done = subprocess.run(
+            [*PROGRAM, "--address", NOBODY, "job", "status"],
+            stdout=out,
+            stderr=out,
+            env=clean_environment(),
+            check=False,
+            timeout=60,
+        )
+    finally:
+        os.close(out)
+    assert done.returncode == 1
 
 
 def test_the_overview_is_what_the_command_line_library_would_print(cli: Cli) -> None:
