@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import json
 import os
 import signal
@@ -21,7 +23,7 @@ from swarmlet.runtime.drivers.driver import (
     TaskExit,
     VolumeBind,
 )
-from swarmlet.runtime.drivers.raw_exec import RawExec
+from swarmlet.runtime.drivers.raw_exec import RawExec, wait_for_death_of
 from swarmlet.runtime.drivers.shim import RotatingLog
 from tests.runtime.process_task import ALLOCATION, ignore, is_alive, missing, output, pids, spec
 from tests.runtime.world import (
@@ -171,6 +173,48 @@ def test_logs_rotate_by_size_and_keep_lines_whole(tmp_path: Path) -> None:
     files = sorted(path.name for path in tmp_path.iterdir())
     assert files == ["server.stdout.3", "server.stdout.4"]
     assert (tmp_path / "server.stdout.4").read_bytes() == b"line 4\n"
+
+
+def full(*_: object, **__: object) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_loses_what_is_said_meanwhile_and_no_log_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = RotatingLog(str(tmp_path / "server.stdout"), 2, 10)
+    log.write(b"the old\n")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", full)
+        for _ in range(5):
+            log.write(b"is lost..\n")
+    log.write(b"a whole 10")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", full)
+        for _ in range(2):
+            log.write(b"lost\n")
+    log.write(b"new\n")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "server.stdout.1": b"a whole 10",
+        "server.stdout.2": b"new\n",
+    }
+
+
+async def test_an_exit_that_cannot_be_written_down_is_told_as_soon_as_it_can(
+    driver: RawExec, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    handle = await driver.start(spec(tmp_path, f"while [ ! -e {go} ]; do sleep 0.02; done; exit 3"), ignore)
+    blocked = Path(handle.state_directory) / "exit.json.new"
+    blocked.mkdir()
+    ended = wait_for_death_of(pids(handle)["pid"])
+    assert ended is not None
+    go.touch()
+    async with asyncio.timeout(20):
+        await ended
+    assert await driver.recover(handle) is Presence.RUNNING
+    blocked.rmdir()
+    assert (await driver.wait(handle)).exit_code == 3
 
 
 @pytest.mark.slow

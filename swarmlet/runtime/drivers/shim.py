@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 65_536
 #: After the task has ended, its last words are read for at most this long: a stray child may hold the pipe.
 DRAIN_SECONDS = 1.0
+#: How often, and how many times, an exit is written down that the disk does not take.
+EXIT_TRY_SECONDS = 0.5
+EXIT_TRIES = 120
 PR_SET_PDEATHSIG = 1
 START_TIME_FIELD = 19
 MIB = 1024 * 1024
@@ -135,30 +138,40 @@ class RotatingLog:
         self._size = os.fstat(self._fd).st_size
 
     def write(self, data: bytes) -> None:
-        """Append; a full disk loses log lines, never the task."""
+        """Append; a full disk loses log lines, never the task, nor what was written before."""
         while data:
-            if self._size >= self._bytes_max:
-                self._rotate()
+            if self._size >= self._bytes_max and not self._rotate():
+                return
             part = data[: self._bytes_max - self._size]
             # A line is not torn over two files where it fits into one.
             end = part.rfind(b"\n") + 1
             if len(part) < len(data) and end:
                 part = part[:end]
             elif len(part) < len(data) and self._size and len(data) <= self._bytes_max:
-                self._rotate()
+                if not self._rotate():
+                    return
                 continue
-            with contextlib.suppress(OSError):
-                os.write(self._fd, part)
-            self._size += len(part)
-            data = data[len(part) :]
+            try:
+                written = os.write(self._fd, part)
+            except OSError:
+                return
+            self._size += written
+            data = data[written:]
 
-    def _rotate(self) -> None:
-        os.close(self._fd)
+    def _rotate(self) -> bool:
+        """Begin the next file; whether that could be made."""
+        old = self._fd
         self._number += 1
-        self._open()
+        try:
+            self._open()
+        except OSError:
+            self._number -= 1
+            return False
+        os.close(old)
         for number in self._numbers()[: -self._files_max]:
             with contextlib.suppress(OSError):
                 os.unlink(f"{self._prefix}.{number}")
+        return True
 
 
 def keep_to(cores: list[int]) -> None:
@@ -362,7 +375,23 @@ def supervise(directory: str, request: dict[str, Any], tell: int) -> None:
     if holder:
         isolation.end(holder)
     kill_group(pid, as_confined(directory, request)["cgroups"])
-    write_json(directory + "/exit.json", ended)
+    keep_exit(directory, ended)
+
+
+def keep_exit(directory: str, ended: dict[str, Any]) -> None:
+    """Write down how the task ended. On a full disk it counts as running until there is room, but not for ever.
+
+    Of a task that was killed nothing is lost: whoever finds no exit takes it for killed.
+    """
+    for left in reversed(range(1 if ended["signal"] else EXIT_TRIES)):
+        try:
+            write_json(directory + "/exit.json", ended)
+        except OSError:
+            if not left:
+                raise
+            time.sleep(EXIT_TRY_SECONDS)
+        else:
+            return
 
 
 def main() -> int:
