@@ -605,7 +605,9 @@ class Daemon:
         """A node that left may not come back as itself; its files are kept under another name."""
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
         retired = self.directory.path / f"left-{stamp}"
-        retired.mkdir(mode=0o700)
+        # A full disk has no room for a directory, and renames all the same.
+        with contextlib.suppress(OSError):
+            retired.mkdir(mode=0o700)
         for name in (
             "identity",
             "node.pem",
@@ -617,7 +619,7 @@ class Daemon:
         ):
             path = self.directory.path / name
             if path.exists():
-                path.rename(retired / name)
+                path.rename(retired / name if retired.is_dir() else path.with_name(f"{name}.left-{stamp}"))
 
     # This node's facts.
 

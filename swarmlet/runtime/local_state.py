@@ -50,13 +50,16 @@ class LocalState:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def load(self) -> list[LocalAllocation]:
-        """Everything readable, by id. Files that are not are left out (and removed: they mean nothing)."""
+        """Everything readable, by id. Torn files mean nothing and are removed; what the disk does not give is left out."""
         found = []
         for path in sorted(self._directory.glob(f"*{SUFFIX}")):
             try:
                 state = codec.decode(path.read_bytes())
-            except (WireError, OSError):
+            except WireError:
                 path.unlink(missing_ok=True)
+                continue
+            except OSError:
+                # It may next time: its tasks are found by what is written here.
                 continue
             if state.version == VERSION:
                 found.append(state)

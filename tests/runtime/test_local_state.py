@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,21 @@ def test_a_torn_file_is_the_same_as_none(tmp_path: Path) -> None:
     torn = tmp_path / f"{state_of(0).allocation.id}.state"
     torn.write_bytes(torn.read_bytes()[:40])
     assert kept.load() == [state_of(1)]
+
+
+def test_what_the_disk_does_not_give_now_is_kept_for_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = LocalState(tmp_path)
+    state.save(state_of(0))
+
+    def fail(_: Path) -> bytes:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", fail)
+        assert state.load() == []
+    assert state.load() == [state_of(0)]
 
 
 def test_a_disk_that_refuses_is_named(tmp_path: Path) -> None:
