@@ -59,9 +59,9 @@ from swarmlet.runtime.drivers.raw_exec import signal_number
 
 log = structlog.get_logger()
 NAME = "docker"
-#: Starting is work of the engine's processors: more starts at once than those, and than four, only make each slower (fifty
-#: on two processors, by `scripts/bench_deploy.py`: 7.2 s with two requests at a time, 7.6 s with four). Two overlap waits.
-STARTS_MAX = min(4, max(2, os.cpu_count() or 1))
+#: Starting is work of the engine's processors: more starts at once than those, and than four, only make each slower. One
+#: more overlaps their waits, and the last ones of a burst.
+STARTS_MAX = min(4, (os.cpu_count() or 1) + 1)
 #: Tasks made ready beyond those: that takes a few milliseconds, and a start a hundred times that, so one is always there.
 READY_MAX = 1
 #: Commands inside containers at once: each costs the engine about what a start costs it.

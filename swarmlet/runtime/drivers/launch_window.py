@@ -1,8 +1,8 @@
-"""How many starts an engine is asked for at once: one after a rest, and one more with each that ended.
+"""How many starts an engine is asked for at once: one after a rest, and as many as may be once it has ended.
 
 An engine shares its processor between the starts under way: with four begun together the first runs no sooner than
 the last. Begun with one, the first of a burst runs after about the time of a single start, and the rest still takes
-what the engine's limit takes (the shape of TCP's slow start, RFC 5681 section 3.1).
+what the engine's limit takes. Widened slower, a small burst would end with starts that are alone.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class LaunchWindow:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._running -= 1
-        self._width = min(self._most, self._width + 1)
+        self._width = self._most
         self._let_in()
 
     def _let_in(self) -> None:
