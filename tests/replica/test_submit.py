@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
-from swarmlet.errors import Conflict, NoLeader, Overloaded, Unauthorized, Unavailable, UnknownOutcome
+from swarmlet.errors import (
+    Conflict,
+    NoLeader,
+    Overloaded,
+    SwarmletError,
+    Unauthorized,
+    Unavailable,
+    UnknownOutcome,
+)
 from swarmlet.ids import Namespace, RequestId
+from swarmlet.raft.message import NOBODY
+from swarmlet.raft.ready import Role, SoftState
 from swarmlet.replica import replica as replica_module
 from swarmlet.replica.submission import Submission, submission_codec
 from swarmlet.state.command import DeleteNamespace, Noop, UpsertNamespace
@@ -94,6 +105,50 @@ def test_commands_of_one_turn_of_the_loop_share_their_packets() -> None:
             packets = cluster.packets
             await leader.lead_all([naming(f"name-{number}") for number in range(200)])
             assert cluster.packets - packets < 40
+
+    run(main())
+
+
+def test_large_commands_that_are_proposed_together_are_spread_over_several_turns_of_the_loop() -> None:
+    async def main() -> None:
+        async with Cluster(3).running() as cluster:
+            leader = await cluster.leader()
+            await cluster.wait_quiet()
+            turns = [0]
+            propose = leader.consensus.propose
+
+            def turn() -> None:
+                turns.append(0)
+                asyncio.get_running_loop().call_soon(turn)
+
+            def counted(data: bytes, on_refused: Callable[[SwarmletError], None]) -> None:
+                turns[-1] += len(data)
+                propose(data, on_refused)
+
+            turn()
+            leader.consensus.propose = counted  # type: ignore[method-assign]
+            size = replica_module.PROPOSE_SLICE_BYTES // 4
+            answers = await leader.lead_all([naming(f"name-{number}", "x" * size) for number in range(20)])
+            indexes = [answer.index for answer in answers]
+            assert indexes == list(range(indexes[0], indexes[0] + 20))
+            assert sum(turns) > 20 * size
+            assert max(turns) < replica_module.PROPOSE_SLICE_BYTES + 2 * size
+
+    run(main())
+
+
+def test_a_leader_that_is_deposed_while_it_proposes_tells_how_much_it_had_proposed() -> None:
+    async def main() -> None:
+        async with Cluster(3).running() as cluster:
+            leader = await cluster.leader()
+            await cluster.wait_quiet()
+            size = replica_module.PROPOSE_SLICE_BYTES
+            commands = [naming(f"name-{number}", "x" * size) for number in range(3)]
+            async with asyncio.TaskGroup() as group:
+                asked = group.create_task(leader.lead_all(commands))
+                await asyncio.sleep(0)
+                leader._role = SoftState(NOBODY, Role.FOLLOWER)
+            assert len(asked.result()) == 1
 
     run(main())
 
