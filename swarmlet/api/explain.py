@@ -119,6 +119,7 @@ def _allocation(allocation: Allocation, view: View) -> dict[str, Any]:
         "ClientDescription": allocation.client_description,
         "DesiredStatus": allocation.desired_status.value,
         "DesiredDescription": allocation.desired_description,
+        "Healthy": allocation.health.is_healthy if allocation.health is not None else None,
         "PreviousAllocation": allocation.previous_allocation or "",
         "Events": reasons,
         "Restarts": [

@@ -8,6 +8,7 @@ from typing import Any
 
 from swarmlet.api.client import Client
 from swarmlet.cli.explanation import failure_lines
+from swarmlet.cli.health import failing_checks, is_unsettled
 from swarmlet.cli.output import is_terminal, paint, say_json, say_now, short
 
 #: A rollout without a deployment (batch, or nothing to place) is over when nothing is pending.
@@ -17,6 +18,10 @@ PER_NODE_TYPES = frozenset({"system", "sysbatch"})
 #: Seconds between repaints of the terminal's line.
 REPAINT_SECONDS = 0.5
 EXIT_FAILED = 2
+#: What runs and is not healthy after this long is asked why; and again as often.
+UNHEALTHY_SECONDS = 5.0
+#: Answers of checks may differ each time: no more are printed.
+COMPLAINTS_MAX = 20
 
 
 class _Line:
@@ -101,6 +106,8 @@ def _watch(
     index = 0
     job_id = submitted["ID"]
     shown_failures: set[tuple[str, ...]] = set()
+    complained: set[str] = set()
+    asked_at = started
     while True:
         seen = _look(api, submitted, evaluation_id)
         seconds = time.monotonic() - started
@@ -113,6 +120,14 @@ def _watch(
                 for sentence in sentences:
                     line.note(sentence)
         end = _end(seen)
+        is_failed = end is not None and not end[0]
+        if seen["Deployment"] and (is_failed or time.monotonic() - asked_at >= UNHEALTHY_SECONDS):
+            asked_at = time.monotonic()
+            unsettled = failing_checks(api, filter(is_unsettled, seen["Allocations"]))
+            for sentence, places in unsettled.items():
+                if sentence not in complained and len(complained) < COMPLAINTS_MAX:
+                    complained.add(sentence)
+                    line.note(f"! {', '.join(places)}: {sentence}")
         if end is not None:
             line.show(f"{text}{end[1]}", f" · {seconds:.1f} s")
             return {
@@ -122,6 +137,7 @@ def _watch(
                 "Version": seen["Version"],
                 "Deployment": seen["Deployment"],
                 "Failures": seen["Failures"],
+                "Unhealthy": sorted(complained),
             }
         wait = f"{REPAINT_SECONDS}s" if is_terminal() else WAIT_SECONDS
         _, index = api.get_indexed(

@@ -11,6 +11,7 @@ from swarmlet import VERSION
 from swarmlet.cli.cluster_status import show_status
 from swarmlet.cli.connection import client, find_job, json_option, stale_option
 from swarmlet.cli.explanation import failure_lines, refusal_text
+from swarmlet.cli.health import failing_checks
 from swarmlet.cli.output import paint, say, say_json, say_sentence, short, span
 
 
@@ -50,6 +51,9 @@ def explain(ctx: click.Context, name: str, as_json: bool) -> int:
         say(f"{group}: {_counted(facts)}")
         for item in facts["Allocations"]:
             _say_allocation(group, item)
+        unsettled_first = sorted(facts["Allocations"], key=lambda item: bool(item.get("Healthy")))
+        for sentence, places in failing_checks(api, unsettled_first).items():
+            say_sentence(f"  {', '.join(places)}: {sentence}")
         for item in facts["Ended"]:
             reason = item["DesiredDescription"] or item["ClientDescription"]
             last = f" ({item['Events'][-1]})" if item["Events"] else ""

@@ -9,6 +9,7 @@ import pytest
 
 from swarmlet.api.client import Client
 from swarmlet.cli.rollout import watch_rollout
+from swarmlet.errors import Unavailable
 from tests.agents.cluster import Cli, Node, raw_exec_job, wait_until
 
 FAILING = 'restart {\n attempts = 0\n mode = "fail"\n }\n reschedule {\n attempts = 0\n unlimited = false\n }'
@@ -127,6 +128,61 @@ def test_a_failure_is_told_with_its_cause_and_not_with_what_was_decided_about_it
     )
 
 
+def _check(status: str, output: str, code: int = 0) -> dict[str, Any]:
+    return {"Check": "up", "Service": "web", "Status": status, "Output": output, "StatusCode": code}
+
+
+def test_the_checks_of_what_runs_and_is_not_healthy_are_told_once_and_by_reason(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was said for the ten minutes until the deadline, and nothing of the reason then."""
+    monkeypatch.setattr("swarmlet.cli.rollout.UNHEALTHY_SECONDS", 0.0)
+    api = _Answers([_job(0, 20)], [_deployment(0, "running")])
+    running = [
+        {**_allocation(name, "running"), "Name": f"web.g[{name[1]}]"} for name in ("n0", "n1", "n2", "n3")
+    ]
+    running[2]["DeploymentStatus"] = {"Healthy": True}
+    page = "<HTML><TITLE>Not\nFound</TITLE>"
+    for name, check in {
+        "n0": _check("failure", page, 404),
+        "n1": _check("failure", page, 404),
+        "n2": _check("failure", "it was healthy before"),
+        "n3": _check("success", "fine"),
+    }.items():
+        api.answers[f"/v1/client/allocation/{name}/checks"] = {"c": check}
+    api.answers["/v1/job/web/allocations"] = running
+    api.looks = [running, running]
+    looks = iter(["running", "running", "failed"])
+
+    def get(path: str, query: object = None, **_: object) -> Any:
+        if path.endswith("/deployments"):
+            return [_deployment(0, next(looks), "no progress")]
+        return api.answers[path]
+
+    monkeypatch.setattr(api, "get", get)
+    code, said = _watched(api, 20, capsys)
+    assert code == 2
+    notes = [line for line in said.splitlines() if line.startswith("!")]
+    assert notes == ["! g[0] on n0, g[1] on n1: check 'up' of service web fails: status 404, Not Found"]
+
+
+def test_a_node_that_does_not_answer_about_checks_does_not_end_the_watch(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = _Answers([_job(0, 20)], [_deployment(0, "failed", "no progress")])
+    api.answers["/v1/job/web/allocations"] = [{**_allocation("n0", "running"), "Name": "web.g[0]"}]
+    get = api.get
+
+    def away(path: str, query: object = None, **_: object) -> Any:
+        if path.endswith("/checks"):
+            raise Unavailable("node n0 does not answer")
+        return get(path)
+
+    monkeypatch.setattr(api, "get", away)
+    code, said = _watched(api, 20, capsys)
+    assert (code, "!" in said, "no progress" in said) == (2, False, True)
+
+
 def test_a_system_job_is_watched_on_every_node_that_takes_it(capsys: pytest.CaptureFixture[str]) -> None:
     api = _Answers([_job(0, 20, kind="system")], [])
     api.answers["/v1/job/web/allocations"] = [_allocation("n1", "running"), _allocation("n2", "pending")]
@@ -168,3 +224,28 @@ def test_a_run_that_is_rolled_back_says_so_and_ends_with_exit_code_2(
     outcome = ask("job", "run", "--json", str(path))
     assert (outcome.code, outcome.json()["Healthy"], outcome.json()["Version"]) == (2, False, 3)
     ask("job", "stop", "--purge", "back")
+
+
+def test_explain_names_the_check_that_keeps_an_allocation_from_being_healthy(
+    ask: Cli, node: Node, tmp_path: Path
+) -> None:
+    check = """network {
+      port "deaf" {}
+    }
+    service {
+      name = "deaf"
+      port = "deaf"
+      check {
+        type     = "tcp"
+        interval = "1s"
+        timeout  = "1s"
+      }
+    }"""
+    path = tmp_path / "deaf.hcl"
+    path.write_text(raw_exec_job("deaf", more=check))
+    assert ask("job", "run", "--detach", str(path)).code == 0
+    wait_until(lambda: "fails" in ask("explain", "deaf").out)
+    assert "g[0] on n1: check 'deaf check 1' of service deaf fails: " in ask("explain", "deaf").out
+    (found,) = ask("explain", "--json", "deaf").json()["Groups"]["g"]["Allocations"]
+    assert found["Healthy"] is None
+    ask("job", "stop", "--purge", "deaf")
