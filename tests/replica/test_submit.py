@@ -114,18 +114,16 @@ def test_large_commands_that_are_proposed_together_are_spread_over_several_turns
         async with Cluster(3).running() as cluster:
             leader = await cluster.leader()
             await cluster.wait_quiet()
+            #: Bytes proposed in each turn of the loop, the last of them in this one.
             turns = [0]
             propose = leader.consensus.propose
 
-            def turn() -> None:
-                turns.append(0)
-                asyncio.get_running_loop().call_soon(turn)
-
             def counted(data: bytes, on_refused: Callable[[SwarmletError], None]) -> None:
+                if not turns[-1]:
+                    asyncio.get_running_loop().call_soon(turns.append, 0)
                 turns[-1] += len(data)
                 propose(data, on_refused)
 
-            turn()
             leader.consensus.propose = counted  # type: ignore[method-assign]
             size = replica_module.PROPOSE_SLICE_BYTES // 4
             answers = await leader.lead_all([naming(f"name-{number}", "x" * size) for number in range(20)])
