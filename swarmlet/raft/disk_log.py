@@ -16,6 +16,7 @@ import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from swarmlet.errors import CorruptLog, DiskFull, StorageError, WireError
 from swarmlet.ids import Index, Term
@@ -59,6 +60,10 @@ _SNAPSHOT_MAGIC = b"SWARMSNP"
 _SNAPSHOT_HEADER = struct.Struct(">8sHI64sIQI")
 _SNAPSHOT_VERSION = 1
 _COPY_BYTES = 1024 * 1024
+#: Header and metadata, whose codec takes no more than 64 KiB.
+_HEAD_BYTES_MAX = 128 * 1024
+#: Linux reads no more at once, less a page.
+_READ_BYTES_MAX = 0x7FFFF000
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 #: What a snapshot leaves free: what is under way needs it more.
 ROOM_BYTES_MIN = 1024 * 1024
@@ -211,8 +216,8 @@ class DiskLog:
         if sync:
             self._make_durable()
 
-    def save_snapshot(self, meta: SnapshotMeta, source: bytes | str) -> None:
-        """Store a snapshot, durably: its bytes, or the path of a file that holds them.
+    def save_snapshot(self, meta: SnapshotMeta, source: bytes | Sequence[bytes] | str) -> None:
+        """Store a snapshot, durably: its bytes, whole or in pieces, or the path of a file that holds them.
 
         Entries are kept where the log agrees with it, else the log starts again behind it. Raises DiskFull where it
         does not fit (nothing was changed, and the log goes on), StorageError.
@@ -447,7 +452,7 @@ class DiskLog:
     def _snapshot_path(self, meta: SnapshotMeta) -> Path:
         return self._directory / f"{meta.index:020d}-{meta.term:020d}.snapshot"
 
-    def _write_snapshot(self, meta: SnapshotMeta, source: bytes | str) -> None:
+    def _write_snapshot(self, meta: SnapshotMeta, source: bytes | Sequence[bytes] | str) -> None:
         encoded = snapshot_meta_codec.encode(meta)
         path = self._snapshot_path(meta)
         temporary = path.with_suffix(".new")
@@ -464,7 +469,7 @@ class DiskLog:
         self._files.rename(str(temporary), str(path))
         self._files.sync_directory(str(self._directory))
 
-    def _write_unnamed(self, temporary: Path, encoded: bytes, source: bytes | str) -> None:
+    def _write_unnamed(self, temporary: Path, encoded: bytes, source: bytes | Sequence[bytes] | str) -> None:
         """A whole and durable snapshot's file, under a name that opening the log removes."""
         start = _SNAPSHOT_HEADER.size + 4 + len(encoded)
         descriptor = self._files.create(str(temporary))
@@ -484,12 +489,29 @@ class DiskLog:
 
     def _load_snapshot(self, path: Path) -> tuple[SnapshotMeta, bytes]:
         try:
-            raw = self._files.read(str(path))
+            descriptor = self._files.open(str(path))
+            try:
+                head = _decode_head(self._files.read_at(descriptor, _HEAD_BYTES_MAX, 0), str(path))
+                # Read apart: to cut it off the head would copy all of it, in which nothing else in this process runs.
+                data = self._read_all(descriptor, head.length + 1, head.start)
+            finally:
+                self._files.close(descriptor)
         except OSError as error:
             raise StorageError(f"can't read the snapshot {path}: {error}") from error
-        cluster, meta, data = decode_snapshot(raw, str(path))
-        self._check_cluster(path, cluster)
-        return meta, data
+        _check_data(data, head, str(path))
+        self._check_cluster(path, head.cluster)
+        return head.meta, data
+
+    def _read_all(self, descriptor: int, size: int, offset: int) -> bytes:
+        """Up to `size` bytes: fewer only at the end of the file. A system call reads up to 2 GiB."""
+        data = self._files.read_at(descriptor, size, offset)
+        if len(data) < size and len(data) >= _READ_BYTES_MAX:
+            parts = [data]
+            while part := self._files.read_at(descriptor, size, offset + sum(map(len, parts))):
+                parts.append(part)
+                size -= len(part)
+            data = b"".join(parts)
+        return data
 
     def _named(self, pattern: re.Pattern[str]) -> list[Path]:
         names = self._files.names(str(self._directory))
@@ -612,32 +634,61 @@ class DiskLog:
             self._hard = HardState(term=self._hard.term, vote=self._hard.vote, commit=self.last_index())
 
 
+class _Head(NamedTuple):
+    """What stands before a snapshot's data in its file."""
+
+    cluster: str
+    meta: SnapshotMeta
+    #: Where the data begins, its bytes and their checksum.
+    start: int
+    length: int
+    crc: int
+
+
 def decode_snapshot(raw: bytes, name: str) -> tuple[str, SnapshotMeta, bytes]:
     """Cluster, what it stands for and the state in a snapshot's file. Raises CorruptLog."""
-    damaged = CorruptLog(f"{name}: the snapshot is damaged; wipe this node's Raft data and rejoin")
+    head = _decode_head(raw, name)
+    data = raw[head.start :]
+    _check_data(data, head, name)
+    return head.cluster, head.meta, data
+
+
+def _damaged(name: str) -> CorruptLog:
+    return CorruptLog(f"{name}: the snapshot is damaged; wipe this node's Raft data and rejoin")
+
+
+def _decode_head(raw: bytes, name: str) -> _Head:
+    """`raw` begins with it. Raises CorruptLog."""
     start = _SNAPSHOT_HEADER.size
     if len(raw) < start + 4:
-        raise damaged
+        raise _damaged(name)
     magic, version, key_id, cluster, meta_length, length, crc = _SNAPSHOT_HEADER.unpack_from(raw)
     encoded = raw[start + 4 : start + 4 + meta_length]
-    data = raw[start + 4 + meta_length :]
     check = zlib.crc32(encoded, zlib.crc32(raw[:start]))
     if magic != _SNAPSHOT_MAGIC or struct.unpack_from(">I", raw, start)[0] != check:
-        raise damaged
+        raise _damaged(name)
     if version > _SNAPSHOT_VERSION or key_id != CLEAR_KEY:
         raise CorruptLog(f"{name}: version {version}, key {key_id}: written by a newer program; upgrade this")
-    if len(data) != length or zlib.crc32(data) != crc:
-        raise damaged
     try:
-        return cluster.rstrip(b"\0").decode(errors="replace"), snapshot_meta_codec.decode(encoded), data
+        meta = snapshot_meta_codec.decode(encoded)
     except WireError as error:
-        raise damaged from error
+        raise _damaged(name) from error
+    named = cluster.rstrip(b"\0").decode(errors="replace")
+    return _Head(named, meta, start + 4 + meta_length, length, crc)
 
 
-def _chunks(source: bytes | str) -> Iterator[bytes]:
+def _check_data(data: bytes, head: _Head, name: str) -> None:
+    if len(data) != head.length or zlib.crc32(data) != head.crc:
+        raise _damaged(name)
+
+
+def _chunks(source: bytes | Sequence[bytes] | str) -> Iterator[bytes]:
     """The bytes, or those of the file with that path, a piece at a time."""
     if isinstance(source, bytes):
         yield source
+        return
+    if not isinstance(source, str):
+        yield from source
         return
     with Path(source).open("rb") as file:
         while chunk := file.read(_COPY_BYTES):

@@ -87,7 +87,7 @@ class MemoryLog:
         if hard_state is not None:
             self._hard = hard_state
 
-    def save_snapshot(self, meta: SnapshotMeta, data: bytes) -> None:
+    def save_snapshot(self, meta: SnapshotMeta, data: bytes | Sequence[bytes]) -> None:
         """Store a snapshot. Entries are kept where the log agrees with it, else dropped. Raises StorageError."""
         self._check("save_snapshot")
         if meta.index < self._meta.index:
@@ -98,7 +98,7 @@ class MemoryLog:
             agrees = True
         except Unavailable:
             agrees = False
-        self._meta, self._data = meta, bytes(data)
+        self._meta, self._data = meta, data if isinstance(data, bytes) else b"".join(data)
         if not agrees:
             self._base_index, self._base_term, self._entries = meta.index, meta.term, []
 

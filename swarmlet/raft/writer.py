@@ -31,7 +31,7 @@ class WritableLog(Protocol):
         """Store, and with `sync` make durable."""
         ...
 
-    def save_snapshot(self, meta: SnapshotMeta, data: bytes, /) -> None:
+    def save_snapshot(self, meta: SnapshotMeta, data: bytes | Sequence[bytes], /) -> None:
         """Store a snapshot, durably."""
         ...
 

@@ -36,6 +36,8 @@ FORMAT = "swarmlet-state"
 FORMAT_VERSION = 1
 #: A piece is closed once it is this long: small enough to write without a pause, large enough to be few.
 PIECE_BYTES = 256 * 1024
+#: Of a snapshot that is there whole, so much is decoded at a time.
+FED_BYTES = 1024 * 1024
 _LENGTH = struct.Struct(">I")
 
 
@@ -217,7 +219,9 @@ def load(data: Iterable[bytes]) -> Store:
     """The store in `data`. Raises StorageError when it is not one whole snapshot that this build can read."""
     loading = Loading()
     for block in data:
-        loading.feed(block)
+        # What is not decoded yet is copied: a slice at a time, not tens of megabytes.
+        for start in range(0, len(block), FED_BYTES):
+            loading.feed(block[start : start + FED_BYTES])
     return loading.finish()
 
 

@@ -181,6 +181,53 @@ def test_a_snapshot_can_be_taken_from_a_file(directory: Path, tmp_path: Path) ->
     log.close()
 
 
+def test_a_snapshot_can_be_given_in_pieces(directory: Path) -> None:
+    log = open_log(directory)
+    log.append([entry(1)], hard(1, 1))
+    log.save_snapshot(meta(1, 1), [b"one", b"", b"two"])
+    assert log.read_snapshot() == (meta(1, 1), b"onetwo")
+    log.close()
+
+
+def test_a_snapshot_that_one_system_call_does_not_read_is_read_whole(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call reads 2 GiB at most."""
+    log = open_log(directory)
+    log.append([entry(1)], hard(1, 1))
+    data = bytes(range(256)) * 20
+    log.save_snapshot(meta(1, 1), data)
+    most = 4096
+    monkeypatch.setattr("swarmlet.raft.disk_log._READ_BYTES_MAX", most)
+    monkeypatch.setattr(
+        log._files,
+        "read_at",
+        lambda descriptor, size, offset: os.pread(descriptor, min(size, most), offset),
+        raising=False,
+    )
+    assert log.read_snapshot() == (meta(1, 1), data)
+    log.close()
+
+
+@pytest.mark.parametrize("change", ["cut", "longer", "header", "data"])
+def test_a_damaged_snapshot_is_named(directory: Path, change: str) -> None:
+    log = open_log(directory)
+    log.append([entry(1)], hard(1, 1))
+    log.save_snapshot(meta(1, 1), b"state" * 100)
+    (path,) = directory.glob("*.snapshot")
+    raw = bytearray(path.read_bytes())
+    if change == "cut":
+        del raw[-1:]
+    elif change == "longer":
+        raw += b"x"
+    else:
+        raw[20 if change == "header" else -20] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(CorruptLog, match=path.name):
+        log.read_snapshot()
+    log.close()
+
+
 def test_only_the_newest_snapshot_is_kept(directory: Path) -> None:
     log = open_log(directory)
     log.append([entry(index) for index in range(1, 9)], hard(1, 8))

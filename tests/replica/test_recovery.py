@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -300,7 +301,7 @@ def test_a_snapshot_that_finds_no_room_is_made_later_and_the_node_goes_on() -> N
             tries = []
             save = store.save_snapshot
 
-            def full(meta: SnapshotMeta, data: bytes) -> None:
+            def full(meta: SnapshotMeta, data: bytes | Sequence[bytes]) -> None:
                 tries.append(meta.index)
                 if len(tries) < 3:
                     raise DiskFull("no room")
