@@ -15,6 +15,8 @@ from swarmlet.security.authority import Authority
 from swarmlet.security.sealing import ClusterKey
 from swarmlet.security.token import Terms, Verdict, judge, refusal
 from swarmlet.state.command import UseJoinToken
+from swarmlet.state.outcomes import removal_of
+from swarmlet.state.view import View
 
 CA_PURPOSE = "CA key"
 
@@ -56,30 +58,28 @@ class ReplicatedEnrolment:
             raise refusal(verdict)
 
     async def is_admitted(self, node: NodeId, request_id: RequestId) -> bool:
-        """Whether a token was used by this applicant lately, and its node has not left since."""
+        """Whether a token was used by this applicant lately, and its node has not left or been removed since."""
         self._must_lead()
         view = await self._replica.barrier()
-        used, known = view.outcome(request_id), view.node(node)
-        return used is not None and not used.error and (known is None or known.status is not NodeStatus.LEFT)
+        used = view.outcome(_use_of(view, node, request_id))
+        return used is not None and not used.error
 
     async def admit(self, applicant: Applicant) -> Admission:
         """Use the token once and take the name; the same key gets the same node again."""
         self._must_lead()
-        settings = self._replica.view.settings()
+        view = await self._replica.barrier()
+        settings = view.settings()
         if settings is None:
             raise NoLeader("the cluster is not initialised yet; try again in a second")
-        node, request_id = applicant.node, applicant.request_id
-        known = self._replica.view.node(node)
+        node = applicant.node
+        known = view.node(node)
         # The same machine asking twice is let in again; one that left needs a token like any other.
         if known is None or known.status is NodeStatus.LEFT:
-            if known is not None:
-                # The use that let it in then is not to let it in again.
-                request_id = RequestId(derive("enrol again", request_id, str(known.modify_index)))
             await self._replica.lead(
                 UseJoinToken(
                     secret_hash=applicant.token_hash.encode(), node_id=node, node_name=applicant.name
                 ),
-                request_id,
+                _use_of(view, node, applicant.request_id),
             )
         members = tuple(
             MemberAddress(node=item.id, name=item.name, host=item.address[0], port=item.address[1])
@@ -111,3 +111,15 @@ class ReplicatedEnrolment:
     def _must_lead(self) -> None:
         if not self._replica.is_leader:
             raise NotLeader(self._replica.leader)
+
+
+def _use_of(view: View, node: NodeId, request_id: RequestId) -> RequestId:
+    """The id of an applicant's use of its token, should it use it now: a use that let it in before it left or was removed
+    is not to let it in again.
+    """
+    known, removed = view.node(node), view.outcome(removal_of(node))
+    if known is not None and known.status is NodeStatus.LEFT:
+        return RequestId(derive("enrol again", request_id, str(known.modify_index)))
+    if known is None and removed is not None:
+        return RequestId(derive("enrol again", request_id, str(removed.index)))
+    return request_id

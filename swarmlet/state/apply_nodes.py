@@ -13,12 +13,14 @@ from swarmlet.model.node import NODE_EVENTS_MAX, Eligibility, Node, NodeEvent, N
 from swarmlet.model.resources import CORES_MAX, Quantity
 from swarmlet.state.apply_jobs import AMOUNT_MAX, PORT_MAX
 from swarmlet.state.command import (
+    Applied,
     RegisterNode,
     RemoveNode,
     UpdateNodeDrain,
     UpdateNodeEligibility,
     UpdateNodeStatus,
 )
+from swarmlet.state.outcomes import removal_of
 from swarmlet.state.step import Step, check_name, found_node, later
 from swarmlet.state.store import NODES_MAX
 
@@ -28,6 +30,8 @@ FLAPPING_WINDOW_NS = 10 * MINUTE_NS
 FLAPPING_PENALTY_NS = 10 * MINUTE_NS
 #: A node's answer to "is it gone": nobody else's claim to its name or its work is refused on its account.
 GONE = frozenset({NodeStatus.DOWN, NodeStatus.LEFT})
+#: From this feature level on, removals are noted among the outcomes.
+REMOVALS_LEVEL = 5
 #: Longest event message kept, in characters.
 MESSAGE_CHARS_MAX = 512
 
@@ -248,4 +252,11 @@ def remove(step: Step, body: RemoveNode) -> None:
             f'node "{node.name}" still has {len(node.volumes)} volumes, such as {min(node.volumes)}; delete them first, '
             "with --force where the node does not come back"
         )
+    forget(step, node)
+
+
+def forget(step: Step, node: Node) -> None:
+    """Forget a node, and note that: its join token's use, should it be known still, is over."""
     step.store.delete_node(node)
+    if step.is_at_level(REMOVALS_LEVEL):
+        step.store.remember(removal_of(node.id), Applied(index=step.index))

@@ -8,7 +8,7 @@ from swarmlet.ids import JobId, Namespace
 from swarmlet.model.allocation import Allocation, ClientStatus, DesiredStatus
 from swarmlet.model.evaluation import EvaluationStatus
 from swarmlet.model.job import JobStatus
-from swarmlet.state.apply_nodes import GONE
+from swarmlet.state.apply_nodes import GONE, forget
 from swarmlet.state.command import CollectGarbage
 from swarmlet.state.restoring import drop_stale
 from swarmlet.state.step import Step
@@ -169,6 +169,6 @@ def _collect_nodes(step: Step, before_ns: int) -> int:
             and node.status_updated_at_ns < before_ns
             and not (node.volumes or step.store.held_on(node.id))
         ):
-            step.store.delete_node(node)
+            forget(step, node)
             gone += 1
     return gone

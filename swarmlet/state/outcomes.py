@@ -2,6 +2,9 @@
 
 Kept in two generations by log index: the older one is forgotten whole when a new one begins, alike on every replica,
 which costs nothing per command. An outcome is kept for one to two times `span` entries.
+
+Removals of nodes are kept beside them under ids of their own (`removal_of`), as long: what a join token's use gave is not
+to be repeated to a machine that was removed since.
 """
 
 from __future__ import annotations
@@ -10,8 +13,13 @@ from collections.abc import Iterable
 
 import immutables
 
-from swarmlet.ids import RequestId
+from swarmlet.ids import NodeId, RequestId, derive
 from swarmlet.state.command import Applied
+
+
+def removal_of(node_id: NodeId) -> RequestId:
+    """Under which id it is kept that a node was removed; `Applied.index` says when last."""
+    return RequestId(derive("node removed", node_id))
 
 
 class Outcomes:
@@ -47,6 +55,6 @@ class Outcomes:
         return grown
 
     def rows(self) -> list[tuple[RequestId, Applied]]:
-        """All that is known, in the order of the log."""
+        """All that is known, in the order of the log; what one entry gave, by id."""
         known = [*self._old.items(), *self._new.items()]
-        return sorted(known, key=lambda row: row[1].index)
+        return sorted(known, key=lambda row: (row[1].index, row[0]))

@@ -19,12 +19,15 @@ from swarmlet.security.sealing import KEY_BYTES, ClusterKey
 from swarmlet.state.apply import StateMachine
 from swarmlet.state.command import (
     ENVELOPE_VERSION,
+    FEATURE_LEVEL,
     Applied,
     Body,
+    CollectGarbage,
     Command,
     CreateJoinToken,
     InitializeCluster,
     RegisterNode,
+    RemoveNode,
     UpdateNodeStatus,
 )
 
@@ -65,8 +68,9 @@ class LeadingReplica:
 
 def _cluster_with_a_member() -> tuple[LeadingReplica, ReplicatedEnrolment]:
     replica = LeadingReplica()
-    replica.apply(InitializeCluster(settings=ClusterSettings(cluster_id=CLUSTER)))
-    replica.apply(RegisterNode(node=Node(id=NODE, name="two")), actor=f"node:{NODE}")
+    settings = ClusterSettings(cluster_id=CLUSTER, feature_level=FEATURE_LEVEL)
+    replica.apply(InitializeCluster(settings=settings))
+    _register(replica, NODE, "two")
     enrolment = ReplicatedEnrolment(
         replica=cast("Replica", replica),
         cluster_key=ClusterKey(CLUSTER, bytes(KEY_BYTES)),
@@ -75,6 +79,12 @@ def _cluster_with_a_member() -> tuple[LeadingReplica, ReplicatedEnrolment]:
         wall_ns=lambda: 0,
     )
     return replica, enrolment
+
+
+def _register(replica: LeadingReplica, node: NodeId, name: str) -> None:
+    replica.apply(
+        RegisterNode(node=Node(id=node, name=name, feature_level=FEATURE_LEVEL)), actor=f"node:{node}"
+    )
 
 
 def _applicant() -> Applicant:
@@ -123,9 +133,65 @@ async def test_who_was_let_in_by_a_token_for_one_use_is_let_in_again_until_it_le
         await enrolment.admit(other)
     assert not await enrolment.is_admitted(other.node, other.request_id)
 
-    replica.apply(RegisterNode(node=Node(id=node, name="three")), actor=f"node:{node}")
+    _register(replica, node, "three")
     replica.apply(UpdateNodeStatus(node_id=node, status=NodeStatus.LEFT))
     assert not await enrolment.is_admitted(node, applicant.request_id)
+    with pytest.raises(JoinRefused, match="no uses left"):
+        await enrolment.admit(applicant)
+
+
+def _forget(replica: LeadingReplica, node: NodeId, by: str) -> None:
+    replica.apply(UpdateNodeStatus(node_id=node, status=NodeStatus.LEFT))
+    if by == "purge":
+        replica.apply(RemoveNode(node_id=node))
+    else:
+        replica.apply(CollectGarbage(nodes_before_ns=10**9))
+    assert replica.view.node(node) is None
+
+
+@pytest.mark.parametrize("by", ["purge", "garbage collection"])
+@pytest.mark.parametrize("uses", [1, 2])
+async def test_a_token_used_by_a_node_that_was_removed_since_does_not_let_it_in_again(
+    uses: int, by: str
+) -> None:
+    """Each time it joins it uses the token, until that is used up."""
+    replica, enrolment = _cluster_with_a_member()
+    replica.apply(
+        CreateJoinToken(
+            token=JoinToken(accessor="t", secret_hash=b"known", expires_at_ns=10**18, uses_left=uses)
+        )
+    )
+    node = NodeId("n3")
+    applicant = dataclasses.replace(_applicant(), token_hash="known", node=node, name="three")
+    for _ in range(uses):
+        assert not await enrolment.is_admitted(node, applicant.request_id)
+        await enrolment.admit(applicant)
+        # Its answer was lost.
+        assert await enrolment.is_admitted(node, applicant.request_id)
+        await enrolment.admit(applicant)
+        _register(replica, node, "three")
+        _forget(replica, node, by)
+
+    assert not await enrolment.is_admitted(node, applicant.request_id)
+    with pytest.raises(JoinRefused, match="used as often"):
+        await enrolment.check("known")
+    with pytest.raises(JoinRefused, match="no uses left"):
+        await enrolment.admit(applicant)
+
+
+async def test_a_node_that_was_removed_joins_with_another_token() -> None:
+    replica, enrolment = _cluster_with_a_member()
+    for name in ("first", "second"):
+        token = JoinToken(accessor=name, secret_hash=name.encode(), expires_at_ns=10**18, uses_left=1)
+        replica.apply(CreateJoinToken(token=token))
+    node = NodeId("n3")
+    applicant = dataclasses.replace(_applicant(), token_hash="first", node=node, name="three")
+    await enrolment.admit(applicant)
+    _register(replica, node, "three")
+    _forget(replica, node, "purge")
+    other = dataclasses.replace(applicant, token_hash="second", request_id=RequestId("other"))
+    for _ in range(2):
+        assert (await enrolment.admit(other)).node == node
     with pytest.raises(JoinRefused, match="no uses left"):
         await enrolment.admit(applicant)
 

@@ -7,13 +7,17 @@ import msgspec
 from swarmlet.ids import NodeId
 from swarmlet.model.evaluation import Trigger
 from swarmlet.model.node import DrainStrategy, Eligibility, NodeStatus
+from swarmlet.state.apply import StateMachine
+from swarmlet.state.apply_nodes import REMOVALS_LEVEL
 from swarmlet.state.command import (
     RegisterNode,
     RemoveNode,
     UpdateNodeDrain,
     UpdateNodeEligibility,
     UpdateNodeStatus,
+    UpdateSettings,
 )
+from swarmlet.state.outcomes import removal_of
 from tests.state.replica import Replica, job, node
 
 
@@ -147,3 +151,27 @@ def test_cores_are_kept_in_order_each_once() -> None:
         assert "cores in order" in applied.message
     replica.ok(RegisterNode(node=msgspec.structs.replace(node("a"), cores=(0, 2))))
     assert replica.node("a").cores == (0, 2)
+
+
+def _removed(level: int) -> Replica:
+    replica = Replica()
+    replica.ok(UpdateSettings(feature_level=level))
+    replica.ok(RegisterNode(node=msgspec.structs.replace(node("a"), feature_level=level)))
+    replica.status("a", NodeStatus.LEFT)
+    replica.ok(RemoveNode(node_id=NodeId("id-a")))
+    return replica
+
+
+def test_a_removal_is_noted_with_its_index_and_kept_in_snapshots() -> None:
+    replica = _removed(REMOVALS_LEVEL)
+    noted = replica.state.outcome(removal_of(NodeId("id-a")))
+    assert noted is not None
+    assert noted.index == replica.index
+    loaded = StateMachine.load(replica.machine.save())
+    assert loaded.snapshot().outcome(removal_of(NodeId("id-a"))) == noted
+    assert loaded.digest() == replica.machine.digest()
+
+
+def test_below_the_level_at_which_all_replicas_note_removals_none_does() -> None:
+    """Replicas of the version before would part from this one otherwise."""
+    assert _removed(REMOVALS_LEVEL - 1).state.outcome(removal_of(NodeId("id-a"))) is None

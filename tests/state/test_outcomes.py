@@ -36,3 +36,10 @@ def test_what_was_known_before_is_left_alone() -> None:
     after = before.put(RequestId("b"), Applied(index=2), 10)
     assert before.get(RequestId("b")) is None
     assert after.get(RequestId("a")) == Applied(index=1)
+
+
+def test_what_one_entry_gave_is_told_in_the_order_of_ids_however_maps_are_ordered() -> None:
+    outcomes = Outcomes()
+    for name in (str(number) for number in range(40, 0, -1)):
+        outcomes = outcomes.put(RequestId(name), Applied(index=1), 10)
+    assert [request for request, _ in outcomes.rows()] == sorted(str(number) for number in range(1, 41))
