@@ -473,13 +473,9 @@ def _start(
     with DataDirectory(Path(config.data_dir)) as directory:
 
         def ready(daemon: Daemon) -> None:
-            try:
-                _announce(config, daemon.first_token, as_json=as_json, joined_at=joined_at)
-                if not as_json:
-                    say_now("the agent runs in this terminal; Ctrl-C stops it, its tasks run on")
-            except OSError:
-                # Whoever began it does not listen, or its log's disk is full: it runs all the same.
-                discard(sys.stdout)
+            _announce(config, daemon.first_token, as_json=as_json, joined_at=joined_at)
+            if not as_json:
+                say_now("the agent runs in this terminal; Ctrl-C stops it, its tasks run on")
 
         return _run(config, directory, _founding(directory.path), ready)
 
@@ -499,6 +495,7 @@ def _founding(path: Path) -> Founding | None:
 
 
 def _run(config: NodeConfig, directory: DataDirectory, founding: Founding | None, ready: Any) -> int:
+    """The agent, here. `ready(daemon)` says so to whoever began it."""
     from swarmlet.cli.logging import configure
     from swarmlet.daemon import Daemon, run_forever
     from swarmlet.joining.identity import load
@@ -513,7 +510,11 @@ def _run(config: NodeConfig, directory: DataDirectory, founding: Founding | None
             with contextlib.suppress(FileNotFoundError):
                 (directory.path / "founding").unlink()
             _write_first_token(directory.path, daemon.first_token)
-        ready(daemon)
+        try:
+            ready(daemon)
+        except OSError:
+            # Whoever began it does not listen, or its log's disk is full: it runs all the same.
+            discard(sys.stdout)
 
     def build() -> Daemon:
         daemon = Daemon(config, identity, directory, founding=founding, on_ready=on_ready)
