@@ -482,6 +482,7 @@ class Daemon:
                         *([release_old_entries(self._log)] if isinstance(self._log, DiskLog) else []),
                         self.leader.run(),
                         self.agent.run(),
+                        self.services.run(),
                         self.api.run(),
                         self._register_loop(),
                         self._contact_loop(),

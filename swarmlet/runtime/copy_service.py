@@ -39,6 +39,10 @@ class CopyService:
         self._copying = copying
         self._nodes = nodes
 
+    async def run(self) -> None:
+        """For as long as the agent lives."""
+        await self._copying.run()
+
     def register(self, handlers: Handlers) -> None:
         """Answer other nodes, which have authorized their users."""
         handlers.register(DESCRIBE_METHOD, self._serve_describe)

@@ -8,9 +8,12 @@ import errno
 import os
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from swarmlet.errors import Conflict, DriverError, InvalidInput, Refused
+import structlog
+
+from swarmlet.errors import Conflict, DriverError, InvalidInput, Refused, Unavailable
 from swarmlet.ids import AllocationId
 from swarmlet.model.file import FileInfo
 from swarmlet.runtime import file_tree
@@ -23,12 +26,28 @@ from swarmlet.runtime.task_directory import Place
 from swarmlet.runtime.task_runner import TaskRunner
 from swarmlet.runtime.tree_transfer import FREE_BYTES_MIN
 
+log = structlog.get_logger()
+
 #: Copies into tasks' directories that are unpacked at a time: each holds one of the few threads that the agent shares.
 UNPACKS_MAX = 2
+#: Copies that drivers unpack at a time, whether anybody still waits for them or not: each keeps its archive on the disk.
+OWN_UNPACKS_MAX = 8
+#: Of one: the largest archive at 10 MiB a second. Beyond it the copy is given up where it is.
+OWN_UNPACK_SECONDS_MAX = 1_800.0
 #: How often the room on the disk is looked at while a copy comes: this often `FREE_BYTES_MIN` must be left.
 ROOM_BYTES = 8 * 1024 * 1024
 #: What an engine is given at a time.
 CHUNK_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A whole archive for the directory `target` of a task whose driver unpacks it."""
+
+    own: HasOwnFiles
+    handle: TaskHandle
+    target: str
+    archive: Path
 
 
 class Copying:
@@ -39,6 +58,19 @@ class Copying:
         self._agent = agent
         self._node_name = node_name
         self._unpacks = asyncio.Semaphore(UNPACKS_MAX)
+        self._own_unpacks = asyncio.Semaphore(OWN_UNPACKS_MAX)
+        #: While it runs.
+        self._group: asyncio.TaskGroup | None = None
+
+    async def run(self) -> None:
+        """What a driver has begun to unpack belongs here, not to whoever asked for it. Until cancelled; that ends it."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            try:
+                # Ends with the agent.
+                await asyncio.Event().wait()
+            finally:
+                self._group = None
 
     async def describe(self, allocation: AllocationId, task: str, path: str) -> FileInfo:
         """What the task has at `path`."""
@@ -69,7 +101,8 @@ class Copying:
         """Unpack a tar stream into the directory `path`. Nothing there is touched before the stream is here, whole.
 
         Into a task's directories it comes whole or not at all, except that what it replaced is replaced. A container's
-        engine unpacks entry by entry under their own names and takes nothing back: where it fails, the error says so.
+        engine unpacks entry by entry under their own names and takes nothing back: where it fails, the error says so, and
+        where whoever asked goes away meanwhile, it is unpacked to its end all the same.
         """
         found, root = self._agent.held_task(allocation, task)
         own = _own_files(found)
@@ -83,7 +116,8 @@ class Copying:
                 await own.describe_path(_handle(found), _absolute(path))
         size = 0
         try:
-            with tempfile.NamedTemporaryFile(dir=root, prefix=".copy-") as spool:
+            with contextlib.ExitStack() as kept:
+                spool = kept.enter_context(tempfile.NamedTemporaryFile(dir=root, prefix=".copy-"))
                 async for chunk in chunks:
                     size += len(chunk)
                     if size > UNPACKED_BYTES_MAX:
@@ -93,7 +127,9 @@ class Copying:
                     await asyncio.to_thread(spool.write, chunk)
                 spool.flush()
                 if own is not None:
-                    await self._write_own(found, own, path, Path(spool.name))
+                    await self._write_own(
+                        _Given(own, _handle(found), _absolute(path), Path(spool.name)), kept
+                    )
                 else:
                     _check_room(root, size)
                     owner = await _owner_of(found)
@@ -103,19 +139,51 @@ class Copying:
         except OSError as error:
             raise Refused(sentence(error, f"{path[:200]} on node {self._node_name()}", root, size)) from error
 
-    async def _write_own(self, task: TaskRunner, own: HasOwnFiles, path: str, archive: Path) -> None:
-        """By the driver. It begins with a whole archive, and is the last that can fail."""
+    async def _write_own(self, given: _Given, kept: contextlib.ExitStack) -> None:
+        """By the driver. It begins with a whole archive, and is the last that can fail. `kept`: what ends with it."""
         async with self._unpacks:
-            await asyncio.to_thread(check_tar, archive)
-        target = _absolute(path)
+            await asyncio.to_thread(check_tar, given.archive)
+        await self._own_unpacks.acquire()
+        if self._group is None:
+            self._own_unpacks.release()
+            raise Unavailable("this agent is stopping: nothing of the copy was unpacked")
+        unpacking = self._group.create_task(self._unpack_own(given, kept.pop_all()))
         try:
-            async with contextlib.aclosing(_chunks_of(archive)) as chunks:
-                await own.write_archive(_handle(task), target, chunks)
-        except DriverError as error:
+            failure = await asyncio.shield(unpacking)
+        except asyncio.CancelledError:
+            log.info("copy.left", path=given.target)
+            unpacking.add_done_callback(_note_failure)
+            raise
+        if isinstance(failure, DriverError):
             raise Conflict(
-                f"{error}; the engine takes nothing back: a part of the copy may be in {target[:200]}, its last file "
-                "cut short. Copy it again, or remove it"
-            ) from error
+                f"{failure}; the engine takes nothing back: a part of the copy may be in {given.target[:200]}, its last "
+                "file cut short. Copy it again, or remove it"
+            ) from failure
+        if failure is not None:
+            raise failure
+
+    async def _unpack_own(self, given: _Given, kept: contextlib.ExitStack) -> Exception | None:
+        """To its end, whoever listens. Its failure is a result: other copies go on."""
+        try:
+            with kept:
+                async with (
+                    asyncio.timeout(OWN_UNPACK_SECONDS_MAX),
+                    contextlib.aclosing(_chunks_of(given.archive)) as chunks,
+                ):
+                    await given.own.write_archive(given.handle, given.target, chunks)
+        except TimeoutError:
+            return DriverError(f"not unpacked within {OWN_UNPACK_SECONDS_MAX:g} s")
+        except Exception as error:  # noqa: BLE001 (given back)
+            return error
+        finally:
+            self._own_unpacks.release()
+        return None
+
+
+def _note_failure(unpacking: asyncio.Task[Exception | None]) -> None:
+    """Of a copy that nobody waits for."""
+    if not unpacking.cancelled() and (failure := unpacking.result()) is not None:
+        log.warning("copy.failed", reason=str(failure))
 
 
 async def _chunks_of(path: Path) -> AsyncGenerator[bytes, None]:

@@ -55,6 +55,10 @@ class Services:
         self.image_digests = ImageDigests(nodes, local=digests, templates=templates)
         self._images = ImageService(docker.images, nodes) if docker is not None else None
 
+    async def run(self) -> None:
+        """What outlives those who ask for it, for as long as the agent lives."""
+        await self.copies.run()
+
     def register(self, handlers: Handlers) -> None:
         """Answer other nodes, which have authorized their users."""
         for service in (

@@ -8,10 +8,11 @@ import io
 import os
 import signal
 import tarfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -21,6 +22,8 @@ from swarmlet.model.allocation import ClientStatus
 from swarmlet.model.execution import TerminalSize
 from swarmlet.model.job import Task, VolumeMount
 from swarmlet.model.resources import TaskResources
+from swarmlet.runtime.agent import Agent
+from swarmlet.runtime.copying import Copying
 from swarmlet.runtime.drivers.docker import Docker, wall_ns
 from swarmlet.runtime.drivers.docker_reference import split_image
 from swarmlet.runtime.drivers.driver import LogStream, Presence, TaskExit, TaskHandle
@@ -234,6 +237,50 @@ async def test_files_are_copied_into_and_out_of_the_containers_own_file_system(
             await read(path)
         with pytest.raises(NotFound):
             await driver.write_archive(handle, path, chunks())
+
+
+async def test_a_copy_whose_asker_goes_away_while_the_engine_unpacks_comes_whole(
+    driver: Docker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was cut short in the middle of a file."""
+    handle = await driver.start(spec(tmp_path, "", config=config("exec tail -f /dev/null")), ignore)
+    size, begun, write = 4_000_000, asyncio.Event(), driver.write_archive
+
+    async def noted(handle: TaskHandle, path: str, chunks: AsyncIterable[bytes]) -> None:
+        async def passed() -> AsyncIterator[bytes]:
+            async for chunk in chunks:
+                yield chunk
+                begun.set()
+
+        await write(handle, path, passed())
+
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        for name in ("one", "two"):
+            info = tarfile.TarInfo(name)
+            info.size = size
+            archive.addfile(info, io.BytesIO(bytes(size)))
+
+    async def archived() -> AsyncIterator[bytes]:
+        yield made.getvalue()
+
+    monkeypatch.setattr(driver, "write_archive", noted)
+    record = SimpleNamespace(handle=handle, name="t")
+    task = SimpleNamespace(driver=driver, machine=SimpleNamespace(record=record))
+    agent = SimpleNamespace(held_task=lambda *_: (task, tmp_path))
+    copying = Copying(cast("Agent", agent), lambda: "n1")
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        outliving = group.create_task(copying.run())
+        await asyncio.sleep(0)
+        asked = group.create_task(copying.write(AllocationId("a"), "t", "/tmp", archived()))
+        await begun.wait()
+        asked.cancel()
+        while True:
+            with contextlib.suppress(NotFound):
+                if (await driver.describe_path(handle, "/tmp/two")).size == size:
+                    break
+        outliving.cancel()
+    assert (await driver.describe_path(handle, "/tmp/one")).size == size
 
 
 async def test_a_command_that_hangs_in_a_container_is_killed(driver: Docker, tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import io
 import os
 import tarfile
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, cast
@@ -159,6 +161,9 @@ class Container:
     def __init__(self, failure: DriverError | None = None) -> None:
         self.given: list[bytes] = []
         self._failure = failure
+        self.has_begun, self.may_go_on, self.has_ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.may_go_on.set()
+        self.at_once = self.at_once_max = 0
 
     async def describe_path(self, handle: TaskHandle, path: str) -> FileInfo:
         if path != "/there":
@@ -169,17 +174,31 @@ class Container:
         raise NotImplementedError
 
     async def write_archive(self, handle: TaskHandle, path: str, chunks: AsyncIterable[bytes]) -> None:
-        self.given += [chunk async for chunk in chunks]
+        self.has_begun.set()
+        self.at_once += 1
+        self.at_once_max = max(self.at_once, self.at_once_max)
+        try:
+            await self.may_go_on.wait()
+            self.given += [chunk async for chunk in chunks]
+            self.has_ended.set()
+        finally:
+            self.at_once -= 1
         if self._failure is not None:
             raise self._failure
 
 
-def into(container: Container, root: Path) -> Copying:
+@asynccontextmanager
+async def into(container: Container, root: Path) -> AsyncIterator[Copying]:
     task = SimpleNamespace(
         driver=container, machine=SimpleNamespace(record=SimpleNamespace(handle=object(), name="t"))
     )
     agent = SimpleNamespace(held_task=lambda *_: (task, root))
-    return Copying(cast("Agent", agent), lambda: "n1")
+    copying = Copying(cast("Agent", agent), lambda: "n1")
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(copying.run())
+        await asyncio.sleep(0)
+        yield copying
+        running.cancel()
 
 
 async def _cut(data: bytes) -> AsyncIterator[bytes]:
@@ -190,26 +209,93 @@ async def _cut(data: bytes) -> AsyncIterator[bytes]:
 async def test_a_container_is_given_nothing_of_a_copy_that_does_not_come_whole(tmp_path: Path) -> None:
     """An engine unpacks what it is given at once, and takes nothing back."""
     data, container = tar("one", "two"), Container()
-    copying = into(container, tmp_path)
-    with pytest.raises(Unavailable):
-        await copying.write(AllocationId("a"), "t", "/there", _cut(data[:1024]))
-    # Within the last file's bytes; and no archive at all.
-    for part in (data[: 3 * 512 + 1], b"text" * 200):
-        with pytest.raises(InvalidInput, match="the archive cannot be read"):
-            await copying.write(AllocationId("a"), "t", "/there", _chunks(part))
-    with pytest.raises(NotFound):
-        await copying.write(AllocationId("a"), "t", "/nowhere", _chunks(data))
-    assert container.given == []
-    await copying.write(AllocationId("a"), "t", "there", _chunks(data[:700], data[700:]))
+    async with into(container, tmp_path) as copying:
+        with pytest.raises(Unavailable):
+            await copying.write(AllocationId("a"), "t", "/there", _cut(data[:1024]))
+        # Within the last file's bytes; and no archive at all.
+        for part in (data[: 3 * 512 + 1], b"text" * 200):
+            with pytest.raises(InvalidInput, match="the archive cannot be read"):
+                await copying.write(AllocationId("a"), "t", "/there", _chunks(part))
+        with pytest.raises(NotFound):
+            await copying.write(AllocationId("a"), "t", "/nowhere", _chunks(data))
+        assert container.given == []
+        await copying.write(AllocationId("a"), "t", "there", _chunks(data[:700], data[700:]))
     assert b"".join(container.given) == data
     assert tree(tmp_path) == {}
 
 
 async def test_an_engine_that_fails_half_way_is_told_with_what_it_may_have_left(tmp_path: Path) -> None:
     container = Container(DriverError("docker: no space left on device"))
-    with pytest.raises(Conflict, match=r"no space left on device; .* a part of the copy may be in /there"):
-        await into(container, tmp_path).write(AllocationId("a"), "t", "/there", _chunks(tar("one")))
+    async with into(container, tmp_path) as copying:
+        for _ in range(2):
+            with pytest.raises(
+                Conflict, match=r"no space left on device; .* a part of the copy may be in /there"
+            ):
+                await copying.write(AllocationId("a"), "t", "/there", _chunks(tar("one")))
     assert tree(tmp_path) == {}
+
+
+async def _left(copying: Copying, container: Container, data: bytes) -> None:
+    """Whoever asks for a copy goes away once it is being unpacked."""
+    container.may_go_on.clear()
+    container.has_begun.clear()
+    async with asyncio.TaskGroup() as group:
+        asked = group.create_task(copying.write(AllocationId("a"), "t", "/there", _chunks(data)))
+        await container.has_begun.wait()
+        asked.cancel()
+    assert container.given == []
+
+
+@pytest.mark.parametrize("failure", [None, DriverError("docker: no space left on device")])
+async def test_a_copy_that_is_being_unpacked_goes_on_to_its_end_when_nobody_waits_for_it_any_more(
+    failure: DriverError | None, tmp_path: Path
+) -> None:
+    """An engine that is left in the middle of a file keeps the half."""
+    data, container = tar("one", "two"), Container(failure)
+    async with into(container, tmp_path) as copying:
+        await _left(copying, container, data)
+        container.may_go_on.set()
+        await container.has_ended.wait()
+        assert b"".join(container.given) == data
+    assert tree(tmp_path) == {}
+
+
+async def test_copies_that_nobody_waits_for_are_few_and_bounded_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "OWN_UNPACKS_MAX", 1)
+    data, container = tar("one"), Container()
+    async with into(container, tmp_path) as made:
+        monkeypatch.setattr(copying, "OWN_UNPACK_SECONDS_MAX", 0.0)
+        with pytest.raises(
+            Conflict, match=r"not unpacked within 0 s; .* a part of the copy may be in /there"
+        ):
+            await _stuck(made, container, data)
+        monkeypatch.setattr(copying, "OWN_UNPACK_SECONDS_MAX", 600.0)
+        await _left(made, container, data)
+        async with asyncio.TaskGroup() as group:
+            others = [
+                group.create_task(made.write(AllocationId("a"), "t", "/there", _chunks(data)))
+                for _ in range(2)
+            ]
+            container.may_go_on.set()
+            await asyncio.wait(others)
+    assert b"".join(container.given) == data * 3
+    assert container.at_once_max == 1
+
+
+async def _stuck(copying: Copying, container: Container, data: bytes) -> None:
+    container.may_go_on.clear()
+    await copying.write(AllocationId("a"), "t", "/there", _chunks(data))
+
+
+async def test_an_agent_that_stops_begins_to_unpack_nothing(tmp_path: Path) -> None:
+    container = Container()
+    async with into(container, tmp_path) as made:
+        pass
+    with pytest.raises(Unavailable, match="nothing of the copy was unpacked"):
+        await made.write(AllocationId("a"), "t", "/there", _chunks(tar("one")))
+    assert (container.given, tree(tmp_path)) == ([], {})
 
 
 async def test_a_copy_that_comes_leaves_the_nodes_disk_some_room(
@@ -218,8 +304,9 @@ async def test_a_copy_that_comes_leaves_the_nodes_disk_some_room(
     monkeypatch.setattr(copying, "ROOM_BYTES", 1024)
     monkeypatch.setattr(copying, "free_bytes", lambda _: FREE_BYTES_MIN - 1)
     container = Container()
-    with pytest.raises(Refused, match="No space left on device"):
-        await into(container, tmp_path).write(AllocationId("a"), "t", "/there", _chunks(tar("one")))
+    async with into(container, tmp_path) as made:
+        with pytest.raises(Refused, match="No space left on device"):
+            await made.write(AllocationId("a"), "t", "/there", _chunks(tar("one")))
     assert (container.given, tree(tmp_path)) == ([], {})
 
 
