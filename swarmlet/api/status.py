@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from swarmlet.api.context import ApiContext
-from swarmlet.api.failing import Failing, failing_groups
+from swarmlet.api.failing import Failing, failing_groups, running_to_look_at
 from swarmlet.api.listing import in_slices
 from swarmlet.api.membership import member_names
 from swarmlet.api.paths import name_sentence, path_problems
@@ -24,6 +24,9 @@ AGENT_DOWN = "agent down: its host answers, its agent does not; not dead, nothin
 #: Sentences shown, and how many of them about the ways between nodes.
 PROBLEMS_MAX = 10
 PATHS_MAX = 5
+#: Allocations that run of which a look at the cluster asks whether they keep failing: about a tenth of a second. In a
+#: larger cluster the jobs beyond it are named only where nothing of a group runs.
+RUNNING_LOOKED_AT_MAX = 20_000
 
 
 async def cluster_status(context: ApiContext, *, is_stale_wanted: bool = False) -> dict[str, Any]:
@@ -41,7 +44,7 @@ async def cluster_status(context: ApiContext, *, is_stale_wanted: bool = False) 
     nodes = list(view.nodes())
     voters = [node for node in nodes if node.peer in config.voters]
     voters_alive = sum(node.id in alive for node in voters)
-    counted, failing = await _looked_at(view)
+    counted, failing = await _looked_at(view, max(view.time_ns, context.wall_ns()))
     found = _problems(context, view, members, failing)
     if not is_current and not is_stale_wanted:
         found.insert(0, {"Subject": "quorum", "Problem": quorum_sentence(voters, alive)})
@@ -96,19 +99,22 @@ def quorum_sentence(voters: Sequence[Node], alive: Collection[NodeId]) -> str:
     )
 
 
-async def _looked_at(view: View) -> tuple[dict[ClientStatus, int], list[Failing]]:
-    """How many allocations that are wanted are in which status, and which groups only fail: job by job, so that others
-    run meanwhile.
+async def _looked_at(view: View, now_ns: int) -> tuple[dict[ClientStatus, int], list[Failing]]:
+    """How many allocations that are wanted are in which status, and which groups fail: job by job, so that others run
+    meanwhile.
     """
     counted = dict.fromkeys(ClientStatus, 0)
     failing: list[Failing] = []
+    left = RUNNING_LOOKED_AT_MAX
     async for job in in_slices(view.jobs()):
         counts = view.status_counts(job.namespace, job.id, is_wanted=True)
         for of_group in counts.values():
             for status, number in of_group.items():
                 counted[status] += number
         if len(failing) < PROBLEMS_MAX:
-            failing += failing_groups(view, job, counts)
+            running = running_to_look_at(view, job, counts)
+            failing += failing_groups(view, job, counts, now_ns, looks_at_running=running <= left)
+            left -= running if running <= left else 0
     return counted, failing
 
 
@@ -134,7 +140,7 @@ def problems(
     view: View, members: Mapping[NodeId, MemberState], pause: str, failing: Sequence[Failing] = ()
 ) -> list[dict[str, str]]:
     """What is not as it should be. `members`: as gossip sees them here; `pause`: why nothing is replaced, if so;
-    `failing`: groups that only fail.
+    `failing`: groups that fail.
     """
     found = []
     if pause:

@@ -1,4 +1,4 @@
-"""`status` when a service only fails and waits for its next try: nothing of it runs, and nobody else would say so."""
+"""`status` when a service fails again and again: nothing of it runs, or only for a moment, and nobody else would say so."""
 
 from __future__ import annotations
 
@@ -27,6 +27,15 @@ RESTARTED = """restart {
       delay    = "1h"
       mode     = "delay"
     }"""
+
+#: It takes an hour to be sure that it stays up.
+UNSURE = """min_healthy_time  = "1h"
+      healthy_deadline  = "2h"
+      progress_deadline = "3h\""""
+#: Fails twice, then runs.
+THIRD_TIME = (
+    "echo >> $NOMAD_TASK_DIR/tries; [ $(wc -l < $NOMAD_TASK_DIR/tries) -gt 2 ] || exit 3; exec sleep 1000"
+)
 
 
 def _problems(ask: Cli, job: str) -> tuple[int, list[str]]:
@@ -73,3 +82,19 @@ def test_a_service_that_waits_for_its_restart_is_failing(ask: Cli, node: Node, c
         ],
     )
     ask("job", "stop", "--purge", "broken")
+
+
+def test_a_service_that_has_not_stayed_up_since_it_failed_is_failing(
+    ask: Cli, node: Node, cluster: LocalCluster
+) -> None:
+    cluster.submit(raw_exec_job("broken", THIRD_TIME).replace('min_healthy_time = "0s"', UNSURE))
+
+    def is_up_again() -> bool:
+        states = [item["TaskStates"].get("t") for item in node.api.get("/v1/job/broken/allocations")]
+        return any(state and state["Restarts"] == 2 and state["State"] == "running" for state in states)
+
+    wait_until(is_up_again)
+    sentence = "g: failing again and again, nothing of it stays up: task t: exit code 3; it is tried again"
+    assert _problems(ask, "broken") == (1, [f"{sentence} (see: swarmlet explain broken)"])
+    ask("job", "stop", "--purge", "broken")
+    assert _problems(ask, "broken")[1] == []
