@@ -264,10 +264,18 @@ class AllocationTable:
 
     def pieces_on(self, node_id: NodeId) -> list[tuple[Reader, Sequence[Piece]]]:
         """What was placed on a node as parts of blocks, by creation index."""
+        # Of thousands of blocks few have anything on it: those are asked, the others' nodes looked at here.
         found = [
-            (reader, pieces) for reader in self._blocks.values() if (pieces := reader.pieces_on(node_id))
+            (reader, pieces)
+            for reader in self._blocks.values()
+            if ((places := reader.places) is None or node_id in places)
+            and (pieces := reader.pieces_on(node_id))
         ]
         return sorted(found, key=lambda each: (each[0].block.template.create_index, each[0].name))
+
+    def unsorted_blocks(self) -> list[Reader]:
+        """Those of which nobody has asked what they have on a node: the first answer of `pieces_on` would sort them all."""
+        return [reader for reader in self._blocks.values() if reader.places is None]
 
     def rows_on(self, node_id: NodeId) -> Iterator[Allocation]:
         """Those on a node that have a row of their own and are of no block, by creation index."""

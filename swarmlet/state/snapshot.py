@@ -293,6 +293,10 @@ class Snapshot:
         """What was placed on a node as parts of blocks, by creation index."""
         return self._allocations.pieces_on(node_id)
 
+    def unsorted_blocks(self) -> list[Reader]:
+        """Those of which nobody has asked yet what they have on a node: the first `pieces_on` would sort them all."""
+        return self._allocations.unsorted_blocks()
+
     def rows_on(self, node_id: NodeId) -> Iterator[Allocation]:
         """The allocations of a node that are of no block, by creation index."""
         return self._allocations.rows_on(node_id)

@@ -19,7 +19,7 @@ from swarmlet.model.cluster import ClusterSettings
 from swarmlet.model.job import Job, JobType
 from swarmlet.model.node import Node
 from swarmlet.model.plan import GroupPlacement, IndexRange, Plan, Run, Stop
-from swarmlet.replica import report_gathering
+from swarmlet.replica import node_feed, report_gathering
 from swarmlet.replica.node_link import NodeLink
 from swarmlet.replica.node_message import (
     ALLOCATIONS_METHOD,
@@ -29,6 +29,7 @@ from swarmlet.replica.node_message import (
     NodeDelta,
     NodeSays,
     Subscription,
+    delta_codec,
     head_codec,
     job_codec,
     pattern_codec,
@@ -480,6 +481,52 @@ def test_streams_that_begin_at_once_have_a_turn_of_the_loop_each() -> None:
             assert max(map(operator.sub, seen[1:], seen)) == 1
 
     run(main())
+
+
+def test_blocks_that_nobody_asked_for_yet_are_sorted_over_several_turns_before_a_stream_begins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A replica that has just started has sorted none of thousands; its first stream would hold up everything else."""
+    monkeypatch.setattr(node_feed, "SORTED_AT_ONCE", 1)
+    made: list[int] = []
+    sort = Reader.sort
+
+    def counted(reader: Reader) -> dict[NodeId, int]:
+        made.append(reader.name)
+        return sort(reader)
+
+    async def main() -> None:
+        async with serving(1) as services:
+            for name in "ab":
+                await services.link(name, "n1").submit(RegisterNode(node=member(name)))
+            for number in range(6):
+                await place(services.cluster, batch(f"job{number}", 4), *placed_on(number))
+            monkeypatch.setattr(Reader, "sort", counted)
+            feed, seen = services.of[NodeId("n1")].feed, [0]
+            body = subscription_codec.encode(Subscription(version=VERSION, node_id=NodeId("id-a")))
+            async with (
+                contextlib.aclosing(feed.serve(peer_of("id-a"), body)) as stream,
+                asyncio.TaskGroup() as group,
+            ):
+                first = group.create_task(following_bytes(stream))
+                while not first.done():
+                    await asyncio.sleep(0)
+                    seen.append(len(made))
+            assert (len(made), len(set(made)), max(map(operator.sub, seen[1:], seen))) == (6, 6, 1)
+            found = assigned(delta_codec.decode(first.result()))
+            assert found == [(f"job{number}", list(range(number % 3))) for number in (1, 2, 4, 5)]
+
+    run(main())
+
+
+def placed_on(number: int) -> list[tuple[str, int]]:
+    """None, one or two of four on a."""
+    on_a = number % 3
+    return [("a", on_a), ("b", 4 - on_a)] if on_a else [("b", 4)]
+
+
+async def following_bytes(stream: AsyncGenerator[bytes, None]) -> bytes:
+    return await anext(stream)
 
 
 def test_a_node_reads_and_reports_for_itself_alone() -> None:

@@ -162,3 +162,22 @@ def test_foreign_ids_are_of_no_block() -> None:
     for foreign in ("", "no-uuid", last[:-1], last.replace("8", "4"), Reader(block).id_of(3)):
         assert table.get(AllocationId(foreign)) is None
     assert list(table.with_id_prefix("zz")) == []
+
+
+@given(st.lists(blocks(), max_size=5, unique_by=lambda block: block.name), st.data())
+def test_what_blocks_have_on_a_node_is_the_same_whichever_of_them_are_sorted(
+    made: list[AllocationBlock], data: st.DataObject
+) -> None:
+    table = AllocationTable()
+    for block in made:
+        table.insert_block(block)
+    for reader in data.draw(st.lists(st.sampled_from(table.unsorted_blocks()))) if made else []:
+        reader.sort()
+    expected = sorted(made, key=lambda block: (block.template.create_index, block.name))
+    for node in (*NODES, NodeId("nowhere")):
+        assert [(reader.name, tuple(pieces)) for reader, pieces in table.pieces_on(node)] == [
+            (block.name, on)
+            for block in expected
+            if (on := tuple(piece for piece in block.pieces if piece.node_id == node))
+        ]
+    assert table.unsorted_blocks() == []
