@@ -11,12 +11,18 @@ from dataclasses import dataclass
 
 from swarmlet.ids import AllocationId, DeploymentId
 from swarmlet.model.allocation import Allocation, ClientStatus
-from swarmlet.model.deployment import Deployment, DeploymentStatus
+from swarmlet.model.deployment import Deployment, DeploymentGroup, DeploymentStatus
 from swarmlet.model.job import HealthCheckKind, Job, UpdateStrategy
+from swarmlet.scheduler.group import joined_in_place, update_strategy
 from swarmlet.scheduler.health import is_running_well, running_since_ns
-from swarmlet.scheduler.reconcile import joined_in_place, update_strategy
 from swarmlet.scheduler.rollback import revert_target
-from swarmlet.state.command import Body, EvaluateJob, SetAllocationHealth, UpdateDeployment
+from swarmlet.state.command import (
+    Body,
+    EvaluateJob,
+    PromoteDeployment,
+    SetAllocationHealth,
+    UpdateDeployment,
+)
 from swarmlet.state.view import View, job_scope
 
 #: Deployments that changed and are looked at in one look: some milliseconds where their jobs are small or in blocks.
@@ -129,6 +135,7 @@ class _Watched:
             for each in view.allocations_of_job(deployment.namespace, deployment.job_id)
             if each.deployment_id == deployment.id
         ]
+        self.canaries = [each for each in self.allocations if each.is_canary]
         self.healthy_ids = tuple(sorted(each.id for each in self.allocations if _counts(each)))
 
     def look(self) -> list[Body]:
@@ -145,15 +152,41 @@ class _Watched:
                     unhealthy=tuple(each.id for each in late),
                 )
             )
-        bad = next(iter(late + unhealthy), None)
         revert = revert_target(self.view, self.deployment, self.job)
+        # A version is tried on canaries to see whether they are good: the first that is not ends it.
+        canary = next((each for each in self.canaries if each in late or self._is_bad(each)), None)
+        if canary is not None:
+            return [*commands, *self._fail(f"canary {canary.name} is unhealthy", revert)]
+        bad = next(iter(late + unhealthy), None)
         if bad is not None and revert is not None:
             # Without a version to go back to, replacements are tried until the progress deadline.
             return [*commands, *self._fail(f"allocation {bad.name} is unhealthy", revert)]
-        if all(self._healthy(name) >= group.desired_total for name, group in self.deployment.groups.items()):
+        groups = self.deployment.groups
+        if all(
+            self._healthy(name) >= group.desired_total and not group.is_trying
+            for name, group in groups.items()
+        ):
             self.is_over = True
             return [*commands, _success(self.deployment)]
-        return [*commands, *self._check_deadlines(revert)]
+        commands += self._check_deadlines(revert)
+        if (
+            not self.is_over
+            and self.deployment.is_auto_promoted()
+            and all(self._is_promotable(name) for name, group in groups.items() if group.is_trying)
+        ):
+            commands.append(PromoteDeployment(deployment_id=self.deployment.id))
+        return commands
+
+    def _is_promotable(self, group: str) -> bool:
+        """Whether a group waits for nothing but its promotion."""
+        healthy = sum(1 for each in self.canaries if each.group == group and each.runs_healthily())
+        return healthy >= self.deployment.groups[group].desired_canaries
+
+    def _is_bad(self, canary: Allocation) -> bool:
+        """Found unhealthy, or it failed, be it after it was found healthy."""
+        return self._has_failed(canary) or (
+            canary.client_status is ClientStatus.FAILED and not canary.is_server_terminal()
+        )
 
     def _healthy(self, group: str) -> int:
         return sum(1 for each in self.allocations if each.group == group and _counts(each))
@@ -202,10 +235,22 @@ class _Watched:
         for name, group in self.deployment.groups.items():
             if not group.require_progress_by_ns or self._healthy(name) >= group.desired_total:
                 continue
-            if group.require_progress_by_ns <= self.now_ns:
+            if group.is_trying and self._is_promotable(name):
+                continue  # it waits for somebody
+            deadline = self._deadline(name, group)
+            if deadline <= self.now_ns:
                 return self._fail(f"group {name} made no progress before its deadline", revert)
-            self.wakes.append(group.require_progress_by_ns)
+            self.wakes.append(deadline)
         return []
+
+    def _deadline(self, name: str, group: DeploymentGroup) -> int:
+        """When the next one must be healthy. Canaries may have waited for long: one that was lost has all the time again."""
+        lost = [
+            each.modify_time_ns + group.progress_deadline_ns
+            for each in self.canaries
+            if each.group == name and each.health is not None and not each.runs_healthily()
+        ]
+        return max([group.require_progress_by_ns, *lost])
 
     def _fail(self, why: str, revert: int | None) -> list[Body]:
         self.is_over = True
@@ -240,6 +285,8 @@ def _watched_blocks(view: View, deployment: Deployment, job: Job, now_ns: int) -
     """The deployment seen by blocks; None where single allocations have to be looked at."""
     templates = view.unbroken_blocks(deployment.namespace, deployment.job_id)
     if not templates or any(each.deployment_id != deployment.id for each in templates):
+        return None
+    if any(group.is_trying for group in deployment.groups.values()):
         return None
     deadlines = [
         # None of them can have started before it was placed.

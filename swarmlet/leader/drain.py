@@ -124,6 +124,8 @@ class _Drainer:
         for other in self._group(allocation):
             if other.index != allocation.index or other.id == allocation.id or other.transition.migrate:
                 continue
+            if other.is_canary != allocation.is_canary:
+                continue  # one is beside the other, not in its place
             if self._is_up(other):
                 if key in self._evaluated:
                     return []

@@ -101,6 +101,14 @@ class DesiredTransition(Record):
     target: NodeId | None = None
 
 
+class Canary(StrEnum):
+    """Of an allocation that was placed beside what it is to replace."""
+
+    #: Nothing that it stands beside is stopped for it.
+    TRIED = "tried"
+    PROMOTED = "promoted"
+
+
 class AllocatedDevice(Record):
     """Devices of one kind that a task holds, `milli` thousandths of each."""
 
@@ -152,6 +160,8 @@ class Allocation(Record):
     modify_time_ns: int = 0
     devices: tuple[AllocatedDevice, ...] = ()
     cores: tuple[AllocatedCores, ...] = ()
+    #: None: it never was one.
+    canary: Canary | None = None
 
     def cores_of(self, task: str) -> AllocatedCores | None:
         """What one of its tasks has for itself; None: its CPU is a share."""
@@ -162,6 +172,11 @@ class Allocation(Record):
         """`job.group[index]`, as Nomad writes it."""
         return f"{self.job_id}.{self.group}[{self.index}]"
 
+    @property
+    def is_canary(self) -> bool:
+        """Not promoted (yet): it does not count as one of its group."""
+        return self.canary is Canary.TRIED
+
     def is_server_terminal(self) -> bool:
         """The leader does not want it to run."""
         return self.desired_status is not DesiredStatus.RUN
@@ -169,6 +184,11 @@ class Allocation(Record):
     def is_client_terminal(self) -> bool:
         """It does not run."""
         return self.client_status in TERMINAL_CLIENT
+
+    def runs_healthily(self) -> bool:
+        """It runs, as far as is known, and was found healthy."""
+        is_running = self.client_status is ClientStatus.RUNNING and not self.is_server_terminal()
+        return is_running and self.health is not None and self.health.is_healthy
 
     def is_terminal(self) -> bool:
         """It is not wanted, or it has ended: it counts as neither running nor pending."""

@@ -32,6 +32,16 @@ class DeploymentGroup(Record):
     progress_deadline_ns: int = 0
     #: Without a newly healthy allocation by then, the deployment fails. 0 until the first placement.
     require_progress_by_ns: int = 0
+    #: So many are tried beside the old ones first.
+    desired_canaries: int = 0
+    #: They have been found good: the old ones may go.
+    is_promoted: bool = False
+    auto_promote: bool = False
+
+    @property
+    def is_trying(self) -> bool:
+        """Its canaries are not promoted: nothing that they stand beside is stopped."""
+        return self.desired_canaries > 0 and not self.is_promoted
 
 
 class Deployment(Record):
@@ -53,3 +63,16 @@ class Deployment(Record):
     def is_active(self) -> bool:
         """It still rolls out."""
         return self.status in ACTIVE_DEPLOYMENT
+
+    def is_auto_promoted(self) -> bool:
+        """Whether every group with canaries has them promoted without being asked."""
+        trying = [group for group in self.groups.values() if group.is_trying]
+        return bool(trying) and all(group.auto_promote for group in trying)
+
+    def running_description(self) -> str:
+        """The sentence for one that runs, with what it waits for."""
+        if not any(group.is_trying for group in self.groups.values()):
+            return "Deployment is running"
+        if self.is_auto_promoted():
+            return "Deployment is running; its canaries are promoted once they are all healthy"
+        return "Deployment is running; its canaries wait to be promoted once they are all healthy"

@@ -180,6 +180,14 @@ class UpdateStrategy(Record):
     progress_deadline_ns: int = 10 * MINUTE_NS
     auto_revert: bool = True
     stagger_ns: int = 30 * SECOND_NS
+    #: So many of a new version are tried beside the old ones, which stay until these are promoted. 0: none.
+    canary: int = 0
+    #: They are promoted as soon as all of them are healthy.
+    auto_promote: bool = False
+
+    def canaries_of(self, count: int) -> int:
+        """How many canaries a group of that count has."""
+        return min(self.canary, count)
 
 
 class MigrateStrategy(Record):
@@ -257,6 +265,9 @@ class Service(Record):
     meta: dict[str, str] = {}
     checks: tuple[dict[str, Any], ...] = ()
     health_checks: tuple[Check, ...] = ()
+    #: Instead of `tags` and `meta` while an allocation is a canary. Empty: the same as otherwise.
+    canary_tags: tuple[str, ...] = ()
+    canary_meta: dict[str, str] = {}
 
 
 class ChangeMode(StrEnum):

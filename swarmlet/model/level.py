@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from swarmlet.model.check import CheckKind
-from swarmlet.model.job import Job, TaskGroup
+from swarmlet.model.job import Job, TaskGroup, UpdateStrategy
 from swarmlet.model.node import Node
 
 #: Level and words for it ("a device"); level 1 needs no words.
@@ -21,6 +21,8 @@ NOTHING: Need = (1, "")
 DEVICES = REBALANCING = DIGESTS = 3
 #: The first that knows whole cores, on nodes and in jobs; checks of type grpc.
 CORES = GRPC_CHECKS = 4
+#: The first that knows canaries.
+CANARIES = 5
 
 
 def need_of_job(job: Job) -> Need:
@@ -51,6 +53,8 @@ def _of_job(job: Job) -> Iterator[Need]:
         yield 2, "spread"
     if job.affinities:
         yield 2, "affinity"
+    if job.update is not None and _has_canaries(job.update):
+        yield CANARIES, "canary"
     if job.algorithm is not None:
         yield 2, "scheduler_algorithm"
     for group in job.groups:
@@ -62,9 +66,13 @@ def _of_group(group: TaskGroup) -> Iterator[Need]:
         yield 2, "all_at_once"
     if group.spreads:
         yield 2, "spread"
+    if group.update is not None and _has_canaries(group.update):
+        yield CANARIES, "canary"
     if group.affinities or any(task.affinities for task in group.tasks):
         yield 2, "affinity"
     services = [*group.services, *(service for task in group.tasks for service in task.services)]
+    if any(service.canary_tags or service.canary_meta for service in services):
+        yield CANARIES, "canary_tags or canary_meta of a service"
     checks = [check for service in services for check in service.health_checks]
     if checks:
         yield 2, "check"
@@ -83,3 +91,7 @@ def _of_group(group: TaskGroup) -> Iterator[Need]:
             yield 3, "artifact"
         if task.image_digest:
             yield DIGESTS, "an image bound to its digest"
+
+
+def _has_canaries(update: UpdateStrategy) -> bool:
+    return update.canary > 0 or update.auto_promote

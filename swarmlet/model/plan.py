@@ -47,6 +47,10 @@ class GroupPlacement(Record):
     replacements: tuple[Replacement, ...] = ()
     #: All or nothing.
     is_gang: bool = False
+    #: Beside what is there, to be tried.
+    is_canary: bool = False
+    #: In place of allocations of this version while a newer one is tried. None: of the plan's version.
+    job_version: int | None = None
 
 
 class Stop(Record):

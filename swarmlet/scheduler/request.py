@@ -33,6 +33,10 @@ class PlaceRequest:
     replaces: Allocation | None = None
     #: Not empty: cannot be placed yet, whatever room there is.
     hold: str = ""
+    #: Beside what holds the index.
+    is_canary: bool = False
+    #: An older version of the job, which goes on while a newer one is tried. None: the newest.
+    version: int | None = None
 
     @property
     def is_particular(self) -> bool:

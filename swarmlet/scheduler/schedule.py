@@ -139,9 +139,8 @@ class _Placement:
             cluster.device_mix = expected(self.view.jobs(), cluster.nodes)
         mark = len(cluster.journal)
         for group in job.groups:
-            requests = self.difference.requests.get(group.name, [])
-            if requests:
-                self._place_group(cluster, job, group, requests)
+            for requests in _alike(self.difference.requests.get(group.name, [])):
+                self._place_version(cluster, job, group, requests)
         if job.is_gang and self.failures and self.placements:
             cluster.undo(mark)
             for placement in self.placements:
@@ -154,9 +153,22 @@ class _Placement:
         self.queued[group] = self.queued.get(group, 0) + count
         self.difference.wait(group, f"{count} of {group} would fit, but all are placed at once: {why}")
 
+    def _place_version(
+        self, cluster: Cluster, job: Job, group: TaskGroup, requests: list[PlaceRequest]
+    ) -> None:
+        """`requests` are of one version: the job's, or an older one that goes on beside its canaries."""
+        version = requests[0].version
+        older = self.view.job_version(job.namespace, job.id, version) if version is not None else None
+        found = older.group(group.name) if older is not None else None
+        if older is not None and found is not None:
+            self._place_group(cluster, older, found, requests)
+        else:
+            self._place_group(cluster, job, group, requests)
+
     def _place_group(
         self, cluster: Cluster, job: Job, group: TaskGroup, requests: list[PlaceRequest]
     ) -> None:
+        first = requests[0]
         ask = Ask.of(job, group, self.configuration.algorithm_of(job))
         mark = len(cluster.journal)
         chosen = _Chosen(group.name, cluster)
@@ -195,7 +207,10 @@ class _Placement:
             self._hold_together(group.name, count, f"{len(missed)} do not fit")
             chosen = _Chosen(group.name, cluster)
         if chosen.runs:
-            self.placements.append(chosen.placement(is_gang=group.is_gang))
+            placement = chosen.placement(is_gang=group.is_gang)
+            self.placements.append(
+                msgspec.structs.replace(placement, is_canary=first.is_canary, job_version=first.version)
+            )
         if missed and failure is not None:
             self.failures[group.name] = msgspec.structs.replace(failure, coalesced_failures=len(missed) - 1)
             self.unmet.append(ask)
@@ -295,6 +310,17 @@ class _Chosen:
             replacements=tuple(self.replacements),
             is_gang=is_gang,
         )
+
+
+def _alike(requests: list[PlaceRequest]) -> list[list[PlaceRequest]]:
+    """Those of one version together, canaries last: what goes on comes before what is tried."""
+    if not any(each.is_canary or each.version is not None for each in requests):
+        return [requests] if requests else []
+    found: dict[tuple[bool, int], list[PlaceRequest]] = {}
+    for each in requests:
+        key = each.is_canary, -1 if each.version is None else each.version
+        found.setdefault(key, []).append(each)
+    return [found[key] for key in sorted(found)]
 
 
 def _place_particular(cluster: Cluster, ask: Ask, request: PlaceRequest) -> Placed:

@@ -5,6 +5,7 @@ Nodes do at once what they are told, and time passes by itself, so that rollouts
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -14,7 +15,7 @@ from swarmlet.errors import InvalidInput
 from swarmlet.ids import DEFAULT_NAMESPACE, ClusterId, JobId, Namespace, NodeId, RequestId
 from swarmlet.model.allocation import Allocation, ClientStatus, TaskState, TaskStatus
 from swarmlet.model.cluster import ClusterSettings
-from swarmlet.model.deployment import DeploymentStatus
+from swarmlet.model.deployment import Deployment, DeploymentStatus
 from swarmlet.model.evaluation import Evaluation, EvaluationStatus, PlacementFailure
 from swarmlet.model.job import SECOND_NS, Job
 from swarmlet.model.node import Node, NodeStatus
@@ -35,6 +36,7 @@ from swarmlet.state.command import (
     DeregisterJob,
     EvaluateJob,
     InitializeCluster,
+    PromoteDeployment,
     RegisterJob,
     RegisterNode,
     UpdateAllocations,
@@ -215,9 +217,26 @@ class WhatIf:
         return total
 
     def _go_on_with_rollouts(self) -> None:
-        """What the leader's watch does when something became healthy."""
+        """What the leader's watch does when something became healthy; canaries are found good."""
         for deployment in list(self.view.active_deployments()):
+            if any(group.is_trying for group in deployment.groups.values()):
+                self._promote(deployment)
             self._submit(EvaluateJob(namespace=deployment.namespace, job_id=deployment.job_id))
+
+    def _promote(self, deployment: Deployment) -> None:
+        """Let the rest of the rollout come too; a group whose canaries have no room waits as it is."""
+        good = Counter(
+            each.group
+            for each in self.view.allocations_of_job(deployment.namespace, deployment.job_id)
+            if each.deployment_id == deployment.id and each.is_canary and each.runs_healthily()
+        )
+        whole = tuple(
+            name
+            for name, group in sorted(deployment.groups.items())
+            if group.is_trying and good[name] >= group.desired_canaries
+        )
+        if whole:
+            self._submit(PromoteDeployment(deployment_id=deployment.id, groups=whole))
 
     def _end_rollouts(self) -> None:
         """What is whole is a success."""

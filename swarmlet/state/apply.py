@@ -193,6 +193,7 @@ _HANDLERS: dict[type, Callable[[Step, Any], Iterator[None] | None]] = {
     commands.FailEvaluation: apply_evaluations.fail,
     commands.UpdateDeployment: apply_deployments.update,
     commands.SetAllocationHealth: apply_deployments.set_health,
+    commands.PromoteDeployment: apply_deployments.promote,
     commands.CreateJoinToken: apply_tokens.create,
     commands.RevokeJoinToken: apply_tokens.revoke,
     commands.UseJoinToken: apply_tokens.use,

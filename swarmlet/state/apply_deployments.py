@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import msgspec
 
-from swarmlet.errors import Conflict, NotFound
+from swarmlet.errors import Conflict, InvalidInput, NotFound
 from swarmlet.ids import DeploymentId
-from swarmlet.model.allocation import Allocation, DeploymentHealth
+from swarmlet.model.allocation import Allocation, Canary, DeploymentHealth
 from swarmlet.model.deployment import Deployment, DeploymentGroup, DeploymentStatus
 from swarmlet.model.evaluation import Trigger
 from swarmlet.state.apply_jobs import put_definition, set_stable
-from swarmlet.state.command import SetAllocationHealth, UpdateDeployment
+from swarmlet.state.command import PromoteDeployment, SetAllocationHealth, UpdateDeployment
 from swarmlet.state.step import NAME_CHARS_MAX, Step, found_job, later
+
+#: Canaries that a refusal names.
+NAMED_MAX = 5
 
 
 def update(step: Step, body: UpdateDeployment) -> None:
@@ -79,6 +82,62 @@ def set_health(step: Step, body: SetAllocationHealth) -> None:
                 step.store.put_allocation(judged, by_leader=True)
     step.open_evaluation(
         deployment.namespace, deployment.job_id, Trigger.DEPLOYMENT_WATCHER, deployment_id=deployment.id
+    )
+
+
+def promote(step: Step, body: PromoteDeployment) -> None:
+    """Canaries become part of their groups: what they stand beside may be stopped from now on."""
+    deployment = _found(step, body.deployment_id)
+    if not deployment.is_active():
+        raise Conflict(f"deployment {deployment.id} has ended already: {deployment.status}")
+    if deployment.status is DeploymentStatus.PAUSED:
+        raise Conflict(f"deployment {deployment.id} is paused; resume it before its canaries are promoted")
+    for name in body.groups:
+        if name not in deployment.groups or not deployment.groups[name].desired_canaries:
+            raise InvalidInput(
+                f'group "{name[:NAME_CHARS_MAX]}" of deployment {deployment.id} has no canaries'
+            )
+    names = [name for name in body.groups or sorted(deployment.groups) if deployment.groups[name].is_trying]
+    if not names:
+        raise Conflict(f"deployment {deployment.id} has no canaries that wait to be promoted")
+    canaries = [
+        row
+        for row in step.store.allocations_of_job(deployment.namespace, deployment.job_id)
+        if row.deployment_id == deployment.id
+        and row.is_canary
+        and row.group in names
+        and not row.is_terminal()
+    ]
+    groups = dict(deployment.groups)
+    for name in names:
+        group = groups[name]
+        _check_canaries(name, group.desired_canaries, [row for row in canaries if row.group == name])
+        deadline = later(step.now_ns, group.progress_deadline_ns) if group.progress_deadline_ns else 0
+        groups[name] = msgspec.structs.replace(group, is_promoted=True, require_progress_by_ns=deadline)
+    for row in canaries:
+        step.store.put_allocation(msgspec.structs.replace(row, canary=Canary.PROMOTED), by_leader=True)
+    promoted = msgspec.structs.replace(deployment, groups=groups)
+    step.store.put_deployment(
+        msgspec.structs.replace(promoted, status_description=promoted.running_description())
+    )
+    step.open_evaluation(
+        deployment.namespace, deployment.job_id, Trigger.DEPLOYMENT_WATCHER, deployment_id=deployment.id
+    )
+
+
+def _check_canaries(group: str, desired: int, canaries: list[Allocation]) -> None:
+    """Raises Conflict where fewer than `desired` are healthy, with the names of those that are not."""
+    unhealthy = [row for row in canaries if not row.runs_healthily()]
+    healthy = len(canaries) - len(unhealthy)
+    if healthy >= desired:
+        return
+    named = ", ".join(f"{row.name} ({row.id[:8]})" for row in unhealthy[:NAMED_MAX])
+    more = f" and {len(unhealthy) - NAMED_MAX} more" if len(unhealthy) > NAMED_MAX else ""
+    missing = desired - len(canaries)
+    unplaced = [f"{missing} not placed"] if missing > 0 else []
+    why = "; ".join([f"not healthy: {named}{more}"] * bool(named) + unplaced)
+    raise Conflict(
+        f'group "{group}" has {healthy} of {desired} canaries healthy, and is not promoted ({why})'
     )
 
 

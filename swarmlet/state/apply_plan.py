@@ -21,6 +21,7 @@ from swarmlet.model.allocation import (
     AllocatedCores,
     AllocatedDevice,
     Allocation,
+    Canary,
     ClientStatus,
     DesiredStatus,
 )
@@ -447,22 +448,27 @@ class _Application:
         yield from self.store.insert_blocks(list(self.readers.values()))
         for placement in self.plan.placements:
             for replacement in placement.replacements:
-                self._link(placement.group, replacement)
+                self._link(placement, replacement)
 
     def _place_group(
         self, room: _Room, placement: GroupPlacement
     ) -> Generator[None, None, tuple[_Room, list[AllocationRun]]]:
-        assert self.job is not None
-        group = self.job.group(placement.group)
+        asked = sum(run.count for run in placement.runs)
+        job = self._definition(placement)
+        if job is None:
+            # That version is not kept any more: the next attempt sees what there is.
+            self.dropped += asked
+            return room, []
+        group = job.group(placement.group)
         if group is None:
             raise InvalidInput(f'the plan places group "{placement.group}", which the job does not have')
         trial = room.fork() if placement.is_gang else room
         ask = _Ask(
             group.name, group.demand(), asked_ports(group), group.device_requests(), group.core_requests()
         )
-        asked = sum(run.count for run in placement.runs)
         block: AllocationBlock | None = None
         is_plain = not ask.ports and not ask.devices and not ask.cores
+        is_plain = is_plain and not placement.is_canary and placement.job_version is None
         if asked >= allocation_block.BLOCK_MIN and is_plain and self._is_only_placement(placement):
             runs: list[AllocationRun] = []
             block = yield from self._block(trial, ask, placement)
@@ -470,7 +476,7 @@ class _Application:
         else:
             indexes = _indexes(placement.ranges)
             runs = [
-                self._place_run(trial, ask, run, [next(indexes) for _ in range(run.count)])
+                self._place_run(trial, placement, ask, run, [next(indexes) for _ in range(run.count)])
                 for run in placement.runs
             ]
             taken = sum(len(run.members) for run in runs)
@@ -482,9 +488,22 @@ class _Application:
             self.readers[group.name] = Reader(block)
         self.dropped += dropped
         self.placed += taken
-        if self.deployment is not None and group.name in self.deployment.groups:
+        if self._deployment_of(placement) is not None:
             self.joined[group.name] = self.joined.get(group.name, 0) + taken
         return trial, runs
+
+    def _definition(self, placement: GroupPlacement) -> Job | None:
+        """The version of the job that is placed."""
+        if placement.job_version is None or self.job is None:
+            return self.job
+        return self.store.job_version(self.job.namespace, self.job.id, placement.job_version)
+
+    def _deployment_of(self, placement: GroupPlacement) -> Deployment | None:
+        """What is placed of an older version is no part of the rollout."""
+        deployment = self.deployment
+        if deployment is None or placement.group not in deployment.groups:
+            return None
+        return deployment if placement.job_version is None else None
 
     def _is_only_placement(self, placement: GroupPlacement) -> bool:
         return sum(each.group == placement.group for each in self.plan.placements) == 1
@@ -507,7 +526,7 @@ class _Application:
         if not pieces:
             return None
         parts = ("allocation", self.evaluation.id, self.plan.attempt, ask.group)
-        block = block_of(parts, self._template(ask, NodeId("")), tuple(pieces))
+        block = block_of(parts, self._template(placement, ask, NodeId("")), tuple(pieces))
         end = -1
         is_overlapping = False
         for piece in block.pieces:
@@ -517,12 +536,14 @@ class _Application:
             raise InvalidInput(f"the plan for evaluation {self.evaluation.id} places an allocation twice")
         return block
 
-    def _place_run(self, room: _Room, ask: _Ask, run: Run, indexes: list[int]) -> AllocationRun:
+    def _place_run(
+        self, room: _Room, placement: GroupPlacement, ask: _Ask, run: Run, indexes: list[int]
+    ) -> AllocationRun:
         node = self.store.node(run.node_id)
         wanted, devices = run.count, list[tuple[AllocatedDevice, ...]]()
         cores: list[tuple[AllocatedCores, ...]] = []
         if node is None or not node.is_placeable():
-            return AllocationRun(self._template(ask, run.node_id), (), ())
+            return AllocationRun(self._template(placement, ask, run.node_id), (), ())
         if ask.cores:
             ask = ask.on(node)
             cores = room.take_cores(node, ask, wanted)
@@ -531,39 +552,45 @@ class _Application:
             devices = room.take_devices(node, ask, run.devices, wanted)
             wanted = len(devices)
         ports = room.take(node, ask, wanted)
-        members = tuple((self._id(ask.group, index), index) for index in indexes[: len(ports)])
+        members = tuple((self._id(placement, index), index) for index in indexes[: len(ports)])
         given = tuple(devices[: len(ports)]), tuple(cores[: len(ports)])
-        return AllocationRun(self._template(ask, run.node_id), members, tuple(ports), *given)
+        return AllocationRun(self._template(placement, ask, run.node_id), members, tuple(ports), *given)
 
-    def _id(self, group: str, index: int) -> AllocationId:
-        reader = self.readers.get(group)
-        if reader is not None:
-            return reader.id_of(index)
-        return AllocationId(derive("allocation", self.evaluation.id, self.plan.attempt, group, index))
+    def _id(self, placement: GroupPlacement, index: int) -> AllocationId:
+        parts = "allocation", self.evaluation.id, self.plan.attempt, placement.group, index
+        # One index may be placed twice: a canary, and what it stands beside.
+        if placement.is_canary:
+            return AllocationId(derive(*parts, "canary"))
+        if placement.job_version is not None:
+            return AllocationId(derive(*parts, "version", placement.job_version))
+        reader = self.readers.get(placement.group)
+        return reader.id_of(index) if reader is not None else AllocationId(derive(*parts))
 
-    def _template(self, ask: _Ask, node_id: NodeId) -> Allocation:
-        deployment = self.deployment
+    def _template(self, placement: GroupPlacement, ask: _Ask, node_id: NodeId) -> Allocation:
+        deployment = self._deployment_of(placement)
+        version = placement.job_version
         return Allocation(
             id=AllocationId(""),
             namespace=self.evaluation.namespace,
             job_id=self.evaluation.job_id,
-            job_version=self.plan.job_version,
+            job_version=self.plan.job_version if version is None else version,
             group=ask.group,
             index=0,
             node_id=node_id,
             evaluation_id=self.evaluation.id,
-            deployment_id=deployment.id if deployment and ask.group in deployment.groups else None,
+            deployment_id=deployment.id if deployment is not None else None,
             resources=ask.demand,
             create_index=self.step.index,
             modify_index=self.step.index,
             alloc_modify_index=self.step.index,
             create_time_ns=self.step.now_ns,
             modify_time_ns=self.step.now_ns,
+            canary=Canary.TRIED if placement.is_canary else None,
         )
 
-    def _link(self, group: str, replacement: Replacement) -> None:
+    def _link(self, placement: GroupPlacement, replacement: Replacement) -> None:
         """Join the new allocation with the one whose place it takes."""
-        fresh = self.store.allocation(self._id(group, replacement.index))
+        fresh = self.store.allocation(self._id(placement, replacement.index))
         previous = self.store.allocation(replacement.previous)
         if fresh is None:
             return
@@ -637,7 +664,9 @@ class _Application:
         joined = self.joined.get(name, 0)
         placed = (known.placed if known else 0) + joined
         deadline = known.require_progress_by_ns if known else 0
-        if joined and not deadline and wanted.progress_deadline_ns:
+        # Canaries may have waited long, and one of them been lost: what takes its place has all the time again.
+        is_trying = known is not None and known.is_trying
+        if joined and (not deadline or is_trying) and wanted.progress_deadline_ns:
             deadline = later(self.step.now_ns, wanted.progress_deadline_ns)
         return msgspec.structs.replace(
             wanted,
@@ -645,6 +674,7 @@ class _Application:
             healthy=known.healthy if known else 0,
             unhealthy=known.unhealthy if known else 0,
             require_progress_by_ns=deadline,
+            is_promoted=known.is_promoted if known else False,
         )
 
     def _end_evaluation(self) -> None:

@@ -22,7 +22,7 @@ from swarmlet.model.cluster import (
 from swarmlet.model.deployment import DeploymentStatus
 from swarmlet.model.evaluation import Evaluation, EvaluationStatus
 from swarmlet.model.job import Job
-from swarmlet.model.level import REBALANCING, Need, need_of_job, need_of_node
+from swarmlet.model.level import CANARIES, REBALANCING, Need, need_of_job, need_of_node
 from swarmlet.model.node import DrainStrategy, Eligibility, Node, NodeStatus
 from swarmlet.model.plan import Plan
 from swarmlet.model.variable import VariableKey
@@ -185,6 +185,15 @@ class SetAllocationHealth(Record, tag=18):
     deployment_id: DeploymentId
     healthy: tuple[AllocationId, ...] = ()
     unhealthy: tuple[AllocationId, ...] = ()
+
+
+class PromoteDeployment(Record, tag=71):
+    """The canaries of these groups (empty: of all) have been found good. Refused unless as many as are wanted are healthy.
+    Opens an evaluation.
+    """
+
+    deployment_id: DeploymentId
+    groups: tuple[str, ...] = ()
 
 
 class MarkJobStable(Record, tag=19):
@@ -407,6 +416,7 @@ Body = (
     | FailEvaluation
     | UpdateDeployment
     | SetAllocationHealth
+    | PromoteDeployment
     | MarkJobStable
     | CreateJoinToken
     | RevokeJoinToken
@@ -439,6 +449,7 @@ _LEVELS: dict[type, int] = {
     RestorePiece: 2,
     CommitRestore: 2,
     ReportAllocations: 2,
+    PromoteDeployment: CANARIES,
     PutVolume: 3,
     DeleteVolume: 3,
     PutVolumeSnapshot: 3,

@@ -21,6 +21,7 @@ from swarmlet.ids import (
 )
 from swarmlet.model.allocation import (
     Allocation,
+    Canary,
     ClientStatus,
     DeploymentHealth,
     DesiredTransition,
@@ -204,7 +205,9 @@ class FakeView:
         self.evaluation_table[evaluation.id] = replace(evaluation, status=plan.status)
 
     def _place(self, plan: Plan, evaluation: Evaluation, placement: GroupPlacement) -> None:
-        job = self.version_table[evaluation.namespace, evaluation.job_id, plan.job_version]
+        version = plan.job_version if placement.job_version is None else placement.job_version
+        job = self.version_table[evaluation.namespace, evaluation.job_id, version]
+        kind = "canary" if placement.is_canary else str(placement.job_version)
         group = job.group(placement.group)
         assert group is not None
         indexes = [index for each in placement.ranges for index in range(each.start, each.start + each.count)]
@@ -225,7 +228,7 @@ class FakeView:
             self.index += 1
             previous = replaced.get(index)
             new = Allocation(
-                id=AllocationId(derive(plan.evaluation_id, plan.attempt, placement.group, index)),
+                id=AllocationId(derive(plan.evaluation_id, plan.attempt, placement.group, index, kind)),
                 namespace=job.namespace,
                 job_id=job.id,
                 job_version=job.version,
@@ -233,7 +236,10 @@ class FakeView:
                 index=index,
                 node_id=node_id,
                 evaluation_id=plan.evaluation_id,
-                deployment_id=plan.deployment.id if plan.deployment else None,
+                deployment_id=plan.deployment.id
+                if plan.deployment and placement.job_version is None
+                else None,
+                canary=Canary.TRIED if placement.is_canary else None,
                 resources=demand,
                 ports=ports,
                 devices=devices,
