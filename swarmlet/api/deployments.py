@@ -19,12 +19,12 @@ from swarmlet.api.route import (
     texts,
 )
 from swarmlet.api.shapes import deployment_json
-from swarmlet.errors import Conflict
+from swarmlet.errors import Conflict, InvalidInput
 from swarmlet.ids import AllocationId
 from swarmlet.model.deployment import Deployment, DeploymentStatus
 from swarmlet.scheduler.rollback import revert_target
 from swarmlet.security.access import Capability
-from swarmlet.state.command import SetAllocationHealth, UpdateDeployment
+from swarmlet.state.command import PromoteDeployment, SetAllocationHealth, UpdateDeployment
 from swarmlet.state.view import Table, View
 
 
@@ -41,7 +41,7 @@ async def list_deployments(request: web.Request) -> web.StreamResponse:
         view,
         index,
         view.deployments(request.query.get("prefix", "")),
-        deployment_json,
+        lambda item: deployment_json(item, view),
         is_wanted=in_namespace(request),
         page_key=lambda item: item.id,
     )
@@ -50,7 +50,7 @@ async def list_deployments(request: web.Request) -> web.StreamResponse:
 async def read_deployment(request: web.Request) -> web.Response:
     """GET /v1/deployment/:id."""
     view, index = await fresh_view(request, (Table.DEPLOYMENTS,))
-    return answer(deployment_json(_deployment(request, view)), view, index=index)
+    return answer(deployment_json(_deployment(request, view), view), view, index=index)
 
 
 async def allocations(request: web.Request) -> web.StreamResponse:
@@ -132,9 +132,32 @@ async def pause(request: web.Request) -> web.Response:
         UpdateDeployment(
             deployment_id=deployment.id,
             status=DeploymentStatus.RUNNING,
-            description="Deployment is running",
+            description=deployment.running_description(),
             require_progress_by_ns=deadlines,
         ),
+    )
+
+
+async def promote(request: web.Request) -> web.Response:
+    """PUT /v1/deployment/promote/:id {"All": true} or {"Groups": […]}: their canaries become part of the groups."""
+    context = request.app[CONTEXT]
+    body = await json_body(request)
+    groups = tuple(texts(body, "Groups"))
+    if not groups and not body.get("All"):
+        raise InvalidInput('nothing to promote; expected {"All": true} or {"Groups": ["…"]}')
+    deployment, _ = await _active(request)
+    applied = await context.replica.submit(
+        PromoteDeployment(deployment_id=deployment.id, groups=() if body.get("All") else groups),
+        request["identity"].name,
+    )
+    return answer(
+        {
+            "EvalID": applied.evaluation_id or "",
+            "DeploymentModifyIndex": applied.index,
+            "RevertedJobVersion": None,
+            "Index": applied.index,
+        },
+        context.replica.view,
     )
 
 
@@ -160,5 +183,6 @@ ROUTES = (
     Route(GET, "/v1/deployment/allocations/{deployment}", Capability.JOB_READ, allocations),
     Route(WRITE, "/v1/deployment/fail/{deployment}", Capability.JOB_SUBMIT, fail),
     Route(WRITE, "/v1/deployment/pause/{deployment}", Capability.JOB_SUBMIT, pause),
+    Route(WRITE, "/v1/deployment/promote/{deployment}", Capability.JOB_SUBMIT, promote),
     Route(WRITE, "/v1/deployment/allocation-health/{deployment}", Capability.JOB_SUBMIT, set_health),
 )

@@ -115,6 +115,7 @@ def _allocation(allocation: Allocation, view: View) -> dict[str, Any]:
         "NodeName": node.name if node else "",
         "NodeStatus": node.status.value if node else "",
         "JobVersion": allocation.job_version,
+        "Canary": allocation.is_canary,
         "ClientStatus": allocation.client_status.value,
         "ClientDescription": allocation.client_description,
         "DesiredStatus": allocation.desired_status.value,

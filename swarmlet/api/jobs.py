@@ -213,7 +213,7 @@ async def deployments(request: web.Request) -> web.Response:
     """GET /v1/job/:id/deployments: newest first."""
     view, index = await fresh_view(request, (Table.DEPLOYMENTS,))
     namespace, job_id = namespace_of(request), JobId(request.match_info["job"])
-    found = [deployment_json(item) for item in view.deployments_of_job(namespace, job_id)]
+    found = [deployment_json(item, view) for item in view.deployments_of_job(namespace, job_id)]
     return answer(found[::-1], view, index=index)
 
 
@@ -222,7 +222,7 @@ async def latest_deployment(request: web.Request) -> web.Response:
     view, index = await fresh_view(request, (Table.DEPLOYMENTS,))
     namespace, job_id = namespace_of(request), JobId(request.match_info["job"])
     found = list(view.deployments_of_job(namespace, job_id))
-    return answer(deployment_json(found[-1]) if found else None, view, index=index)
+    return answer(deployment_json(found[-1], view) if found else None, view, index=index)
 
 
 async def summary(request: web.Request) -> web.Response:

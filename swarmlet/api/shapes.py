@@ -19,6 +19,8 @@ from swarmlet.state.view import View
 
 Json = dict[str, Any]
 
+#: Of a job with more allocations than this, canaries are not sought for a deployment's row; their own rows say it.
+CANARIES_SOUGHT_MAX = 20_000
 #: Seconds in Nomad's node fields, nanoseconds elsewhere.
 NS = 1_000_000_000
 
@@ -160,7 +162,6 @@ def allocation_stub(allocation: Allocation, view: View) -> Json:
     """An allocation in a list."""
     node = view.node(allocation.node_id)
     job = view.job_version(allocation.namespace, allocation.job_id, allocation.job_version)
-    health = allocation.health
     return {
         "ID": allocation.id,
         "EvalID": allocation.evaluation_id,
@@ -179,9 +180,7 @@ def allocation_stub(allocation: Allocation, view: View) -> Json:
         "DesiredTransition": {"Migrate": allocation.transition.migrate or None},
         "TaskStates": {name: task_state(state) for name, state in sorted(allocation.task_states.items())},
         "DeploymentID": allocation.deployment_id or "",
-        "DeploymentStatus": None
-        if health is None
-        else {"Healthy": health.is_healthy, "Timestamp": timestamp(health.at_ns), "Canary": False},
+        "DeploymentStatus": _deployment_status(allocation),
         "FollowupEvalID": allocation.followup_evaluation or "",
         "PreviousAllocation": allocation.previous_allocation or "",
         "NextAllocation": allocation.next_allocation or "",
@@ -202,6 +201,18 @@ def allocation_stub(allocation: Allocation, view: View) -> Json:
         "ModifyIndex": allocation.modify_index,
         "CreateTime": allocation.create_time_ns,
         "ModifyTime": allocation.modify_time_ns,
+    }
+
+
+def _deployment_status(allocation: Allocation) -> Json | None:
+    """Its verdict, and whether it is a canary that is not promoted."""
+    health = allocation.health
+    if health is None and not allocation.is_canary:
+        return None
+    return {
+        "Healthy": None if health is None else health.is_healthy,
+        "Timestamp": timestamp(0 if health is None else health.at_ns),
+        "Canary": allocation.is_canary,
     }
 
 
@@ -352,8 +363,9 @@ def placement_failure(failure: PlacementFailure) -> Json:
     }
 
 
-def deployment_json(deployment: Deployment) -> Json:
+def deployment_json(deployment: Deployment, view: View) -> Json:
     """A rollout."""
+    canaries = _placed_canaries(deployment, view)
     return {
         "ID": deployment.id,
         "Namespace": deployment.namespace,
@@ -371,10 +383,10 @@ def deployment_json(deployment: Deployment) -> Json:
                 "AutoRevert": group.auto_revert,
                 "ProgressDeadline": group.progress_deadline_ns,
                 "RequireProgressBy": timestamp(group.require_progress_by_ns),
-                "DesiredCanaries": 0,
-                "PlacedCanaries": [],
-                "Promoted": False,
-                "AutoPromote": False,
+                "DesiredCanaries": group.desired_canaries,
+                "PlacedCanaries": canaries.get(name, []),
+                "Promoted": group.is_promoted,
+                "AutoPromote": group.auto_promote,
             }
             for name, group in sorted(deployment.groups.items())
         },
@@ -383,6 +395,20 @@ def deployment_json(deployment: Deployment) -> Json:
         "CreateTime": deployment.create_time_ns,
         "ModifyTime": deployment.modify_time_ns,
     }
+
+
+def _placed_canaries(deployment: Deployment, view: View) -> dict[str, list[str]]:
+    """Group -> ids of all that were ever placed, promoted or not."""
+    found: dict[str, list[str]] = {}
+    if not any(group.desired_canaries for group in deployment.groups.values()):
+        return found
+    counts = view.status_counts(deployment.namespace, deployment.job_id).values()
+    if sum(number for of_group in counts for number in of_group.values()) > CANARIES_SOUGHT_MAX:
+        return found
+    for each in view.allocations_of_job(deployment.namespace, deployment.job_id):
+        if each.deployment_id == deployment.id and each.canary is not None:
+            found.setdefault(each.group, []).append(each.id)
+    return found
 
 
 # Jobs.

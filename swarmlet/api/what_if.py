@@ -65,15 +65,21 @@ def planned(trial: WhatIf, job: Job, *, is_explained: bool) -> dict[str, Any]:
         "FailedTGAllocs": {name: placement_failure(each) for name, each in sorted(plan.failed_groups.items())}
         if plan
         else None,
-        "Placements": {
-            placement.group: _nodes(placement.runs, view) for placement in (plan.placements if plan else ())
-        },
+        "Placements": _placements(plan, view) if plan else {},
         "Waiting": dict(sorted(plan.waiting.items())) if plan else {},
         "Queued": dict(sorted(plan.queued.items())) if plan else {},
         "Explain": explanation,
         "Diff": None,
         "Warnings": "",
     }
+
+
+def _placements(plan: Plan, view: View) -> dict[str, dict[str, int]]:
+    """Group -> node -> how many; canaries and what goes on beside them are placed apart."""
+    runs: dict[str, list[Run]] = {}
+    for placement in plan.placements:
+        runs.setdefault(placement.group, []).extend(placement.runs)
+    return {group: _nodes(of_group, view) for group, of_group in runs.items()}
 
 
 def _nodes(runs: Iterable[Run], view: View) -> dict[str, int]:
@@ -103,10 +109,14 @@ def _updates(job: Job, plan: Plan | None, view: View) -> dict[str, dict[str, int
         return found
     for placement in plan.placements:
         count = sum(run.count for run in placement.runs)
+        if placement.is_canary:
+            found[placement.group]["Canary"] += count
+            continue
         replaced = 0
         for each in placement.replacements:
             previous = view.allocation(each.previous)
-            replaced += previous is not None and previous.job_version != job.version
+            is_old = previous is not None and previous.job_version != job.version
+            replaced += is_old and placement.job_version is None
         found[placement.group]["Place"] += count - replaced
         found[placement.group]["DestructiveUpdate"] += replaced
     for stop in plan.stops:

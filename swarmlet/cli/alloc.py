@@ -13,6 +13,7 @@ from swarmlet.api.client import Client
 from swarmlet.cli.alloc_copy import copy
 from swarmlet.cli.alloc_exec import execute
 from swarmlet.cli.alloc_reach import fs, show_checks, signal, stats
+from swarmlet.cli.canary import is_canary, marked_name
 from swarmlet.cli.candidates import show_candidates
 from swarmlet.cli.connection import client, json_option, stale_option, wide_option
 from swarmlet.cli.output import age, counted, paint, say, say_json, short, table
@@ -66,7 +67,7 @@ def status(ctx: click.Context, identifier: str | None, is_explained: bool, as_js
             [
                 [
                     short(item["ID"]),
-                    item["Name"],
+                    marked_name(item, item["Name"]),
                     item["NodeName"],
                     item["DesiredStatus"],
                     item["ClientStatus"],
@@ -93,7 +94,9 @@ def _show(item: dict[str, Any]) -> None:
     say(f"status     {item['ClientStatus']}  {item['ClientDescription']}".rstrip())
     say(f"desired    {item['DesiredStatus']}  {item['DesiredDescription']}".rstrip())
     say(f"version    {item['JobVersion']}")
-    if item["DeploymentStatus"]:
+    if is_canary(item):
+        say("canary     yes, not promoted")
+    if item["DeploymentStatus"] and item["DeploymentStatus"]["Healthy"] is not None:
         say(f"healthy    {'yes' if item['DeploymentStatus']['Healthy'] else 'no'}")
     for port in item["AllocatedResources"]["Shared"]["Ports"]:
         to = f" -> {port['To']}" if port["To"] else ""

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from swarmlet.api.client import Client
+from swarmlet.cli.canary import healthy_canaries, is_canary, marked_name, trying
 from swarmlet.cli.connection import (
     client,
     json_option,
@@ -33,7 +34,7 @@ _DETACH = click.option("--detach", "-d", is_flag=True, help="Do not watch what f
 
 @click.group()
 def deployment() -> None:
-    """Look at rollouts of job versions; pause, resume or fail them.
+    """Look at rollouts of job versions; pause, resume, promote or fail them.
 
     A deployment is named by the beginning of its id, or by its job.
 
@@ -115,18 +116,23 @@ def status(ctx: click.Context, which: str, namespace: str, as_json: bool, wide: 
         f"{found['Status']}  began {age(found['CreateTime'], time.time_ns())}"
     )
     say_sentence(found["StatusDescription"])
-    on = way_on(found)
+    good = healthy_canaries(found, allocations)
+    for name, group in found["TaskGroups"].items():
+        if group.get("DesiredCanaries"):
+            say(f"canaries of {name}: {_canaries(found, name, group, good[name])}")
+    on = way_on(found, allocations)
     if on:
         say_sentence(f"to go on: {on}")
     say()
-    _show_groups(found, wide=wide)
+    _show_groups(found, good, wide=wide)
     if allocations:
         say()
         _show_allocations(allocations, wide=wide)
     return 0
 
 
-def _show_groups(found: Json, *, wide: bool) -> None:
+def _show_groups(found: Json, good: Counter[str], *, wide: bool) -> None:
+    tried = trying(found)
     table(
         ["GROUP", "DESIRED", "PLACED", "HEALTHY", "UNHEALTHY", "AUTO-REVERT", "PROGRESS WITHIN"],
         [
@@ -137,12 +143,23 @@ def _show_groups(found: Json, *, wide: bool) -> None:
                 str(group["HealthyAllocs"]),
                 str(group["UnhealthyAllocs"]),
                 "yes" if group["AutoRevert"] else "no",
-                _time_left(found, group),
+                "" if name in tried and good[name] >= group["DesiredCanaries"] else _time_left(found, group),
             ]
             for name, group in found["TaskGroups"].items()
         ],
         wide=wide,
     )
+
+
+def _canaries(found: Json, name: str, group: Json, healthy: int) -> str:
+    """How a group's canaries stand; `healthy`: how many of them are."""
+    number = group["DesiredCanaries"]
+    if group["Promoted"]:
+        return f"{number}, promoted"
+    if name not in trying(found):
+        return f"{number}, never promoted"
+    by_itself = "; promoted once all are healthy" if group["AutoPromote"] else ", not promoted"
+    return f"{healthy}/{number} healthy{by_itself}"
 
 
 def _time_left(found: Json, group: Json) -> str:
@@ -163,7 +180,7 @@ def _show_allocations(allocations: list[Json], *, wide: bool) -> None:
         [
             [
                 short(item["ID"]),
-                item["Name"].partition(".")[2],
+                marked_name(item, item["Name"].partition(".")[2]),
                 item["NodeName"] or short(item["NodeID"]),
                 item["DesiredStatus"],
                 item["ClientStatus"],
@@ -225,8 +242,12 @@ def _say_what_runs(api: Client, found: Json) -> None:
     versions = Counter(
         item["JobVersion"]
         for item in api.get(f"/v1/job/{job}/allocations")
-        if item["DesiredStatus"] == "run" and item["ClientStatus"] in {"pending", "running", "unknown"}
+        if item["DesiredStatus"] == "run"
+        and item["ClientStatus"] in {"pending", "running", "unknown"}
+        and not is_canary(item)
     )
+    if trying({**found, "Status": "running"}):
+        say("its canaries stop")
     left = ", ".join(f"{number} of v{version}" for version, number in sorted(versions.items(), reverse=True))
     say(
         f"what there is stays: {left or 'nothing'}; no more of v{found['JobVersion']} is started in place of older ones"
@@ -294,6 +315,11 @@ def resume(ctx: click.Context, which: str, detach: bool, namespace: str, as_json
         return 0
     if not is_news and not as_json:
         say(f"{_called(found)} was not paused")
+    return _watch(api, found, answered, as_json=as_json)
+
+
+def _watch(api: Client, found: Json, answered: Json, *, as_json: bool) -> int:
+    """Watch a deployment's version roll out further."""
     api.namespace = found["Namespace"]
     kept = api.get(f"/v1/job/{found['JobID']}/versions")["Versions"]
     index = next((item["JobModifyIndex"] for item in kept if item["Version"] == found["JobVersion"]), 0)
@@ -302,8 +328,40 @@ def resume(ctx: click.Context, which: str, detach: bool, namespace: str, as_json
     )
 
 
+@deployment.command()
+@_WHICH
+@click.option("--group", "-g", "groups", multiple=True, help="Only this group; may be given several times.")
+@_DETACH
+@namespace_option
+@json_option
+@click.pass_context
+def promote(
+    ctx: click.Context, which: str, groups: tuple[str, ...], detach: bool, namespace: str, as_json: bool
+) -> int:
+    """Let a version follow that was tried on canaries, and watch it.
+
+    The canaries become part of their groups, and the rest is replaced as the
+    update block says. Refused while canaries are missing or not healthy. Exit
+    codes as of job run.
+
+    \b
+    Example:  swarmlet deployment promote web
+    """
+    api = client(ctx)
+    api.namespace = namespace or api.namespace
+    found = find_deployment(api, which)
+    body = {"DeploymentID": found["ID"], "All": not groups, "Groups": list(groups)}
+    answered = api.put(f"/v1/deployment/promote/{found['ID']}", body)
+    if detach and as_json:
+        say_json({"ID": found["ID"], **answered})
+    elif not as_json:
+        of_groups = f" in {', '.join(groups)}" if groups else ""
+        say(f"{_called(found)}: its canaries{of_groups} are promoted")
+    return 0 if detach else _watch(api, found, answered, as_json=as_json)
+
+
 def _resume(found: Json) -> str:
-    return way_on({**found, "Status": "paused"})
+    return way_on({**found, "Status": "paused"}, [])
 
 
 def _called(found: Json) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swarmlet.api.client import Client
+from swarmlet.cli.canary import healthy_canaries, marked_name, trying
 from swarmlet.cli.candidates import show_candidates
 from swarmlet.cli.connection import client, find_job, json_option, stale_option, wide_option
 from swarmlet.cli.job_logs import job_logs
@@ -165,6 +166,7 @@ def plan(
 
 _ACTIONS = {
     "Place": "to place",
+    "Canary": "canary",
     "DestructiveUpdate": "to replace",
     "InPlaceUpdate": "updated in place",
     "Stop": "to stop",
@@ -402,6 +404,15 @@ def _running(summary: dict[str, Any]) -> str:
     return f"{running}/{total}"
 
 
+def _tried(deployment: dict[str, Any], group: str, allocations: list[dict[str, Any]]) -> str:
+    """How a group's canaries stand that are not promoted."""
+    tried = trying(deployment).get(group)
+    if tried is None:
+        return ""
+    good = healthy_canaries(deployment, allocations)[group]
+    return f", {good}/{tried['DesiredCanaries']} canaries healthy"
+
+
 def _show_job(
     found: dict[str, Any], allocations: list[dict[str, Any]], deployment: dict[str, Any] | None, *, wide: bool
 ) -> None:
@@ -414,9 +425,9 @@ def _show_job(
         for name, group in deployment["TaskGroups"].items():
             say(
                 f"deployment {short(deployment['ID'])} (v{deployment['JobVersion']}) {deployment['Status']}: "
-                f"{name} {group['HealthyAllocs']}/{group['DesiredTotal']} healthy"
+                f"{name} {group['HealthyAllocs']}/{group['DesiredTotal']} healthy{_tried(deployment, name, allocations)}"
             )
-        on = way_on(deployment)
+        on = way_on(deployment, allocations)
         if on:
             say(f"to go on: {on}")
     if not allocations:
@@ -430,7 +441,7 @@ def _show_job(
         [
             [
                 short(item["ID"]),
-                item["Name"].partition(".")[2],
+                marked_name(item, item["Name"].partition(".")[2]),
                 item["NodeName"] or short(item["NodeID"]),
                 str(item["JobVersion"]),
                 item["DesiredStatus"],

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from swarmlet.api.client import Client
+from swarmlet.cli.canary import healthy_canaries, trying, waits_for_promotion
 from swarmlet.cli.explanation import failure_lines
 from swarmlet.cli.health import failing_checks, is_unsettled
 from swarmlet.cli.output import is_terminal, paint, say_json, say_now, short
@@ -57,12 +58,16 @@ class _Line:
             self._is_open = False
 
 
-def way_on(deployment: dict[str, Any]) -> str:
+def way_on(deployment: dict[str, Any], allocations: list[dict[str, Any]]) -> str:
     """The command that lets a deployment go on that waits for somebody; empty where it does not wait."""
-    if deployment["Status"] != "paused":
+    if deployment["Status"] == "paused":
+        verb = "resume"
+    elif waits_for_promotion(deployment, allocations):
+        verb = "promote"
+    else:
         return ""
     inside = deployment["Namespace"]
-    return f"swarmlet deployment resume {deployment['JobID']}" + (
+    return f"swarmlet deployment {verb} {deployment['JobID']}" + (
         f" --namespace {inside}" if inside != "default" else ""
     )
 
@@ -72,6 +77,7 @@ def watch_rollout(
 ) -> int:
     """Watch until the version that was submitted is healthy (0), cannot be placed or fails (2). Ctrl-C detaches (0).
 
+    Canaries that are all healthy and wait for somebody to promote them are the end of it, too (0).
     `answered`: what the API said to the submission. Versions that follow (the one that a failed rollout goes back
     to, or what somebody else submits) are not this version's success.
     """
@@ -186,13 +192,7 @@ def _summary(seen: dict[str, Any]) -> str:
     parts = [f"{paint(job['ID'], 'bold')} v{seen['Version']}"]
     deployment = seen["Deployment"]
     if deployment:
-        healthy = sum(group["HealthyAllocs"] for group in deployment["TaskGroups"].values())
-        parts.append(f"{healthy}/{wanted} healthy")
-        if running < wanted:
-            parts.append(f"{running} running")
-        on = way_on(deployment)
-        if on:
-            parts.append(f"paused, to go on: {on}")
+        parts += _of_deployment(deployment, seen["Allocations"], wanted, running)
     else:
         parts.append(f"{running}/{wanted} running")
     for item in seen["Allocations"]:
@@ -206,6 +206,28 @@ def _summary(seen: dict[str, Any]) -> str:
             parts.append(f"{short(item['ID'])} failed on {item['NodeName']}: {why}")
             break
     return " · ".join(parts)
+
+
+def _of_deployment(
+    deployment: dict[str, Any], allocations: list[dict[str, Any]], wanted: int, running: int
+) -> list[str]:
+    parts = []
+    tried, groups = trying(deployment), deployment["TaskGroups"]
+    if tried:
+        good = sum(healthy_canaries(deployment, allocations)[name] for name in tried)
+        parts.append(f"{good}/{sum(each['DesiredCanaries'] for each in tried.values())} canaries healthy")
+        wanted = sum(group["DesiredTotal"] for name, group in groups.items() if name not in tried)
+    healthy = sum(group["HealthyAllocs"] for name, group in groups.items() if name not in tried)
+    if wanted or not tried:
+        parts.append(f"{healthy}/{wanted} healthy")
+    if running < wanted:
+        parts.append(f"{running} running")
+    on = way_on(deployment, allocations)
+    if on and deployment["Status"] == "paused":
+        parts.append(f"paused, to go on: {on}")
+    elif on:
+        parts.append(f"to promote: {on}")
+    return parts
 
 
 def _wanted(seen: dict[str, Any]) -> int:
@@ -243,6 +265,10 @@ def _end(seen: dict[str, Any]) -> tuple[bool, str] | None:
             return False, f" · {deployment['StatusDescription']}"
     if is_replaced:
         return False, f" · replaced by version {seen['CurrentVersion']}"
+    if deployment and waits_for_promotion(deployment, seen["Allocations"]):
+        tried = trying(deployment)
+        rest = [group for name, group in deployment["TaskGroups"].items() if name not in tried]
+        return (True, "") if all(each["HealthyAllocs"] >= each["DesiredTotal"] for each in rest) else None
     if deployment:
         return None
     evaluation = seen["Evaluation"]

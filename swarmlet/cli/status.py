@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from swarmlet import VERSION
+from swarmlet.cli.canary import counted_canaries
 from swarmlet.cli.cluster_status import show_status
 from swarmlet.cli.connection import client, find_job, json_option, stale_option
 from swarmlet.cli.explanation import failure_lines, refusal_text
@@ -78,18 +79,21 @@ def explain(ctx: click.Context, name: str, as_json: bool) -> int:
 
 def _counted(facts: dict[str, Any]) -> str:
     """How many there are of how many; what has ended well is not missing."""
-    live, count, complete = len(facts["Allocations"]), facts["Count"], facts["Complete"]
+    canaries = sum(bool(item.get("Canary")) for item in facts["Allocations"])
+    live, count, complete = len(facts["Allocations"]) - canaries, facts["Count"], facts["Complete"]
     if complete and complete == count and not live:
         return f"complete, {complete} of {count} ended well"
-    return f"{live} of {count}" + (f", {complete} complete" if complete else "")
+    beside = f", {counted_canaries(canaries)} beside" if canaries else ""
+    return f"{live} of {count}" + (f", {complete} complete" if complete else "") + beside
 
 
 def _say_allocation(group: str, item: dict[str, Any]) -> None:
     node = item["NodeName"] or short(item["NodeID"])
     note = f" ({item['NodeStatus']})" if item["NodeStatus"] not in {"ready", ""} else ""
     reason = item["ClientDescription"] or (item["Events"][-1] if item["Events"] else "")
+    canary = " canary" if item.get("Canary") else ""
     say_sentence(
-        f"  {item['Name'].partition('.')[2]} {short(item['ID'])} on {node}{note}: {item['ClientStatus']}  {reason}".rstrip()
+        f"  {item['Name'].partition('.')[2]}{canary} {short(item['ID'])} on {node}{note}: {item['ClientStatus']}  {reason}".rstrip()
     )
     for sentence in item["Restarts"]:
         say_sentence(f"    {sentence}")

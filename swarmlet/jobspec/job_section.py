@@ -57,6 +57,12 @@ def read_job(section: Section, source_text: str) -> Job:
                 migrate=migrate_strategy(inherited["migrate"]),
             )
         )
+    by_itself = {group.update.auto_promote for group in groups if group.update and group.update.canary}
+    if len(by_itself) > 1:
+        section.warn(
+            section.start,
+            "auto_promote has no effect while another group has canaries without it: all groups are promoted together, by hand",
+        )
     region = section.text("region")
     if region is not None:
         section.warn(section.place("region"), f'region is ignored: there are no regions (found "{region}")')

@@ -89,6 +89,8 @@ UPDATE: Table = (
     Named("ProgressDeadline", "progress_deadline_ns", _DURATION),
     Named("AutoRevert", "auto_revert", _BOOLEAN),
     Named("Stagger", "stagger_ns", _DURATION),
+    Named("Canary", "canary", _INTEGER),
+    Named("AutoPromote", "auto_promote", _BOOLEAN),
 )
 MIGRATE: Table = (
     Named("MaxParallel", "max_parallel", _INTEGER),
@@ -134,6 +136,8 @@ SERVICE: Table = (
     Named("AddressMode", "address_mode", _FILLED),
     Named("Tags", "tags", JsonObject.texts, list),
     Named("Meta", "meta", JsonObject.text_map, dict),
+    Named("CanaryTags", "canary_tags", JsonObject.texts, list),
+    Named("CanaryMeta", "canary_meta", JsonObject.text_map, dict),
 )
 GROUP: Table = (
     Named("Count", "count", _INTEGER),

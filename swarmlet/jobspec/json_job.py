@@ -65,7 +65,7 @@ def job_from_json(data: dict[str, Any]) -> Job:
 def _job(data: JsonObject) -> Job:
     job_type = _type(data)
     inherited = {
-        "Update": _update(data.object("Update")),
+        "Update": fields_of(data.object("Update"), json_fields.UPDATE),
         "Reschedule": _reschedule(data.object("Reschedule")),
         "Migrate": fields_of(data.object("Migrate"), json_fields.MIGRATE),
     }
@@ -144,12 +144,6 @@ def _reschedule(data: JsonObject | None) -> Fields:
     return fields
 
 
-def _update(data: JsonObject | None) -> Fields:
-    if data is not None:
-        data.refuse("Canary")
-    return fields_of(data, json_fields.UPDATE)
-
-
 def _group(data: JsonObject, inherited: dict[str, Fields], job_type: JobType) -> TaskGroup:
     data.refuse("Scaling", "MaxClientDisconnect", "Consul", "MaxRunDuration")
     restart = _restart(data.object("RestartPolicy"))
@@ -164,7 +158,9 @@ def _group(data: JsonObject, inherited: dict[str, Fields], job_type: JobType) ->
         reschedule=reschedule_policy(
             inherited["Reschedule"] | _reschedule(data.object("ReschedulePolicy")), job_type
         ),
-        update=update_strategy(inherited["Update"] | _update(data.object("Update")), job_type),
+        update=update_strategy(
+            inherited["Update"] | fields_of(data.object("Update"), json_fields.UPDATE), job_type
+        ),
         migrate=migrate_strategy(
             inherited["Migrate"] | fields_of(data.object("Migrate"), json_fields.MIGRATE)
         ),

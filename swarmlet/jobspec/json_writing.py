@@ -72,9 +72,7 @@ def _spreads(spreads: tuple[Spread, ...]) -> list[dict[str, Any]]:
 
 
 def _update(update: UpdateStrategy | None) -> dict[str, Any] | None:
-    return (
-        None if update is None else {**written(update, json_fields.UPDATE), "AutoPromote": False, "Canary": 0}
-    )
+    return None if update is None else written(update, json_fields.UPDATE)
 
 
 def _restart(restart: RestartPolicy | None) -> dict[str, Any] | None:

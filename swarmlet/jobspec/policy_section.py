@@ -178,13 +178,6 @@ def update_fields(section: Section) -> Fields:
     if block is None:
         return {}
     health = block.choice("health_check", tuple(HealthCheckKind))
-    canary = block.integer("canary")
-    if canary:
-        block.problem(
-            block.place("canary"), "canary is not supported: canary rollouts do not exist yet; expected 0"
-        )
-    if block.boolean("auto_promote"):
-        block.warn(block.place("auto_promote"), "auto_promote is ignored: there are no canaries to promote")
     fields = present(
         max_parallel=block.integer("max_parallel"),
         health_check=HealthCheckKind(health) if health else None,
@@ -193,14 +186,17 @@ def update_fields(section: Section) -> Fields:
         progress_deadline_ns=block.duration_ns("progress_deadline"),
         auto_revert=block.boolean("auto_revert"),
         stagger_ns=block.duration_ns("stagger"),
+        canary=block.integer("canary"),
+        auto_promote=block.boolean("auto_promote"),
     )
     block.finish()
     return fields
 
 
 def update_strategy(fields: Fields, job_type: JobType) -> UpdateStrategy | None:
-    """Service and system jobs always roll; batch jobs never do."""
-    return None if job_type.is_finite else UpdateStrategy(**fields)
+    """Service and system jobs always roll; batch jobs never do (of one with canaries `validation` says so)."""
+    is_refused = fields.get("canary") or fields.get("auto_promote")
+    return None if job_type.is_finite and not is_refused else UpdateStrategy(**fields)
 
 
 def migrate_fields(section: Section) -> Fields:

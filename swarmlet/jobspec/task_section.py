@@ -160,8 +160,6 @@ def read_services(section: Section, base: str, task: str = "") -> tuple[Service,
         block.refuse(SERVICE_REFUSED)
         block.ignore(
             {
-                "canary_tags": "there are no canaries yet",
-                "canary_meta": "there are no canaries yet",
                 "enable_tag_override": "it concerns Consul",
                 "address": "services are not announced yet",
                 "tagged_addresses": "it concerns Consul",
@@ -191,6 +189,8 @@ def _service(block: Section, base: str, task: str) -> Service:
         name=name,
         tags=block.texts("tags") or (),
         meta=block.text_map("meta"),
+        canary_tags=block.texts("canary_tags") or (),
+        canary_meta=block.text_map("canary_meta"),
         health_checks=read_checks(block, inherited),
         **present(port_label=block.text("port"), provider=provider, address_mode=block.text("address_mode")),
     )

@@ -39,6 +39,7 @@ from swarmlet.model.job import (
     Constraint,
     DeviceRequest,
     Job,
+    JobType,
     RestartPolicy,
     Service,
     Spread,
@@ -220,6 +221,7 @@ def _job(job: Job) -> _Found:
     yield from _unique("group", (), [group.name for group in job.groups])
     for group in job.groups[:GROUPS_MAX]:
         yield from _group(group)
+        yield from _canaries(job, group)
         if job.type.is_per_node and group.count > 1:
             yield (
                 ("group", group.name, "count"),
@@ -290,6 +292,32 @@ def _group(group: TaskGroup) -> _Found:
         yield path, f'group "{group.name}" has more than one leader; expected one task with leader = true'
     for task in group.tasks[:TASKS_MAX]:
         yield from _task((*path, "task", task.name), task, group, labels)
+
+
+def _canaries(job: Job, group: TaskGroup) -> _Found:
+    """Whether a group may be tried on canaries."""
+    update = group.update
+    if update is None:
+        return
+    here = ("group", group.name, "update", "0")
+    if update.canary < 0:
+        yield (*here, "canary"), f"canary {update.canary} is negative; expected 0 or more"
+    if update.auto_promote and not update.canary:
+        yield (*here, "auto_promote"), "auto_promote without canary; expected canary = 1 or more"
+    if update.canary <= 0:
+        return
+    if job.type is not JobType.SERVICE:
+        yield (*here, "canary"), f"canary in a job of type {job.type}; only services are tried on canaries"
+    if update.max_parallel == 0:
+        yield (
+            (*here, "canary"),
+            "canary with max_parallel = 0, which replaces all at once; expected 1 or more",
+        )
+    if group.holds_data():
+        yield (
+            (*here, "canary"),
+            "canary in a group that writes to a volume or a sticky disk: two versions would use its data; expected 0",
+        )
 
 
 def _policies(path: tuple[str, ...], group: TaskGroup) -> _Found:

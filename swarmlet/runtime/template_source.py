@@ -153,8 +153,8 @@ def services_of(job: Job) -> Iterator[tuple[str, str, Service]]:
 def instances_of(view: View, namespace: Namespace, name: str) -> Iterator[dict[str, Any]]:
     """The running instances of a service, in Nomad's form."""
     for job in view.jobs(namespace):
-        offered = [(group, task, item) for group, task, item in services_of(job) if item.name == name]
-        if not offered:
+        by_version = {job.version: _offered(job, name)}
+        if not by_version[job.version]:
             continue
         for allocation in view.allocations_of_job(namespace, job.id):
             if allocation.client_status is not ClientStatus.RUNNING or allocation.is_server_terminal():
@@ -163,9 +163,20 @@ def instances_of(view: View, namespace: Namespace, name: str) -> Iterator[dict[s
             if node is None:
                 continue
             host = node.address.rpartition(":")[0].strip("[]")
-            for group, task, service in offered:
+            version = allocation.job_version
+            if version not in by_version:
+                # While a version rolls out, or is tried, the others are what they were.
+                by_version[version] = _offered(view.job_version(namespace, job.id, version), name)
+            for group, task, service in by_version[version]:
                 if group == allocation.group and _runs(allocation, task):
                     yield _instance(allocation, service, host, node.datacenter, task)
+
+
+def _offered(job: Job | None, name: str) -> list[tuple[str, str, Service]]:
+    """Group, task and service, for every service of that name."""
+    if job is None:
+        return []
+    return [(group, task, item) for group, task, item in services_of(job) if item.name == name]
 
 
 def _runs(allocation: Allocation, task: str) -> bool:
@@ -188,7 +199,7 @@ def _instance(
         "ServiceName": service.name,
         "Address": address,
         "Port": port,
-        "Tags": list(service.tags),
+        "Tags": list((allocation.is_canary and service.canary_tags) or service.tags),
         "Namespace": allocation.namespace,
         "Datacenter": datacenter,
         "NodeID": allocation.node_id,

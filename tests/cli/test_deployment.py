@@ -216,3 +216,77 @@ def test_a_pause_may_be_longer_than_the_time_for_progress(
     deadlines = [each["TaskGroups"]["g"]["RequireProgressBy"] for each in (before, after)]
     assert deadlines[0] < deadlines[1]
     cluster.nodes[0].api.delete("/v1/job/long", {"purge": "true"})
+
+
+def _tried(name: str, script: str, more: str = "") -> str:
+    return _rolling(name, script).replace('"1s"', f'"1s"\n      canary = 1\n      {more}')
+
+
+def _run_canary(ask: Cli, node: Node, path: Path, name: str, more: str = "") -> None:
+    path.write_text(_tried(name, "exec sleep 1000", more))
+    assert ask("job", "run", str(path)).code == 0
+    wait_until(lambda: node.api.get(f"/v1/job/{name}")["Stable"])
+    path.write_text(_tried(name, "exec sleep 2000", more))
+
+
+@pytest.mark.slow
+def test_a_version_is_tried_on_a_canary_and_promoted(ask: Cli, node: Node, path: Path) -> None:
+    _run_canary(ask, node, path, "tried")
+    planned = ask("job", "plan", str(path))
+    assert "1 canary, 2 left alone" in planned.out
+    said = ask("job", "run", str(path))
+    assert said.code == 0, said
+    waits = "1/1 canaries healthy · to promote: swarmlet deployment promote tried"
+    assert waits in said.out.splitlines()[-1]
+    assert _versions(node, "tried") == [0, 0, 1]
+    assert "g[0] canary" in ask("job", "status", "tried").out
+    shown = ask("deployment", "status", "tried").out
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "canaries of g: 1/1 healthy, not promoted" in shown
+    assert "to go on: swarmlet deployment promote tried" in shown
+    explained = ask("explain", "tried").out
+    assert "g: 2 of 2, 1 canary beside" in explained
+    (canary,) = node.api.get("/v1/job/tried/deployment")["TaskGroups"]["g"]["PlacedCanaries"]
+    assert "canary     yes, not promoted" in ask("alloc", "status", canary).out
+    assert node.api.get(f"/v1/allocation/{canary}")["DeploymentStatus"]["Canary"] is True
+    nothing = ask("deployment", "promote", "tried", "--group", "other")
+    assert (nothing.code, 'group "other"' in nothing.err) == (1, True)
+    on = ask("deployment", "promote", "tried")
+    assert on.code == 0, on
+    assert "of tried v1: its canaries are promoted" in on.out
+    assert on.out.splitlines()[-1].startswith("tried v1 · 2/2 healthy")
+    assert _versions(node, "tried") == [1, 1]
+    group = node.api.get("/v1/job/tried/deployment")["TaskGroups"]["g"]
+    assert (group["DesiredCanaries"], group["PlacedCanaries"], group["Promoted"]) == (1, [canary], True)
+    assert node.api.get(f"/v1/allocation/{canary}")["DeploymentStatus"]["Canary"] is False
+    again = ask("deployment", "promote", "tried")
+    assert "has no deployment under way" in again.err
+    ask("job", "stop", "--purge", "tried")
+
+
+@pytest.mark.slow
+def test_a_canary_is_promoted_by_itself_where_the_job_asks_for_that(ask: Cli, node: Node, path: Path) -> None:
+    _run_canary(ask, node, path, "itself", "auto_promote = true")
+    said = ask("job", "run", str(path))
+    assert said.code == 0, said
+    assert said.out.splitlines()[-1].startswith("itself v1 · 2/2 healthy")
+    assert _versions(node, "itself") == [1, 1]
+    ask("job", "stop", "--purge", "itself")
+
+
+@pytest.mark.slow
+def test_a_trial_that_somebody_ends_leaves_the_others_alone(ask: Cli, node: Node, path: Path) -> None:
+    _run_canary(ask, node, path, "ended")
+    before = {item["ID"] for item in node.api.get("/v1/job/ended/allocations")}
+    assert ask("job", "run", str(path)).code == 0
+    said = ask("deployment", "fail", "ended")
+    assert "its canaries stop" in said.out
+    assert "what there is stays: 2 of v0; no more of v1 is started" in said.out
+    wait_until(lambda: _versions(node, "ended") == [0, 0])
+    live = {
+        item["ID"]
+        for item in node.api.get("/v1/job/ended/allocations")
+        if item["DesiredStatus"] == "run" and item["ClientStatus"] == "running"
+    }
+    assert live == before
+    ask("job", "stop", "--purge", "ended")

@@ -7,12 +7,13 @@ from msgspec.structs import replace
 
 from swarmlet.errors import InvalidInput
 from swarmlet.ids import JobId, Namespace
-from swarmlet.model.allocation import ClientStatus
-from swarmlet.model.job import Service, Task
+from swarmlet.model.allocation import Canary, ClientStatus
+from swarmlet.model.job import Job, Service, Task, UpdateStrategy
 from swarmlet.model.resources import Port
 from swarmlet.model.variable import Variable, VariableKey
-from swarmlet.runtime.template_source import Reader, ReplicaLookups, readable
+from swarmlet.runtime.template_source import Reader, ReplicaLookups, instances_of, readable
 from swarmlet.state import command as commands
+from tests.scheduler.builders import a_cluster, a_group, a_job, a_node
 from tests.state.replica import DEFAULT, Replica, group, job, node
 
 OTHER = Namespace("other")
@@ -107,3 +108,23 @@ def test_services_are_what_runs_in_the_namespace(replica: Replica) -> None:
     assert [item["AllocID"] for item in lookups(replica).services("http")] == [rows[1].id]
     elsewhere = Reader(namespace=OTHER, job=JobId("shop"), group="web", task="main")
     assert lookups(replica, elsewhere).services("http") == []
+
+
+def test_a_service_of_a_canary_has_tags_of_its_own_until_it_is_promoted() -> None:
+    view = a_cluster(a_node("a"), a_node("b"))
+
+    def version(image: str, *tags: str) -> Job:
+        service = Service(name="http", port_label="80", tags=tags, canary_tags=("new",))
+        web = a_group(image=image, update=UpdateStrategy(canary=1))
+        return a_job(replace(web, services=(service,)))
+
+    def tags() -> list[list[str]]:
+        return sorted(item["Tags"] for item in instances_of(view, DEFAULT, "http"))
+
+    view.settle(view.register(version("web:1", "one")))
+    view.evaluate(view.register(version("web:2", "two")))
+    view.run_all(healthy=True)
+    assert tags() == [["new"], ["one"]]
+    (canary,) = [each for each in view.wanted() if each.is_canary]
+    view.change_allocation(canary, canary=Canary.PROMOTED)
+    assert tags() == [["one"], ["two"]]
