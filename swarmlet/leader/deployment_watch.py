@@ -13,6 +13,7 @@ from swarmlet.ids import AllocationId, DeploymentId
 from swarmlet.model.allocation import Allocation, ClientStatus
 from swarmlet.model.deployment import Deployment, DeploymentGroup, DeploymentStatus
 from swarmlet.model.job import HealthCheckKind, Job, UpdateStrategy
+from swarmlet.scheduler.canary import ENDED_BY_ITSELF
 from swarmlet.scheduler.group import joined_in_place, update_strategy
 from swarmlet.scheduler.health import is_running_well, running_since_ns
 from swarmlet.scheduler.rollback import revert_target
@@ -183,9 +184,9 @@ class _Watched:
         return healthy >= self.deployment.groups[group].desired_canaries
 
     def _is_bad(self, canary: Allocation) -> bool:
-        """Found unhealthy, or it failed, be it after it was found healthy."""
+        """Found unhealthy, or it failed or ended, be it after it was found healthy."""
         return self._has_failed(canary) or (
-            canary.client_status is ClientStatus.FAILED and not canary.is_server_terminal()
+            canary.client_status in ENDED_BY_ITSELF and not canary.is_server_terminal()
         )
 
     def _healthy(self, group: str) -> int:

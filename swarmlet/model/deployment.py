@@ -59,6 +59,8 @@ class Deployment(Record):
     modify_index: int = 0
     create_time_ns: int = 0
     modify_time_ns: int = 0
+    #: When it failed, the job went back in this new version, which is not tried on canaries again.
+    reverted_in_version: int | None = None
 
     def is_active(self) -> bool:
         """It still rolls out."""

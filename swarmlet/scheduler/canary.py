@@ -18,14 +18,19 @@ from swarmlet.scheduler.definition import Difference
 from swarmlet.scheduler.group import Group, was_healthy
 from swarmlet.scheduler.request import PlaceRequest
 
+#: Of a canary that nobody stopped: it is no good.
+ENDED_BY_ITSELF = frozenset({ClientStatus.FAILED, ClientStatus.COMPLETE})
 _TRIED = frozenset({DeploymentStatus.RUNNING, DeploymentStatus.PAUSED, DeploymentStatus.FAILED})
 
 
-def look_at_all(group: Group, allocations: list[Allocation]) -> None:
-    """Decide about a group's allocations; where its version is tried, about canaries and the others apart."""
+def look_at_all(group: Group, allocations: list[Allocation], *, is_going_back: bool = False) -> None:
+    """Decide about a group's allocations; where its version is tried, about canaries and the others apart.
+
+    `is_going_back`: the version is an older one again, and is not tried.
+    """
     canaries = [each for each in allocations if each.canary is Canary.TRIED]
     others = [each for each in allocations if each.canary is not Canary.TRIED] if canaries else allocations
-    if _is_tried(group, others):
+    if not is_going_back and _is_tried(group, others):
         _Trial(group, canaries, others).look_at_all()
         return
     group.stop_all(canaries, f"canaries are not wanted in version {group.job.version}")
@@ -184,13 +189,13 @@ class _Canaries(Group):
         wanted: list[Allocation],
         lost: list[Allocation],
     ) -> None:
-        """One that failed is not tried again: it is what canaries are for."""
+        """One that failed, or ended, is not tried again: it is what canaries are for."""
         if any(
-            each.client_status is ClientStatus.FAILED
+            each.client_status in ENDED_BY_ITSELF
             and each.job_version == self.job.version
             and not each.transition.reschedule
             for each in wanted
         ):
-            self.result.wait(self.group.name, f"canary {self._name(index)} failed")
+            self.result.wait(self.group.name, f"canary {self._name(index)} has ended")
             return
         super()._fill(index, everything, wanted, lost)

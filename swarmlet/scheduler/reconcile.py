@@ -50,8 +50,10 @@ def reconcile(view: View, evaluation: Evaluation, now_ns: int) -> Reconciliation
     outdated = [each for each in deployments if deployment is None or each.id != deployment.id]
     _cancel(result, outdated, "Cancelled due to newer version of job")
     groups = [Group(view, job, group, deployment, now_ns, result) for group in job.groups]
+    # What a failed rollout went back to has proved itself, and nobody may be there to promote it.
+    is_going_back = any(each.reverted_in_version == job.version for each in outdated)
     for each in groups if not is_settled else ():
-        canary.look_at_all(each, by_name.pop(each.group.name, []))
+        canary.look_at_all(each, by_name.pop(each.group.name, []), is_going_back=is_going_back)
     _stop_removed(view, by_name, result)
     _create_deployment(evaluation, job, groups, deployment, now_ns, result)
     for each in groups:

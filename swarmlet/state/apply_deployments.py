@@ -9,6 +9,7 @@ from swarmlet.ids import DeploymentId
 from swarmlet.model.allocation import Allocation, Canary, DeploymentHealth
 from swarmlet.model.deployment import Deployment, DeploymentGroup, DeploymentStatus
 from swarmlet.model.evaluation import Trigger
+from swarmlet.model.level import CANARIES
 from swarmlet.state.apply_jobs import put_definition, set_stable
 from swarmlet.state.command import PromoteDeployment, SetAllocationHealth, UpdateDeployment
 from swarmlet.state.step import NAME_CHARS_MAX, Step, found_job, later
@@ -22,8 +23,9 @@ def update(step: Step, body: UpdateDeployment) -> None:
     deployment = _found(step, body.deployment_id)
     if not deployment.is_active():
         raise Conflict(f"deployment {deployment.id} has ended already: {deployment.status}")
+    reverted: int | None = None
     if body.revert_to_version is not None:
-        _revert(step, deployment, body.revert_to_version)
+        reverted = _revert(step, deployment, body.revert_to_version)
     groups = {
         name: msgspec.structs.replace(group, require_progress_by_ns=body.require_progress_by_ns[name])
         if name in body.require_progress_by_ns
@@ -36,6 +38,7 @@ def update(step: Step, body: UpdateDeployment) -> None:
             status=body.status,
             status_description=body.description[: 4 * NAME_CHARS_MAX],
             groups=groups,
+            reverted_in_version=reverted if step.is_at_level(CANARIES) else None,
         )
     )
     if body.status is DeploymentStatus.SUCCESSFUL:
@@ -52,8 +55,8 @@ def _found(step: Step, deployment_id: DeploymentId) -> Deployment:
     return deployment
 
 
-def _revert(step: Step, deployment: Deployment, version: int) -> None:
-    """Register an old version again, as a new version. A job that changed or stopped meanwhile stays."""
+def _revert(step: Step, deployment: Deployment, version: int) -> int:
+    """Register an old version again, as a new version: which. A job that changed or stopped meanwhile stays."""
     current = found_job(step, deployment.namespace, deployment.job_id)
     if current.is_stopped or current.version != deployment.job_version:
         raise Conflict(
@@ -65,6 +68,7 @@ def _revert(step: Step, deployment: Deployment, version: int) -> None:
         raise NotFound(f'version {version} of job "{current.id}" is not kept')
     stored = put_definition(step, old, current)
     step.outcome = msgspec.structs.replace(step.outcome, job_modify_index=stored.job_modify_index)
+    return stored.version
 
 
 def set_health(step: Step, body: SetAllocationHealth) -> None:

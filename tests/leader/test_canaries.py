@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from swarmlet.ids import DeploymentId, NodeId
 from swarmlet.model.allocation import Allocation, ClientStatus
@@ -17,6 +18,7 @@ from swarmlet.state.command import (
     TransitionAllocations,
     UpdateAllocations,
     UpdateDeployment,
+    UpdateSettings,
     needed,
 )
 from tests.leader.miniature import Miniature
@@ -32,7 +34,8 @@ def the_job(image: str, *, count: int = 4, update: UpdateStrategy = TRY_TWO) -> 
 
 def a_world(update: UpdateStrategy = TRY_TWO, *, count: int = 4, nodes: int = 5) -> Miniature:
     """Version 0 runs and is stable."""
-    world = Miniature(*(a_node(f"n{number}") for number in range(nodes)))
+    world = Miniature(*(replace(a_node(f"n{number}"), feature_level=CANARIES) for number in range(nodes)))
+    assert not world.do(UpdateSettings(feature_level=CANARIES)).error
     world.register(the_job("web:1", count=count, update=update))
     world.tick(20)
     assert world.job().is_stable
@@ -364,3 +367,35 @@ def test_a_second_update_after_a_promotion_is_tried_again() -> None:
 def test_a_job_with_canaries_needs_a_cluster_that_knows_them() -> None:
     assert need_of_job(the_job("web:1")) == (CANARIES, "canary")
     assert needed(PromoteDeployment(deployment_id=DeploymentId("d")))[0] == CANARIES
+
+
+def test_what_fails_after_its_promotion_goes_back_without_being_tried_again() -> None:
+    world = a_world()
+    world.register(the_job("web:2"))
+    world.tick(20)
+    assert promote(world) == ""
+    world.tick(5)
+    (bad, *_) = [each for each in live(world) if each.job_version == 1]
+    world.do(SetAllocationHealth(deployment_id=deployment(world).id, unhealthy=(bad.id,)))
+    world.tick(120)
+    assert (world.job().version, world.problems()) == (2, [])
+    assert deployment(world).status is DeploymentStatus.SUCCESSFUL
+    world.register(the_job("web:2"))
+    world.tick(20)
+    assert len(canaries(world)) == 2
+
+
+def test_a_canary_that_fails_while_the_deployment_is_paused_ends_the_trial_when_it_goes_on() -> None:
+    world = a_world()
+    world.register(the_job("web:2"))
+    world.tick(20)
+    found = deployment(world).id
+    world.do(UpdateDeployment(deployment_id=found, status=DeploymentStatus.PAUSED, description=""))
+    one = canaries(world)[0]
+    report = AllocationReport(id=one.id, client_status=ClientStatus.COMPLETE)
+    world.do(UpdateAllocations(node_id=one.node_id, reports=(report,)), actor=f"node:{one.node_id}")
+    world.tick(60)
+    assert (len(canaries(world)), versions(world).count(0)) == (1, 4)
+    world.do(UpdateDeployment(deployment_id=found, status=DeploymentStatus.RUNNING, description=""))
+    world.tick(10)
+    assert (world.job().version, canaries(world), versions(world)) == (2, [], [2, 2, 2, 2])

@@ -226,7 +226,7 @@ def test_a_failed_canary_is_not_placed_again() -> None:
     view.time_ns += 3600 * SECOND
     plan = view.evaluate(job)
     assert (plan.placements, canaries(view), versions(view)) == ((), [], OLD)
-    assert "canary web[0] failed" in plan.waiting["web"]
+    assert "canary web[0] has ended" in plan.waiting["web"]
 
 
 def drain(view: FakeView, allocation: Allocation) -> None:
