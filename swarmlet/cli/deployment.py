@@ -83,7 +83,17 @@ def list_(ctx: click.Context, namespace: str, as_json: bool, wide: bool) -> int:
         ],
         wide=wide,
     )
+    _say_promotable(api, found)
     return 0
+
+
+def _say_promotable(api: Client, found: list[Json]) -> None:
+    """The commands for those of which somebody has to say that they may go on."""
+    tried = [item for item in found if trying(item) and item["Status"] == "running"]
+    for item in tried[:LISTED_MAX]:
+        on = way_on(item, api.get(f"/v1/deployment/allocations/{item['ID']}"))
+        if on:
+            say_sentence(f"{short(item['ID'])} waits for its canaries to be promoted: {on}")
 
 
 def _healthy(item: Json) -> str:

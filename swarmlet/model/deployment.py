@@ -76,5 +76,5 @@ class Deployment(Record):
         if not any(group.is_trying for group in self.groups.values()):
             return "Deployment is running"
         if self.is_auto_promoted():
-            return "Deployment is running; its canaries are promoted once they are all healthy"
-        return "Deployment is running; its canaries wait to be promoted once they are all healthy"
+            return "Deployment is running; its canaries are promoted once all are healthy"
+        return "Deployment is running; its canaries wait to be promoted by hand"

@@ -15,7 +15,7 @@ import msgspec
 from swarmlet.model.allocation import Allocation, Canary, ClientStatus
 from swarmlet.model.deployment import DeploymentStatus
 from swarmlet.scheduler.definition import Difference
-from swarmlet.scheduler.group import Group, was_healthy
+from swarmlet.scheduler.group import Group, lost_if_gone, was_healthy
 from swarmlet.scheduler.request import PlaceRequest
 
 #: Of a canary that nobody stopped: it is no good.
@@ -33,7 +33,7 @@ def look_at_all(group: Group, allocations: list[Allocation], *, is_going_back: b
     if not is_going_back and _is_tried(group, others):
         _Trial(group, canaries, others).look_at_all()
         return
-    group.stop_all(canaries, f"canaries are not wanted in version {group.job.version}")
+    _stop(group, canaries, f"canaries are not wanted in version {group.job.version}")
     group.look_at_all(others)
 
 
@@ -45,6 +45,13 @@ def _is_tried(group: Group, others: list[Allocation]) -> bool:
     if group.strategy is None or not group.strategy.canaries_of(group.group.count):
         return False
     return any(not each.is_terminal() and _is_older(group, each) for each in others)
+
+
+def _stop(group: Group, canaries: list[Allocation], why: str) -> None:
+    """Also those that have ended: nothing comes in their place."""
+    for each in canaries:
+        if not each.is_server_terminal():
+            group.result.stop(each, why, lost_if_gone(group.view, each))
 
 
 def _is_older(group: Group, allocation: Allocation) -> bool:
@@ -76,7 +83,7 @@ class _Trial:
         deployment, strategy = self.group.deployment, self.group.strategy
         version = self.group.job.version
         if deployment is not None and deployment.status is DeploymentStatus.FAILED:
-            self.group.stop_all(self.canaries, f"the deployment of version {version} failed")
+            _stop(self.group, self.canaries, f"the deployment of version {version} failed")
             self.group.say_held_back()
             return
         if deployment is not None:
@@ -159,9 +166,7 @@ class _Canaries(Group):
         by_index: dict[int, list[Allocation]] = {}
         for each in canaries:
             if self.difference(each) is Difference.DESTRUCTIVE:
-                self.stop_all(
-                    [each], f"canary of version {each.job_version}, which is not the newest any more"
-                )
+                _stop(self, [each], f"canary of version {each.job_version}, which is not the newest any more")
             else:
                 by_index.setdefault(each.index, []).append(each)
         held = [
@@ -174,7 +179,7 @@ class _Canaries(Group):
         for index in sorted(indexes):
             self.look_at(index, by_index.pop(index, []))
         for index in sorted(by_index):
-            self.stop_all(by_index[index], "no canary is wanted in its place any more")
+            _stop(self, by_index[index], "no canary is wanted in its place any more")
         self._whole.in_place += self.in_place
 
     def _request(self, request: PlaceRequest) -> None:

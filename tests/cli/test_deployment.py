@@ -244,6 +244,7 @@ def test_a_version_is_tried_on_a_canary_and_promoted(ask: Cli, node: Node, path:
     assert max(map(len, shown.splitlines())) <= 80
     assert "canaries of g: 1/1 healthy, not promoted" in shown
     assert "to go on: swarmlet deployment promote tried" in shown
+    assert "canaries to be promoted: swarmlet deployment promote tried" in ask("deployment", "list").out
     explained = ask("explain", "tried").out
     assert "g: 2 of 2, 1 canary beside" in explained
     (canary,) = node.api.get("/v1/job/tried/deployment")["TaskGroups"]["g"]["PlacedCanaries"]
