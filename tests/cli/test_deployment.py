@@ -127,6 +127,13 @@ def _versions(node: Node, name: str) -> list[int]:
     )
 
 
+def _running(node: Node, name: str) -> set[str]:
+    found = node.api.get(f"/v1/job/{name}/allocations")
+    return {
+        item["ID"] for item in found if (item["DesiredStatus"], item["ClientStatus"]) == ("run", "running")
+    }
+
+
 @pytest.mark.slow
 def test_a_rollout_is_paused_and_goes_on_to_its_end(ask: Cli, node: Node, path: Path) -> None:
     _run_first(ask, node, path, "held")
@@ -250,6 +257,11 @@ def test_a_version_is_tried_on_a_canary_and_promoted(ask: Cli, node: Node, path:
     (canary,) = node.api.get("/v1/job/tried/deployment")["TaskGroups"]["g"]["PlacedCanaries"]
     assert "canary     yes, not promoted" in ask("alloc", "status", canary).out
     assert node.api.get(f"/v1/allocation/{canary}")["DeploymentStatus"]["Canary"] is True
+    old = next(item["ID"] for item in node.api.get("/v1/job/tried/allocations") if item["JobVersion"] == 0)
+    assert ask("alloc", "stop", old).code == 0
+    wait_until(
+        lambda: _versions(node, "tried") == [0, 0, 1] and old not in _running(node, "tried"),
+    )
     nothing = ask("deployment", "promote", "tried", "--group", "other")
     assert (nothing.code, 'group "other"' in nothing.err) == (1, True)
     on = ask("deployment", "promote", "tried")
@@ -284,10 +296,5 @@ def test_a_trial_that_somebody_ends_leaves_the_others_alone(ask: Cli, node: Node
     assert "its canaries stop" in said.out
     assert "what there is stays: 2 of v0; no more of v1 is started" in said.out
     wait_until(lambda: _versions(node, "ended") == [0, 0])
-    live = {
-        item["ID"]
-        for item in node.api.get("/v1/job/ended/allocations")
-        if item["DesiredStatus"] == "run" and item["ClientStatus"] == "running"
-    }
-    assert live == before
+    assert _running(node, "ended") == before
     ask("job", "stop", "--purge", "ended")

@@ -237,6 +237,21 @@ def test_a_canary_lost_after_a_long_wait_is_replaced_and_has_all_the_time_again(
     assert (world.problems(), deployment(world).status) == ([], DeploymentStatus.SUCCESSFUL)
 
 
+def test_a_node_that_had_canaries_and_others_is_made_good_in_both_versions() -> None:
+    """One plan places the same indexes twice: as canaries, and in the older version."""
+    world = a_world(UpdateStrategy(canary=4), nodes=2)
+    world.register(the_job("web:2", update=UpdateStrategy(canary=4)))
+    world.tick(20)
+    world.cut("n0")
+    world.tick(30)
+    there = [(index, version) for index, node, version in world.running() if node == "n1"]
+    assert there == [(index, version) for index in range(4) for version in (0, 1)]
+    assert promote(world) == ""
+    world.heal("n0")
+    world.tick(60)
+    assert (world.problems(), deployment(world).status) == ([], DeploymentStatus.SUCCESSFUL)
+
+
 def test_a_lost_canary_without_room_for_another_is_waited_for_until_the_deadline() -> None:
     world = Miniature(a_node("n0", memory=512), a_node("n1", memory=512), a_node("n2", memory=256))
     update = UpdateStrategy(canary=1, auto_revert=False)
