@@ -298,8 +298,9 @@ def _latest(view: View, job: Job) -> Evaluation | None:
     """The newest word about what waits."""
     evaluations = list(view.evaluations_of_job(job.namespace, job.id))
     blocked = [each for each in evaluations if each.status is EvaluationStatus.BLOCKED]
-    waiting = [each for each in evaluations if each.waiting]
-    return (blocked or waiting or evaluations)[-1] if evaluations else None
+    # Each that was carried out says all that waits; an earlier one may speak of what is over.
+    complete = [each for each in evaluations if each.status is EvaluationStatus.COMPLETE]
+    return (blocked or complete or evaluations)[-1] if evaluations else None
 
 
 def _is_over(allocation: Allocation, job: Job) -> bool:

@@ -57,3 +57,11 @@ def test_the_schedulers_configuration_is_read_and_changed(http_: Http) -> None:
     assert http_.admin("GET", "/v1/operator/rebalance").json()["Moves"] == []
     assert http_.admin("PUT", path, {"SchedulerAlgorithm": "best"}).status == 400
     assert http_.admin("PUT", path, {"SchedulerAlgorithm": "binpack", "RebalanceMode": "off"}).status == 200
+
+
+def test_a_promotion_says_what_is_to_be_promoted_and_of_what(http_: Http) -> None:
+    path = "/v1/deployment/promote/00000000"
+    nothing = http_.admin("PUT", path, {"Groups": None})
+    assert (nothing.status, "nothing to promote" in nothing.text) == (400, True)
+    assert http_.admin("PUT", path, {"Groups": [1]}).status == 400
+    assert http_.admin("PUT", path, {"All": True, "Groups": None}).status == 404

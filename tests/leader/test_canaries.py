@@ -10,6 +10,7 @@ from swarmlet.model.allocation import Allocation, ClientStatus
 from swarmlet.model.deployment import Deployment, DeploymentStatus
 from swarmlet.model.job import SECOND_NS, HealthCheckKind, Job, UpdateStrategy
 from swarmlet.model.level import CANARIES, need_of_job
+from swarmlet.state.apply import StateMachine
 from swarmlet.state.command import (
     AllocationReport,
     DeregisterJob,
@@ -312,6 +313,21 @@ def test_a_new_leader_goes_on_where_the_old_one_stopped() -> None:
     world.tick(7)
     world.change_leader()
     world.tick(5)
+    world.change_leader()
+    world.tick(60)
+    assert (world.problems(), deployment(world).status) == ([], DeploymentStatus.SUCCESSFUL)
+
+
+def test_a_trial_goes_on_from_a_snapshot() -> None:
+    world = a_world()
+    world.register(the_job("web:2"))
+    world.tick(20)
+    world.machine = StateMachine.load(world.machine.save())
+    world.change_leader()
+    world.tick(60)
+    assert (len(canaries(world)), versions(world)) == (2, [0, 0, 0, 0, 1, 1])
+    assert promote(world) == ""
+    world.machine = StateMachine.load(world.machine.save())
     world.change_leader()
     world.tick(60)
     assert (world.problems(), deployment(world).status) == ([], DeploymentStatus.SUCCESSFUL)

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from swarmlet.ids import JobId, Namespace, NodeId
 from swarmlet.model.allocation import ClientStatus
-from swarmlet.model.job import Job, JobType, Spread
+from swarmlet.model.job import Job, JobType, Spread, UpdateStrategy
 from swarmlet.model.node import Node
 from swarmlet.scheduler.what_if import Standing, WhatIf, explained
 from swarmlet.state.command import AllocationReport, UpdateAllocations
@@ -58,6 +58,16 @@ def test_a_new_version_is_rolled_out_to_its_end() -> None:
     what_if.settle()
     rows = [each for each in what_if.view.allocations() if not each.is_terminal()]
     assert [each.job_version for each in rows] == [1, 1, 1]
+
+
+def test_a_version_that_is_tried_on_canaries_is_promoted_and_rolled_out_to_its_end() -> None:
+    update = UpdateStrategy(canary=2)
+    what_if = trial(zones("a", "b", "c"), a_job(a_group(count=3, update=update)))
+    what_if.submit([a_job(a_group(count=3, image="web:2", update=update))])
+    what_if.settle()
+    rows = [each for each in what_if.view.allocations() if not each.is_terminal()]
+    assert [each.job_version for each in rows] == [1, 1, 1]
+    assert standing(what_if).sentence == ""
 
 
 def test_more_important_jobs_submitted_later_find_what_is_left() -> None:
