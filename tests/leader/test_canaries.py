@@ -10,9 +10,11 @@ from swarmlet.model.allocation import Allocation, ClientStatus
 from swarmlet.model.deployment import Deployment, DeploymentStatus
 from swarmlet.model.job import SECOND_NS, HealthCheckKind, Job, UpdateStrategy
 from swarmlet.model.level import CANARIES, need_of_job
+from swarmlet.scheduler.schedule import schedule
 from swarmlet.state.apply import StateMachine
 from swarmlet.state.command import (
     AllocationReport,
+    ApplyPlan,
     DeregisterJob,
     PromoteDeployment,
     SetAllocationHealth,
@@ -76,6 +78,7 @@ def test_canaries_wait_for_their_promotion_however_long_it_takes() -> None:
     assert (deployment(world).status, world.job().is_stable) == (DeploymentStatus.RUNNING, False)
     assert promote(world) == ""
     assert deployment(world).status_description == "Deployment is running"
+    assert deployment(world).groups["web"].require_progress_by_ns > world.now_ns
     for _ in range(60):
         world.tick()
         assert len({index for index, _, _ in world.running()}) == 4
@@ -126,6 +129,23 @@ def test_one_group_may_be_promoted_before_another() -> None:
     assert promote(world, "nothing") != ""
     assert promote(world) == ""
     world.tick(20)
+    assert (world.problems(), deployment(world).status) == ([], DeploymentStatus.SUCCESSFUL)
+
+
+def test_a_plan_from_before_the_promotion_takes_nothing_of_it_back() -> None:
+    world = a_world()
+    world.register(the_job("web:2"))
+    world.tick(20)
+    moved = canaries(world)[0]
+    opened = world.do(TransitionAllocations(migrate=(moved.id,))).evaluation_id
+    evaluation = world.view.evaluation(opened) if opened is not None else None
+    assert evaluation is not None
+    plan = schedule(world.view, evaluation, world.now_ns)
+    assert plan.deployment is not None
+    assert promote(world) == ""
+    assert world.do(ApplyPlan(plan=plan)).error == ""
+    assert deployment(world).groups["web"].is_promoted
+    world.tick(60)
     assert (world.problems(), deployment(world).status) == ([], DeploymentStatus.SUCCESSFUL)
 
 
@@ -228,6 +248,7 @@ def test_a_canary_lost_after_a_long_wait_is_replaced_and_has_all_the_time_again(
     world.cut(lost.node_id)
     world.tick(5)
     assert promote(world) != ""
+    assert deployment(world).groups["web"].require_progress_by_ns > world.now_ns
     world.tick(60)
     assert (deployment(world).status, len(canaries(world))) == (DeploymentStatus.RUNNING, 2)
     assert lost.id not in {each.id for each in canaries(world)}
