@@ -22,7 +22,7 @@ DEVICES = REBALANCING = DIGESTS = 3
 #: The first that knows whole cores, on nodes and in jobs; checks of type grpc.
 CORES = GRPC_CHECKS = 4
 #: The first that knows canaries.
-CANARIES = 5
+CANARIES = 6
 
 
 def need_of_job(job: Job) -> Need:

@@ -30,7 +30,7 @@ from swarmlet.model.volume import Volume, VolumeSnapshot
 from swarmlet.wire import Codec, Record
 
 #: What this build understands; what came with each level: `needed`.
-FEATURE_LEVEL = 5
+FEATURE_LEVEL = 6
 ENVELOPE_VERSION = 1
 
 
