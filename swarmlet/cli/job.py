@@ -234,7 +234,8 @@ def run(
 ) -> int:
     """Submit a job file and watch it roll out. Ctrl-C stops watching, not the job.
 
-    Exit code 0: all healthy; 2: something could not be placed, or the rollout failed.
+    Exit code 0: all healthy, or its canaries are and wait to be promoted; 2:
+    something could not be placed, or the rollout failed.
 
     \b
     Example:  swarmlet job run --var replicas=5 web.hcl
