@@ -253,7 +253,9 @@ def local_cluster(program: Sequence[str] = PROGRAM, **environment: str) -> Itera
     """A cluster of one; more can join. `environment`: further variables of its commands."""
     cluster = LocalCluster(program, **environment)
     try:
-        cluster.init()
+        node = cluster.init()
+        # The agent answers before its node has registered: a job that is planned then finds no node.
+        wait_until(lambda: [each["Status"] for each in node.api.get("/v1/nodes")] == ["ready"])
         yield cluster
     finally:
         cluster.close()
